@@ -1,0 +1,203 @@
+"""What is asked: one product of one layer, as a value. It knows no device and no tile."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .geometry import Axis, output_size
+
+DIRECTIONS = ("forward", "grad_input", "grad_weight")
+LAYOUTS = ("channels_first", "channels_last")
+PRECISIONS = ("tf32", "tf32x3", "ieee")
+ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+# name -> default parameters
+ACTIVATIONS: dict[str, tuple[float, ...]] = {
+    "relu": (),
+    "relu6": (),
+    "leaky_relu": (0.01,),  # negative_slope
+    "elu": (1.0,),  # alpha
+    "selu": (),
+    "sigmoid": (),
+    "tanh": (),
+    "softplus": (1.0, 20.0),  # beta, threshold
+    "hardsigmoid": (),
+    "hardtanh": (-1.0, 1.0),  # min_val, max_val
+    "exponential": (),
+    "gelu": (),
+    "gelu_tanh": (),
+    "silu": (),
+    "mish": (),
+    "hardswish": (),
+    "softsign": (),
+}
+ALIASES = {"swish": "silu", "linear": None, "identity": None}
+FROM_OUTPUT = {"relu", "relu6", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardtanh", "exponential"}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation that the kernels fuse: its name and all its parameters."""
+
+    name: str
+    parameters: tuple[float, ...] = ()
+
+    @staticmethod
+    def of(spec) -> "Activation | None":
+        """From None, a name, or a pair (name, parameters) such as ("leaky_relu", 0.01).
+
+        Raises:
+            ValueError: the name is not known, or there are more parameters than it takes.
+            TypeError: spec is none of these.
+        """
+        if spec is None or isinstance(spec, Activation):
+            return spec
+        name, given = (spec, ()) if isinstance(spec, str) else _pair(spec)
+        if name in ALIASES:
+            name = ALIASES[name]
+            if name is None:
+                return None
+        if name not in ACTIVATIONS:
+            raise ValueError(f"activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}, or pass a callable")
+        defaults = ACTIVATIONS[name]
+        if len(given) > len(defaults):
+            raise ValueError(f"activation {name!r} takes {len(defaults)} parameters, received {len(given)}: {given}")
+        return Activation(name, tuple(float(v) for v in given) + defaults[len(given):])
+
+    @property
+    def derivative_from(self) -> str:
+        """"output" where the derivative is a function of the activated value, else "input" (the pre-activation)."""
+        invertible = {"leaky_relu": lambda slope: slope >= 0, "elu": lambda alpha: alpha > 0}
+        allowed = invertible.get(self.name, lambda *_: True)
+        return "output" if self.name in FROM_OUTPUT and allowed(*self.parameters) else "input"
+
+    def __str__(self) -> str:
+        return self.name + (f"({', '.join(map(repr, self.parameters))})" if self.parameters else "")
+
+
+def _pair(spec) -> tuple[str, tuple]:
+    if not (isinstance(spec, (tuple, list)) and spec and isinstance(spec[0], str)):
+        raise TypeError(f"activation must be None, a name, a pair (name, parameters) or a callable, received {spec!r}")
+    rest = spec[1:]
+    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+        rest = rest[0]
+    return spec[0], tuple(rest)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done to the accumulator before its one rounding: bias, then residual, then activation."""
+
+    bias: bool = False
+    residual: bool = False
+    activation: Activation | None = None
+    keep_pre: bool = False  # also write the value before the activation
+
+    def __str__(self) -> str:
+        parts = ["bias"] * self.bias + ["residual"] * self.residual
+        parts += [str(self.activation)] if self.activation else []
+        return " + ".join(parts + ["pre-activation kept"] * self.keep_pre) or "none"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One product of a layer: forward, grad_input or grad_weight.
+
+    Sizes are the layer's, whatever the direction: x is [n, ci, *in_size], y and dz [n, co, *out_size], w
+    [ci, co / groups, *kernel]. padding is the crop before the output. A layout says which axis of a tensor has
+    stride 1; an alignment is the largest power of two (in elements, at most 16 bytes) that divides the tensor's
+    address and every stride but the unit one; 0 stands for what a dense tensor of these sizes has.
+    """
+
+    direction: str
+    n: int
+    ci: int
+    co: int
+    in_size: tuple[int, int, int]
+    out_size: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int] = (1, 1, 1)
+    padding: tuple[int, int, int] = (0, 0, 0)
+    dilation: tuple[int, int, int] = (1, 1, 1)
+    groups: int = 1
+    dtype: str = "float16"
+    precision: str = "tf32"
+    x_layout: str = "channels_first"
+    y_layout: str = "channels_first"
+    w_minor: str = "tap"  # which axis of the weight has stride 1: "tap" (PyTorch's), "co" (channels_last_3d), "ci" (TF)
+    epilogue: Epilogue = field(default_factory=Epilogue)
+    x_alignment: int = 0
+    y_alignment: int = 0
+    w_alignment: int = 0
+    wide: bool = False  # offsets into some tensor exceed 31 bits
+
+    @staticmethod
+    def of_layer(direction="forward", *, n=1, ci, co, in_size, kernel, stride=1, padding=0, output_padding=0, dilation=1,
+                 groups=1, dtype="float16", layout="channels_first", w_minor=None, bias=False, activation=None,
+                 residual=False, precision="tf32") -> "Problem":
+        """The problem of a layer with dense tensors in one layout, in the terms of torch.nn.ConvTranspose3d."""
+        triple = lambda v: tuple(v) if isinstance(v, (tuple, list)) else (v,) * 3
+        in_size, kernel, stride, padding = triple(in_size), triple(kernel), triple(stride), triple(padding)
+        dilation = triple(dilation)
+        out_size = tuple(map(output_size, in_size, kernel, stride, padding, triple(output_padding), dilation))
+        activation = Activation.of(activation)
+        w_minor = w_minor or ("co" if layout == "channels_last" else "tap")
+        sizes = [n * ci * _product(in_size), n * co * _product(out_size)]
+        return Problem(direction, n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups, dtype,
+                       precision, layout, layout, w_minor, Epilogue(bias, residual, activation),
+                       wide=max(sizes) >= 2**31)
+
+    @cached_property
+    def axes(self) -> tuple[Axis, Axis, Axis]:
+        return tuple(map(Axis, self.in_size, self.out_size, self.kernel, self.stride, self.padding, self.dilation))
+
+    @property
+    def item(self) -> int:
+        return ITEM_SIZES[self.dtype]
+
+    @property
+    def ci_group(self) -> int:
+        return self.ci // self.groups
+
+    @property
+    def co_group(self) -> int:
+        return self.co // self.groups
+
+    @property
+    def taps(self) -> int:
+        return _product(self.kernel)
+
+    @property
+    def exact(self) -> bool:
+        """Kernel equals stride, nothing cropped: one dense product, x and y read and written once."""
+        return all(axis.exact for axis in self.axes)
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds that meet an output, twice."""
+        pairs = _product(axis.multiplications() for axis in self.axes)
+        return 2 * self.n * pairs * self.ci * self.co_group
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of x, w and y (and what the epilogue reads), each moved once."""
+        x, y = self.n * self.ci * _product(self.in_size), self.n * self.co * _product(self.out_size)
+        w = self.ci * self.co_group * self.taps
+        extra = y * (self.epilogue.residual + self.epilogue.keep_pre)
+        return self.item * (x + y + w + extra)
+
+    def __str__(self) -> str:
+        triple = lambda v: str(v[0]) if len(set(v)) == 1 else "x".join(map(str, v))
+        words = [self.direction, f"[{self.n}, {self.ci}, {'x'.join(map(str, self.in_size))}]",
+                 f"-> [{self.n}, {self.co}, {'x'.join(map(str, self.out_size))}]", f"k{triple(self.kernel)}",
+                 f"s{triple(self.stride)}", f"p{triple(self.padding)}"]
+        words += [f"d{triple(self.dilation)}"] * (self.dilation != (1, 1, 1)) + [f"g{self.groups}"] * (self.groups > 1)
+        words += [self.dtype] + [self.precision] * (self.dtype == "float32")
+        words += [self.x_layout] if self.x_layout == self.y_layout else [f"{self.x_layout} to {self.y_layout}"]
+        return " ".join(words)
+
+
+def _product(values) -> int:
+    result = 1
+    for v in values:
+        result *= v
+    return result
