@@ -39,6 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "error: $(PYTHON) cannot make virtual environments: Debian ships that part separately." >&2; \
 	    echo "       Run: apt-get install python3-venv (as root), then make again." >&2; exit 1; }
+	@echo 'Installing the pinned versions into $(VENV): once, a few minutes.'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(PY) -m pip install --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@

@@ -10,8 +10,6 @@ import pytest
 from triton_conv3dt import cli
 
 LAYER = ["explain", "--input", "2,64,8,8,8", "--channels", "32", "--kernel", "2", "--stride", "2"]
-
-
 ROOT = Path(__file__).parents[1]
 
 
