@@ -1,0 +1,27 @@
+"""Transposed 3-D convolution in Triton, forward and backward, for PyTorch.
+
+    conv_transpose3d    torch.nn.functional.conv_transpose3d, with bias, residual, activation and `out` in one kernel
+    nn.ConvTranspose3d  the module, with the parameters and the state_dict of PyTorch's
+    tf                  the same layer with TensorFlow's arguments
+
+Importing the package imports neither torch nor Triton and touches no GPU: names are looked up when they are first used.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+__all__ = ["conv_transpose3d", "nn", "tf"]
+
+
+def __getattr__(name: str):
+    if name in ("nn", "tf"):
+        return importlib.import_module(f".{name}", __name__)
+    if name == "conv_transpose3d":
+        from .functional import conv_transpose3d
+
+        return conv_transpose3d
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

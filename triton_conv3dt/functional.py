@@ -1,0 +1,224 @@
+"""conv_transpose3d: PyTorch's arguments and errors, what may follow the layer, and the choice of the backend."""
+
+import functools
+import os
+import warnings
+from typing import Callable, NamedTuple
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from . import arguments, composite
+from .problem import PRECISIONS, Activation
+
+try:
+    from . import ops
+    from .launch import unsupported
+except ImportError as error:
+    if error.name != "triton":
+        raise
+    ops = None
+
+_REMEMBERED_CALLS = 4096
+
+
+class _Call(NamedTuple):
+    """A call whose arguments have been checked: what is left to do for tensors of these shapes and dtypes."""
+
+    arguments: tuple  # out_size, stride, padding, dilation, groups, precision, activation, parameters
+    triton: bool
+    batched: bool
+    then: Callable | None  # applied to the result
+
+
+_calls: dict[tuple, _Call] = {}
+
+
+def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
+                     activation=None, residual=None, out=None, precision=None, backend="auto"):
+    """torch.nn.functional.conv_transpose3d, with all that usually follows it in the same kernel:
+
+        activation(conv_transpose(input, weight) + bias + residual)
+
+    Differentiable in input, weight, bias and residual, to any order, in reverse and forward mode.
+
+    Args:
+        input: [N, CI, D, H, W] or unbatched [CI, D, H, W], of any strides. The result has its memory format.
+        weight: [CI, CO / groups, KD, KH, KW].
+        bias: [CO] or None.
+        stride, padding, output_padding, groups, dilation: as PyTorch takes them.
+        activation: None; a name such as "relu"; a pair (name, parameters) such as ("leaky_relu", 0.01); or any
+            callable on tensors, which is applied after the kernel.
+        residual: added before the activation; of the result's shape.
+        out: a tensor or view to write the result to, such as a channel slice of a concatenation buffer; without
+            derivatives. It may be the residual.
+        precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
+        backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
+            without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With
+            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors.
+
+    Returns:
+        [N, CO, OD, OH, OW], or without N; `out` where it is given.
+
+    All floating operands have one dtype (fp16, bf16, fp32 or fp64; PyTorch's backend also takes others), in which the
+    result is rounded once; sums are formed in fp32, or fp64 for fp64. Under autocast they are cast as for PyTorch's
+    convolutions. Results and gradients of the Triton backend are the same bits on every run.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an activation, precision or backend that does not exist.
+        RuntimeError: shapes, dtypes, devices or memory that do not fit, or a backend that cannot take the call.
+    """
+    if has_torch_function_variadic(input, weight, bias, residual, out):
+        return handle_torch_function(
+            conv_transpose3d, (input, weight, bias, residual, out), input, weight, bias, stride, padding,
+            output_padding, groups, dilation, activation=activation, residual=residual, out=out, precision=precision,
+            backend=backend)
+    return _apply(_from_output_padding, (stride, padding, output_padding, dilation), input, weight, bias, groups,
+                  activation, residual, out, precision, backend)
+
+
+def conv_transpose3d_sized(x, w, b, *, stride, padding, out_size, dilation=1, groups=1, activation=None, residual=None,
+                           out=None, precision=None, backend="auto"):
+    """conv_transpose3d for an explicit crop: padding is cropped before the output, any integers, and the output has
+    out_size (depth, height, width). Outputs that no input reaches are activation(bias + residual). The other arguments
+    are those of conv_transpose3d.
+    """
+    if has_torch_function_variadic(x, w, b, residual, out):
+        return handle_torch_function(
+            conv_transpose3d_sized, (x, w, b, residual, out), x, w, b, stride=stride, padding=padding,
+            out_size=out_size, dilation=dilation, groups=groups, activation=activation, residual=residual, out=out,
+            precision=precision, backend=backend)
+    return _apply(_from_out_size, (stride, padding, out_size, dilation), x, w, b, groups, activation, residual, out,
+                  precision, backend)
+
+
+def _from_output_padding(x, w, stride, padding, output_padding, dilation):
+    """(out_size, stride, padding, dilation) of PyTorch's arguments."""
+    stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
+    padding = arguments.triple("padding", padding, 0)
+    output_padding = arguments.triple("output_padding", output_padding, 0)
+    return arguments.out_size_of(x, w, stride, padding, output_padding, dilation), stride, padding, dilation
+
+
+def _from_out_size(x, w, stride, padding, out_size, dilation):
+    stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
+    return arguments.triple("out_size", out_size), stride, arguments.triple("padding", padding), dilation
+
+
+def _apply(geometry_of, numbers, x, w, b, groups, activation, residual, out, precision, backend):
+    """Check and run a call. A call like an earlier one (same shapes, dtypes, devices and arguments) is not checked
+    again: on the host, the checks cost more than the launch."""
+    key = None
+    if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
+        try:
+            key = (geometry_of, numbers, groups, activation, precision, backend,
+                   x.shape, x.dtype, x.device, w.shape, w.dtype, w.device,
+                   b is not None and (b.shape, b.dtype, b.device),
+                   residual is not None and (residual.shape, residual.dtype, residual.device),
+                   out is not None and (out.shape, out.dtype, out.device))
+            call = _calls.get(key)
+        except (AttributeError, TypeError):  # not tensors, or numbers in a list
+            key = call = None
+        if call is not None:
+            return _run(call, x, w, b, residual, out)
+    x, w, b, residual = _autocast(x, w, b, residual)
+    call = _checked(geometry_of, numbers, x, w, b, groups, activation, residual, out, precision, backend)
+    if key is not None and call.then is None:
+        if len(_calls) >= _REMEMBERED_CALLS:
+            _calls.clear()
+        _calls[key] = call
+    return _run(call, x, w, b, residual, out)
+
+
+def _autocast(x, *others):
+    """The operands as autocast hands them to a convolution, where it is on for their kind of device."""
+    if isinstance(x, torch.Tensor) and torch.amp.is_autocast_available(x.device.type):
+        if torch.is_autocast_enabled(x.device.type):
+            return arguments.lower_precision(x.device.type, x, *others)
+    return x, *others
+
+
+def _checked(geometry_of, numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:
+    groups = arguments.positive_groups(groups)
+    arguments.check_operands(x, w, b, groups)
+    out_size, *geometry = geometry_of(x, w, *numbers)
+    arguments.check_out_size(x, w, out_size)
+    arguments.check_epilogue(x, w, groups, out_size, residual, out)
+    arguments.check_choice("backend", backend, arguments.BACKENDS)
+    if precision is not None:
+        arguments.check_choice("precision", precision, PRECISIONS)
+    then = activation if callable(activation) else None
+    fused = None if then else Activation.of(activation)
+    name, parameters = (fused.name, fused.parameters) if fused else (None, ())
+    return _Call((out_size, *geometry, groups, precision, name, parameters), _takes_triton(backend, x, w), x.dim() == 5,
+                 then)
+
+
+def _run(call: _Call, x, w, b, residual, out):
+    if out is not None:
+        return _run_into(out, call, x, w, b, residual)
+    if not call.batched:
+        x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
+    if call.triton:
+        y = ops.forward(x, w, b, residual, *call.arguments, False)[0]
+    else:
+        y = composite.conv_transpose3d(x, w, b, residual, *call.arguments)
+    if not call.batched:
+        y = y.squeeze(0)
+    return y if call.then is None else call.then(y)
+
+
+def _run_into(out, call: _Call, x, w, b, residual):
+    if not torch.compiler.is_compiling():  # the compiler reads every input before it writes
+        arguments.check_memory(out, input=x, weight=w, bias=b, residual=residual)
+    if call.triton and call.then is None:
+        y = out
+        if not call.batched:
+            x, y, residual = x.unsqueeze(0), y.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
+        ops.forward_out(x, w, b, residual, y, *call.arguments)
+        return out
+    arguments.refuse_derivatives(x, w, b, residual, out)
+    return out.copy_(_run(call, x, w, b, residual, None))
+
+
+def _takes_triton(backend: str, x, w) -> bool:
+    """Whether the call goes to the kernels.
+
+    Raises:
+        RuntimeError: it was to go there and cannot.
+    """
+    if backend == "torch" or backend == "auto" and x.device.type != "cuda":
+        return False
+    reason = _unsupported(x, w)
+    if reason is None:
+        return True
+    if backend == "triton":
+        raise RuntimeError(f'backend="triton" cannot take this call: {reason}. backend="auto" or "torch" would run it by '
+                           "PyTorch's operators")
+    _fall_back(reason)
+    return False
+
+
+_warned: set[str] = set()
+
+
+def _unsupported(x, w) -> str | None:
+    if ops is None:
+        return "Triton is not installed"
+    return unsupported(x, w)
+
+
+def _fall_back(reason: str) -> None:
+    """Say once per reason that PyTorch runs what Triton was expected to run.
+
+    Raises:
+        RuntimeError: TRITON_CONV3DT_FALLBACK=error.
+    """
+    message = f"triton_conv3dt falls back to PyTorch: {reason}"
+    if os.environ.get("TRITON_CONV3DT_FALLBACK") == "error":
+        raise RuntimeError(f"{message}, and TRITON_CONV3DT_FALLBACK=error forbids it")
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f'{message}. backend="torch" says that this is wanted; TRITON_CONV3DT_FALLBACK=error makes it an '
+                      "error", stacklevel=2)
