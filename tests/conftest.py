@@ -1,0 +1,80 @@
+"""Before any test: the interpreter where there is no GPU, fixed seeds, poisoned memory. After all: an honest line."""
+
+import os
+import random
+import sys
+
+import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    assert "triton" not in sys.modules, "Triton was imported before it could be told to interpret"
+    os.environ["TRITON_INTERPRET"] = "1"
+
+PACKAGE = "triton_conv3dt"
+POISONED = ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty"),
+            (torch.Tensor, "new_empty_strided"))
+MISSING_GPU = "no CUDA device"
+gpu_tests = {"collected": 0, "run": 0}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--require-gpu", action="store_true", help="fail the tests that need a GPU where there is none")
+
+
+def pytest_collection_finish(session):
+    gpu_tests["collected"] = sum(item.get_closest_marker("gpu") is not None for item in session.items)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not HAS_GPU:
+        if item.config.getoption("--require-gpu"):
+            pytest.fail(f"{MISSING_GPU}, and --require-gpu was given", pytrace=False)
+        pytest.skip(MISSING_GPU)
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and not report.skipped and "gpu" in report.keywords:
+        gpu_tests["run"] += 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    device = torch.cuda.get_device_name() if HAS_GPU else "no device"
+    terminalreporter.write_line(f"GPU tests: {gpu_tests['run']} of {gpu_tests['collected']} run ({device})")
+
+
+@pytest.fixture
+def device() -> str:
+    """Where kernels can run: a GPU, or the CPU by way of the interpreter."""
+    return "cuda" if HAS_GPU else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """Uninitialised memory that the package asks for holds NaN (integers: 0x7f in every byte), never a lucky zero."""
+    for owner, name in POISONED:
+        monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+def _poisoned(allocate):
+    def allocate_and_fill(*args, **kwargs):
+        t = allocate(*args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.partition(".")[0] == PACKAGE and kwargs.get("out") is None:
+            t.fill_(_poison_value(t.dtype))
+        return t
+
+    return allocate_and_fill
+
+
+def _poison_value(dtype: torch.dtype):
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return True if dtype == torch.bool else int.from_bytes(b"\x7f" * dtype.itemsize, "little")
