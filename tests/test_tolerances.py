@@ -116,3 +116,12 @@ def test_integer_tensors_are_exact_in_fp32():
         assert bound(t.x, t.w, one.ci // group * taps) + 30 < 2**24
         assert bound(t.dz, t.w, one.co // group * taps) < 2**24
         assert bound(t.x, t.dz, t.x[:, 0].numel()) < 2**24
+
+
+def test_memory_that_the_package_asks_for_is_poisoned():
+    calls = ("torch.empty(3)", "torch.empty_like(x)", "torch.empty_strided((3,), (1,))", "x.new_empty(3)")
+    for call in calls:
+        ours = eval(call, {"__name__": "triton_conv3dt.launch", "torch": torch, "x": torch.ones(3)})
+        assert ours.isnan().all(), call
+    ints = eval("torch.empty(3, dtype=torch.int32)", {"__name__": "triton_conv3dt.launch", "torch": torch})
+    assert (ints == 0x7F7F7F7F).all()

@@ -19,6 +19,8 @@ RMS_RATIO_LONG = 2.0  # fp32 and fp64: the order of summation, not the last roun
 CAP = 8.0  # of the standard deviation of a sum of rounding errors; no element of any test may be beyond it
 SMOOTH_ULPS = {torch.float16: 1.0, torch.bfloat16: 1.0, torch.float32: 4.0, torch.float64: 16.0}
 FLOOR = 32  # rounding errors of the accumulator, for values that cancelled
+ACTIVATION_ULPS = 4.0  # of one activation by itself, in the accumulator's type
+ACTIVATION_ULPS_PER_UNIT = 0.5  # of |z|: the GPU's exp rounds z * log2(e)
 INPUT_EPS = {"float16": 0.0, "bfloat16": 0.0, "float64": 2.0**-53, "ieee": 2.0**-24, "tf32": 2.0**-11,
              "tf32x3": 2.0**-21}  # what one input loses on its way to the accumulator
 AXES = ("n", "c", "d", "h", "w")

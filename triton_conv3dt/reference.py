@@ -131,6 +131,12 @@ def _softplus_derivative(z, beta=1.0, threshold=20.0):
     return torch.where(z * beta > threshold, 1.0, torch.sigmoid(z * beta))
 
 
+def _logistic(z):
+    """sigmoid(z) and its derivative, which s * (1 - s) would not give where s rounds to 1."""
+    s = torch.sigmoid(z)
+    return s, s * torch.sigmoid(-z)
+
+
 def _gelu_derivative(z):
     return 0.5 * (1 + torch.erf(z * math.sqrt(0.5))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
@@ -138,13 +144,13 @@ def _gelu_derivative(z):
 def _gelu_tanh_derivative(z):
     k, c = math.sqrt(8 / math.pi), 0.044715
     square = z.square().clamp(max=1e4)  # beyond it the derivative is 0 or 1, and inf * 0 would be NaN
-    s = torch.sigmoid(k * z * (1 + c * square))
-    return s + z * s * (1 - s) * k * (1 + 3 * c * square)
+    s, slope = _logistic(k * z * (1 + c * square))
+    return s + z * slope * k * (1 + 3 * c * square)
 
 
 def _silu_derivative(z):
-    s = torch.sigmoid(z)
-    return s * (1 + z * (1 - s))
+    s, slope = _logistic(z)
+    return s + z * slope
 
 
 def _mish_derivative(z):

@@ -54,6 +54,14 @@ def log1p_exp(z):
 
 
 @triton.jit
+def logistic(z):
+    """sigmoid(z) and its derivative, which s * (1 - s) would not give where s rounds to 1."""
+    e = tl.exp(-tl.abs(z))
+    s = 1.0 / (1.0 + e)
+    return tl.where(z > 0, s, e * s), e * s * s
+
+
+@triton.jit
 def relu(z, A: tl.constexpr, B: tl.constexpr):
     return tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
@@ -187,8 +195,8 @@ def gelu_tanh(z, A: tl.constexpr, B: tl.constexpr):
 @triton.jit
 def gelu_tanh_derivative(z, A: tl.constexpr, B: tl.constexpr):
     square = tl.minimum(z * z, 1e4)  # beyond it the derivative is 0 or 1, and inf * 0 would be NaN
-    s = sigmoid(z * TANH_SCALE * (square * TANH_CUBIC + 1.0), A, B)
-    return s + z * s * (1.0 - s) * TANH_SCALE * (square * (3.0 * TANH_CUBIC) + 1.0)
+    s, slope = logistic(z * TANH_SCALE * (square * TANH_CUBIC + 1.0))
+    return s + z * slope * TANH_SCALE * (square * (3.0 * TANH_CUBIC) + 1.0)
 
 
 @triton.jit
@@ -198,8 +206,8 @@ def silu(z, A: tl.constexpr, B: tl.constexpr):
 
 @triton.jit
 def silu_derivative(z, A: tl.constexpr, B: tl.constexpr):
-    s = sigmoid(z, A, B)
-    return s * (1.0 + z * (1.0 - s))
+    s, slope = logistic(z)
+    return s + z * slope
 
 
 @triton.jit
