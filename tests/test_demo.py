@@ -97,7 +97,6 @@ def test_whole_command(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_whole_command_on_a_gpu(tmp_path, capsys):
     assert cli.main(["demo", "--quiet", "--output", str(tmp_path / "demo.png")]) == 0
     rows = capsys.readouterr().out.splitlines()[2:]
