@@ -19,6 +19,7 @@ def __getattr__(name: str):
     if name == "conv_transpose3d":
         from .functional import conv_transpose3d
 
+        globals()[name] = conv_transpose3d  # the next look-up does not come here
         return conv_transpose3d
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,5 +1,6 @@
 """What a call may be given: PyTorch's acceptances and kinds of error, with messages that say what would work."""
 
+import functools
 import math
 import operator
 
@@ -26,8 +27,8 @@ def triple(name: str, value, least: int | None = None) -> tuple:
     if len(values) != 3:
         raise RuntimeError(f"expected {name} to be one integer or 3 (depth, height, width), received {value!r}")
     if least is not None and not all(v >= least for v in values):
-        kind = "non-positive" if least else "negative"
-        raise RuntimeError(f"{kind} {name} is not supported: received {value!r}, every value must be at least {least}")
+        kind, needed = ("non-positive", "greater than zero") if least else ("negative", "zero or more")
+        raise RuntimeError(f"{kind} {name} is not supported: {name} should be {needed}, received {value!r}")
     return values
 
 
@@ -39,8 +40,8 @@ def _integer(name: str, v, value):
             return operator.index(v)  # numpy's integers and integer tensors of one element
     except TypeError:
         pass
-    raise TypeError(f"conv_transpose3d(): argument {name!r} must be an integer or a tuple of integers, received {value!r} "
-                    f"of type {type(value).__name__}")
+    raise TypeError(f"conv_transpose3d(): argument {name!r} must be an integer or a tuple of integers, received "
+                    f"{value!r} of type {type(value).__name__}")
 
 
 def positive_groups(groups) -> int:
@@ -71,34 +72,46 @@ def check_out_size(x, w, out_size) -> None:
                            "padding or a larger input")
 
 
+def check_tensors(input, weight, bias, residual, out) -> None:
+    """All that have to be are tensors.
+
+    Raises:
+        TypeError: one is not.
+    """
+    for name, t in (("input", input), ("weight", weight)):
+        if not isinstance(t, torch.Tensor):
+            raise TypeError(f"conv_transpose3d(): argument {name!r} must be Tensor, not {type(t).__name__}")
+    for name, t in (("bias", bias), ("residual", residual), ("out", out)):
+        if t is not None and not isinstance(t, torch.Tensor):
+            raise TypeError(f"conv_transpose3d(): argument {name!r} must be Tensor or None, not {type(t).__name__}")
+
+
 def check_operands(x, w, b, groups) -> None:
     """The input, the weight and the bias fit each other.
 
     Raises:
-        TypeError: one of them is not a tensor.
         RuntimeError: a rank, a number of channels, a dtype or a device does not fit.
     """
-    for name, t, optional in (("input", x, False), ("weight", w, False), ("bias", b, True)):
-        check_tensor(name, t, optional)
     if x.dim() not in (4, 5):
         raise RuntimeError(f"Expected 4D (unbatched) or 5D (batched) input to conv_transpose3d, but got input of size: "
                            f"{_shape(x)}. It must be [N, C, D, H, W] or [C, D, H, W]")
     if w.dim() != 5:
         raise RuntimeError(f"expected weight to be [in_channels, out_channels / groups, D, H, W], received {_shape(w)}")
     if w.shape[0] < groups or w.shape[0] % groups:
-        raise RuntimeError(f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got "
+        needed = "at least" if w.shape[0] < groups else "divisible by"
+        raise RuntimeError(f"Given groups={groups}, expected weight to be {needed} {groups} at dimension 0, but got "
                            f"weight of size {_shape(w)}. groups must divide the number of input channels")
     if x.shape[-4] != w.shape[0]:
         raise RuntimeError(f"Given weight of size {_shape(w)}, expected input of size {_shape(x)} to have {w.shape[0]} "
-                           f"channels, but got {x.shape[-4]}. A transposed convolution's weight has the input channels "
-                           "first")
+                           f"channels, but got {x.shape[-4]} channels. A transposed convolution's weight has the "
+                           "input channels first")
     if 0 in w.shape:
         raise RuntimeError(f"expected a non-empty weight, received one of size {_shape(w)}")
     if 0 in x.shape[-3:] and (x.dim() == 4 or x.shape[0] != 0):
-        raise RuntimeError(f"Only zero batch inputs are supported, but got input of size: {_shape(x)}")
+        raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {_shape(x)}")
     if b is not None and (b.dim() != 1 or b.shape[0] != w.shape[1] * groups):
-        raise RuntimeError(f"Given weight of size {_shape(w)} and groups={groups}, expected bias to be 1-dimensional with "
-                           f"{w.shape[1] * groups} elements, but got bias of size {_shape(b)}")
+        raise RuntimeError(f"Given weight of size {_shape(w)} and groups={groups}, expected bias to be 1-dimensional "
+                           f"with {w.shape[1] * groups} elements, but got bias of size {_shape(b)}")
     _same(x, weight=w, bias=b)
 
 
@@ -106,17 +119,10 @@ def check_epilogue(x, w, groups, out_size, residual, out) -> None:
     """The residual and `out` have the shape, the dtype and the device of the result."""
     shape = [*x.shape[:-4], w.shape[1] * groups, *out_size]
     for name, t in (("residual", residual), ("out", out)):
-        check_tensor(name, t, optional=True)
         if t is not None and list(t.shape) != shape:
             raise RuntimeError(f"expected {name} to have the shape of the result, {shape}, received {_shape(t)}. It is "
                                f"neither broadcast nor resized" + "; use .expand" * (name == "residual"))
     _same(x, residual=residual, out=out)
-
-
-def check_tensor(name: str, t, optional: bool) -> None:
-    if not isinstance(t, torch.Tensor) and not (optional and t is None):
-        raise TypeError(f"conv_transpose3d(): argument {name!r} must be Tensor{' or None' * optional}, not "
-                        f"{type(t).__name__}")
 
 
 def check_choice(name: str, value, choices) -> None:
@@ -130,11 +136,13 @@ def check_memory(out, **inputs) -> None:
     Raises:
         RuntimeError: elements of out share a place in memory, or one of them lies in an input.
     """
-    if _overlaps_itself(out):
-        raise RuntimeError(f"more than one element of out refers to a single place in memory: out has size {_shape(out)} "
-                           f"and strides {out.stride()}. Pass a tensor that is not expanded, such as out.clone()")
+    if _overlaps_itself(out.shape, out.stride()):
+        raise RuntimeError(f"more than one element of out refers to a single place in memory: out has size "
+                           f"{_shape(out)} and strides {out.stride()}. Pass a dense one, such as out.clone()")
     for name, t in inputs.items():
-        if t is None or name == "residual" and t.data_ptr() == out.data_ptr() and t.stride() == out.stride():
+        if t is None or not torch._C._is_alias_of(t, out):
+            continue
+        if name == "residual" and t.data_ptr() == out.data_ptr() and t.stride() == out.stride():
             continue
         if _overlap(out, t):
             raise RuntimeError(f"some elements of {name} and out refer to a single place in memory, and out would be "
@@ -175,10 +183,11 @@ def _same(x, **others) -> None:
                                f"same device, such as {name}.to(input.device)")
 
 
-def _overlaps_itself(t) -> bool:
-    """Whether two indices of t may share a place: false for every slice and permutation of a dense tensor."""
+@functools.lru_cache(maxsize=1024)
+def _overlaps_itself(shape, strides) -> bool:
+    """Whether two indices may share a place: false for every slice and permutation of a dense tensor."""
     reach = 0
-    for stride, size in sorted((s, n) for s, n in zip(t.stride(), t.shape) if n > 1):
+    for stride, size in sorted((s, n) for s, n in zip(strides, shape) if n > 1):
         if stride <= reach:
             return True
         reach += stride * (size - 1)
@@ -186,8 +195,8 @@ def _overlaps_itself(t) -> bool:
 
 
 def _overlap(a, b) -> bool:
-    """Whether two tensors of one dtype share a place in memory. Exact, so that slices between each other's rows pass."""
-    if a.device != b.device or not a.numel() or not b.numel():
+    """Whether two tensors of one dtype share a place in memory; exact, so slices between each other's rows pass."""
+    if not a.numel() or not b.numel():
         return False
     terms = {}
     for t in (a, b):

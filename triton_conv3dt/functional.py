@@ -1,6 +1,5 @@
 """conv_transpose3d: PyTorch's arguments and errors, what may follow the layer, and the choice of the backend."""
 
-import functools
 import os
 import warnings
 from typing import Callable, NamedTuple
@@ -74,8 +73,8 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
             conv_transpose3d, (input, weight, bias, residual, out), input, weight, bias, stride, padding,
             output_padding, groups, dilation, activation=activation, residual=residual, out=out, precision=precision,
             backend=backend)
-    return _apply(_from_output_padding, (stride, padding, output_padding, dilation), input, weight, bias, groups,
-                  activation, residual, out, precision, backend)
+    return _apply((stride, padding, dilation, output_padding, None), input, weight, bias, groups, activation, residual,
+                  out, precision, backend)
 
 
 def conv_transpose3d_sized(x, w, b, *, stride, padding, out_size, dilation=1, groups=1, activation=None, residual=None,
@@ -89,30 +88,21 @@ def conv_transpose3d_sized(x, w, b, *, stride, padding, out_size, dilation=1, gr
             conv_transpose3d_sized, (x, w, b, residual, out), x, w, b, stride=stride, padding=padding,
             out_size=out_size, dilation=dilation, groups=groups, activation=activation, residual=residual, out=out,
             precision=precision, backend=backend)
-    return _apply(_from_out_size, (stride, padding, out_size, dilation), x, w, b, groups, activation, residual, out,
-                  precision, backend)
+    return _apply((stride, padding, dilation, None, out_size), x, w, b, groups, activation, residual, out, precision,
+                  backend)
 
 
-def _from_output_padding(x, w, stride, padding, output_padding, dilation):
-    """(out_size, stride, padding, dilation) of PyTorch's arguments."""
-    stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
-    padding = arguments.triple("padding", padding, 0)
-    output_padding = arguments.triple("output_padding", output_padding, 0)
-    return arguments.out_size_of(x, w, stride, padding, output_padding, dilation), stride, padding, dilation
-
-
-def _from_out_size(x, w, stride, padding, out_size, dilation):
-    stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
-    return arguments.triple("out_size", out_size), stride, arguments.triple("padding", padding), dilation
-
-
-def _apply(geometry_of, numbers, x, w, b, groups, activation, residual, out, precision, backend):
+def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backend):
     """Check and run a call. A call like an earlier one (same shapes, dtypes, devices and arguments) is not checked
-    again: on the host, the checks cost more than the launch."""
+    again: on the host, the checks cost more than the launch.
+
+    numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
+    """
     key = None
     if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
         try:
-            key = (geometry_of, numbers, groups, activation, precision, backend,
+            # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
+            key = (numbers, *map(type, numbers), groups, type(groups), activation, precision, backend,
                    x.shape, x.dtype, x.device, w.shape, w.dtype, w.device,
                    b is not None and (b.shape, b.dtype, b.device),
                    residual is not None and (residual.shape, residual.dtype, residual.device),
@@ -123,8 +113,10 @@ def _apply(geometry_of, numbers, x, w, b, groups, activation, residual, out, pre
         if call is not None:
             return _run(call, x, w, b, residual, out)
     x, w, b, residual = _autocast(x, w, b, residual)
-    call = _checked(geometry_of, numbers, x, w, b, groups, activation, residual, out, precision, backend)
-    if key is not None and call.then is None:
+    call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
+    # TRITON_CONV3DT_FALLBACK may forbid the next one.
+    fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
+    if key is not None and call.then is None and not fell_back:
         if len(_calls) >= _REMEMBERED_CALLS:
             _calls.clear()
         _calls[key] = call
@@ -139,10 +131,19 @@ def _autocast(x, *others):
     return x, *others
 
 
-def _checked(geometry_of, numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:
+def _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:
+    arguments.check_tensors(x, w, b, residual, out)
+    stride, padding, dilation, output_padding, out_size = numbers
+    stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
+    padding = arguments.triple("padding", padding, 0 if out_size is None else None)
     groups = arguments.positive_groups(groups)
-    arguments.check_operands(x, w, b, groups)
-    out_size, *geometry = geometry_of(x, w, *numbers)
+    if out_size is None:
+        output_padding = arguments.triple("output_padding", output_padding, 0)
+        arguments.check_operands(x, w, b, groups)
+        out_size = arguments.out_size_of(x, w, stride, padding, output_padding, dilation)
+    else:
+        out_size = arguments.triple("out_size", out_size)
+        arguments.check_operands(x, w, b, groups)
     arguments.check_out_size(x, w, out_size)
     arguments.check_epilogue(x, w, groups, out_size, residual, out)
     arguments.check_choice("backend", backend, arguments.BACKENDS)
@@ -151,8 +152,8 @@ def _checked(geometry_of, numbers, x, w, b, groups, activation, residual, out, p
     then = activation if callable(activation) else None
     fused = None if then else Activation.of(activation)
     name, parameters = (fused.name, fused.parameters) if fused else (None, ())
-    return _Call((out_size, *geometry, groups, precision, name, parameters), _takes_triton(backend, x, w), x.dim() == 5,
-                 then)
+    return _Call((out_size, stride, padding, dilation, groups, precision, name, parameters),
+                 _takes_triton(backend, x, w), x.dim() == 5, then)
 
 
 def _run(call: _Call, x, w, b, residual, out):
@@ -194,8 +195,8 @@ def _takes_triton(backend: str, x, w) -> bool:
     if reason is None:
         return True
     if backend == "triton":
-        raise RuntimeError(f'backend="triton" cannot take this call: {reason}. backend="auto" or "torch" would run it by '
-                           "PyTorch's operators")
+        raise RuntimeError(f'backend="triton" cannot take this call: {reason}. backend="auto" or "torch" would run it '
+                           "by PyTorch's operators")
     _fall_back(reason)
     return False
 
@@ -209,6 +210,7 @@ def _unsupported(x, w) -> str | None:
     return unsupported(x, w)
 
 
+@torch.compiler.assume_constant_result  # so that the compiler runs it, warning included, instead of tracing it
 def _fall_back(reason: str) -> None:
     """Say once per reason that PyTorch runs what Triton was expected to run.
 
@@ -221,4 +223,4 @@ def _fall_back(reason: str) -> None:
     if reason not in _warned:
         _warned.add(reason)
         warnings.warn(f'{message}. backend="torch" says that this is wanted; TRITON_CONV3DT_FALLBACK=error makes it an '
-                      "error", stacklevel=2)
+                      "error", stacklevel=6)  # the caller of conv_transpose3d

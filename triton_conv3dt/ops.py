@@ -6,25 +6,26 @@ implementation, it is left out: it costs more than many of these layers take on 
 """
 
 import torch
+from torch import _C
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
+from torch.autograd import _profiler_enabled, forward_ad
 from torch.autograd.function import _SingleLevelFunction  # what Function is below functorch's dispatch
 
 from . import reference, vmap  # noqa: F401 (registers its rules)
 from .arguments import refuse_derivatives
 from .library import IMPLEMENTATIONS, NAMESPACE, activation_of, library, with_tuples
 
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA) | torch._C.DispatchKeySet(
-    torch._C.DispatchKey.AutocastCPU)
+_AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA) | _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
+_VMAP = _C._dispatch_key_parse("VmapMode")  # of torch.autograd.grad(is_grads_batched=True)
 
 
 def _plain(tensors) -> bool:
     """Whether nothing is active that has to see the operator: no compiler, mode, transform, autocast or subclass."""
-    if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-            or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-            or torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state()
-            or torch.autograd._profiler_enabled() or torch._C._dispatch_tls_is_dispatch_key_included("VmapMode")):
+    if (_is_compiling() or _C._len_torch_dispatch_stack() or _C._len_torch_function_stack()
+            or _C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or _C._is_any_autocast_enabled()
+            or _C._get_tracing_state() or _profiler_enabled() or _C._dispatch_tls_is_dispatch_key_included(_VMAP)):
         return False
     for t in tensors:
         if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or not (t.is_cuda or t.is_cpu)):
@@ -34,7 +35,7 @@ def _plain(tensors) -> bool:
 
 def _tracked(tensors) -> bool:
     """Whether a derivative may be asked for."""
-    return torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors) or forward_ad._current_level >= 0
+    return _is_grad_enabled() and _C._any_requires_grad(*tensors) or forward_ad._current_level >= 0
 
 
 class Operator:
@@ -50,10 +51,10 @@ class Operator:
         tensors = args[:self.tensors]
         if _plain(tensors):
             return self.function(True, *args) if _tracked(tensors) else self.implementation(*args)
-        if torch.compiler.is_compiling() or not torch._C._is_any_autocast_enabled():
+        if _is_compiling() or not _C._is_any_autocast_enabled():
             return self.overload(*args)
         # The dtypes are settled by now, and those of a derivative are those of its forward pass.
-        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        with _C._ExcludeDispatchKeyGuard(_AUTOCAST):
             return self.overload(*args)
 
     def below_autograd(self, direct: bool, *args):
@@ -61,14 +62,14 @@ class Operator:
         if direct:
             return self.implementation(*args)
         # A Function switches both gradient modes off; under functorch, the levels below this one need them.
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _C._AutoDispatchBelowAutograd():
             return self.overload(*args)
 
     def _autograd(self, *args):
         if _tracked(args[:self.tensors]):
             with enable_single_level_autograd_function():
                 return self.function(False, *with_tuples(args))
-        with torch._C._AutoDispatchBelowAutograd():
+        with _C._AutoDispatchBelowAutograd():
             return self.overload(*args)
 
 
