@@ -92,3 +92,20 @@ def test_a_fallback_warns_while_it_is_compiled(monkeypatch):
     fast = compiled(lambda: functional._fall_back("of the test"), None)
     with pytest.warns(UserWarning, match="falls back to PyTorch: of the test"):
         fast()
+
+
+def test_export_with_a_dynamic_size(device):
+    module = nn.ConvTranspose3d(2, 3, 2, 2, activation="silu", backend=BACKEND, device=device)
+    x = torch.randn(2, 2, 2, 3, 2, device=device)
+    sizes = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},)
+    exported = torch.export.export(module, (x,), dynamic_shapes=sizes).module()
+    x = torch.randn(3, 2, 4, 3, 2, device=device)
+    assert torch.equal(exported(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace(device):
+    module = nn.ConvTranspose3d(2, 3, 2, 2, activation="silu", backend=BACKEND, device=device)
+    x = torch.randn(2, 2, 2, 3, 2, device=device)
+    traced = torch.jit.trace(module, (x,))
+    assert torch.equal(traced(x), module(x))

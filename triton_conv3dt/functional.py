@@ -116,7 +116,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
     call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
     fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
-    if key is not None and call.then is None and not fell_back:
+    if key is not None and call.then is None and not fell_back and not torch._C._get_tracing_state():
         if len(_calls) >= _REMEMBERED_CALLS:
             _calls.clear()
         _calls[key] = call
@@ -142,8 +142,8 @@ def _checked(numbers, x, w, b, groups, activation, residual, out, precision, bac
         arguments.check_operands(x, w, b, groups)
         out_size = arguments.out_size_of(x, w, stride, padding, output_padding, dilation)
     else:
-        out_size = arguments.triple("out_size", out_size)
         arguments.check_operands(x, w, b, groups)
+    out_size = arguments.triple("out_size", out_size)
     arguments.check_out_size(x, w, out_size)
     arguments.check_epilogue(x, w, groups, out_size, residual, out)
     arguments.check_choice("backend", backend, arguments.BACKENDS)

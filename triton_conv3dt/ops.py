@@ -28,9 +28,9 @@ def _plain(tensors) -> bool:
             or _C._get_tracing_state() or _profiler_enabled() or _C._dispatch_tls_is_dispatch_key_included(_VMAP)):
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or not (t.is_cuda or t.is_cpu)):
+        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg()):
             return False
-    return True
+    return tensors[0].is_cuda or tensors[0].is_cpu
 
 
 def _tracked(tensors) -> bool:
