@@ -131,7 +131,7 @@ CORPUS = (
     case("TF SAME, odd output", in_size=(2, 3, 4), kernel=3, stride=2, padding=1, out_size=(3, 5, 7)),
     case("negative padding", in_size=(2, 3, 2), kernel=2, stride=2, padding=(-1, -2, 0), out_size=(6, 9, 5)),
     case("output far beyond the taps", in_size=(1, 2, 3), kernel=2, stride=2, padding=(0, 1, -3), out_size=(9, 8, 17)),
-    case("output before the taps", in_size=(1, 2, 2), kernel=2, stride=2, padding=(-5, 0, 0), out_size=(3, 4, 4)),
+    case("output before the taps", in_size=(3, 2, 2), kernel=2, stride=2, padding=(-5, 0, 0), out_size=(3, 4, 4)),
     case("all cropped before", in_size=(2, 2, 3), kernel=2, stride=2, padding=(9, 0, 0), out_size=(2, 4, 6)),
     # dilation
     case("dilated", in_size=(2, 3, 4), kernel=2, dilation=(2, 3, 1), padding=(0, 1, 0)),

@@ -14,6 +14,23 @@ def test_importing_the_package_imports_neither_torch_nor_triton():
     assert run("import sys, triton_conv3dt; print({'torch', 'triton', 'numpy'} & sys.modules.keys())") == "set()"
 
 
+def test_importing_takes_a_small_part_of_the_time_of_torch():
+    clock = """
+import time
+times = [time.perf_counter()]
+import torch
+times.append(time.perf_counter())
+import triton_conv3dt
+times.append(time.perf_counter())
+triton_conv3dt.conv_transpose3d, triton_conv3dt.nn.ConvTranspose3d
+times.append(time.perf_counter())
+print(*(b - a for a, b in zip(times, times[1:])))
+"""
+    torch_time, import_time, first_use = min([float(t) for t in run(clock).split()] for _ in range(2))
+    assert import_time < 0.05 * torch_time, f"importing took {import_time:.3f} s, torch {torch_time:.3f} s"
+    assert first_use < 0.5 * torch_time, f"the first look-up took {first_use:.3f} s, torch {torch_time:.3f} s"
+
+
 def test_using_it_on_a_cpu_touches_no_gpu():
     assert run("import torch, triton_conv3dt as t3; t3.nn.ConvTranspose3d(1, 1, 1)(torch.ones(1, 1, 1, 1, 1));"
                "print(torch.cuda.is_initialized())") == "False"

@@ -108,6 +108,19 @@ def test_derivative_can_be_differentiated_again(activation):
         assert second.isfinite() or not abs(special) < INF, f"at {special}: {second}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("activation", PARAMETERS, ids=str)
+def test_derivative_stays_finite_and_in_its_type(activation, dtype):
+    info = torch.finfo(dtype)
+    z = torch.tensor([info.max, info.min, info.max**0.5, info.tiny, -info.tiny, 0.0, 12.0, -12.0], dtype=dtype)
+    saved = z
+    if activation.derivative_from == "output":
+        saved = reference.activation(z, activation.name, activation.parameters)
+    derivative = reference.activation_derivative(saved, activation.name, activation.parameters)
+    assert derivative.dtype == dtype
+    assert (derivative.isfinite() | ~saved.isfinite()).all(), derivative
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_defaults_are_those_of_torch(name):
     z, given = points(), ACTIVATIONS[name]

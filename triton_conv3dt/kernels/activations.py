@@ -26,7 +26,7 @@ ATANH_SERIES = tl.constexpr(tuple(1 / (2 * k + 1) for k in range(16)))
 @triton.jit
 def constants(condition, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr, like):
     """tl.where of two numbers in the type of `like`: by themselves they would be fp32."""
-    return tl.where(condition, tl.full(like.shape, INSIDE, like.dtype), tl.full(like.shape, OUTSIDE, like.dtype))
+    return tl.where(condition, INSIDE, tl.full(like.shape, OUTSIDE, like.dtype))
 
 
 @triton.jit
