@@ -195,6 +195,8 @@ def test_autocast_is_that_of_a_convolution(device, backend, dtype):
         y = conv_transpose3d(x, w, b, residual=residual, activation="softplus", backend=backend)
         mixed = conv_transpose3d(x.to(dtype), w, b, residual=residual, activation="softplus", backend=backend)
         assert conv_transpose3d(x.double(), w.double(), backend=backend).dtype == torch.float64
+        with pytest.raises(TypeError, match="'weight' must be Tensor, not NoneType"):
+            conv_transpose3d(x, None, backend=backend)
     lower = [t.to(dtype) for t in (x, w, b)]
     expected = conv_transpose3d(*lower, residual=residual.to(dtype), activation="softplus", backend=backend)
     assert y.dtype == mixed.dtype == dtype and torch.equal(y, expected) and torch.equal(mixed, expected)

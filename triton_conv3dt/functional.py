@@ -112,6 +112,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
             key = call = None
         if call is not None:
             return _run(call, x, w, b, residual, out)
+    arguments.check_tensors(x, w, b, residual, out)
     x, w, b, residual = _autocast(x, w, b, residual)
     call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
@@ -125,14 +126,13 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
 
 def _autocast(x, *others):
     """The operands as autocast hands them to a convolution, where it is on for their kind of device."""
-    if isinstance(x, torch.Tensor) and torch.amp.is_autocast_available(x.device.type):
-        if torch.is_autocast_enabled(x.device.type):
-            return arguments.lower_precision(x.device.type, x, *others)
+    device_type = x.device.type
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return arguments.lower_precision(device_type, x, *others)
     return x, *others
 
 
 def _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:
-    arguments.check_tensors(x, w, b, residual, out)
     stride, padding, dilation, output_padding, out_size = numbers
     stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
     padding = arguments.triple("padding", padding, 0 if out_size is None else None)
