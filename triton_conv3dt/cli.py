@@ -172,7 +172,7 @@ def _facts():
     """What a bug report needs, as pairs (name, value)."""
     import platform
 
-    yield "package", f"triton_conv3dt {_version('triton_conv3dt') or '(not installed)'} in {Path(__file__).parent}"
+    yield "package", f"triton_conv3dt {_version('triton_conv3dt') or '(not installed, a checkout)'} in {Path(__file__).parent}"
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     try:
         import torch
