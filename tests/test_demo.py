@@ -63,7 +63,7 @@ def test_output_without_permission(tmp_path):
 def no_gpu_no_kernels(monkeypatch):
     """The part of the demo that PyTorch does, in this process, where triton may have been imported already."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(demo, "_interpreter_missing", lambda x, w: "they are tested elsewhere")
+    monkeypatch.setattr("triton_conv3dt.launch.unsupported", lambda x, w: "they are tested elsewhere")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 

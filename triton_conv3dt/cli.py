@@ -49,22 +49,26 @@ def _add_explain(commands) -> None:
         description="Print what would run for a layer on a GPU, which need not be here, and why.",
         epilog="example: triton-conv3dt explain --input 2,64,64,64,64 --channels 32 --kernel 2 --stride 2 --bias "
                "--activation leaky_relu --dtype float16 --device nvidia_h200")
-    layer = explain.add_argument_group("layer", "in the terms of torch.nn.ConvTranspose3d; one integer, or three as D,H,W")
+    layer = explain.add_argument_group("layer", "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
     layer.add_argument("--input", type=_sizes, required=True, metavar="N,CI,D,H,W", help="shape of the input")
     layer.add_argument("--channels", type=_positive, required=True, metavar="CO", help="output channels")
     layer.add_argument("--kernel", type=_triple(1), required=True, metavar="K", help="kernel size")
     layer.add_argument("--stride", type=_triple(1), default="1", metavar="S", help="stride (default: %(default)s)")
     layer.add_argument("--padding", type=_triple(0), default="0", metavar="P", help="padding (default: %(default)s)")
-    layer.add_argument("--output-padding", type=_triple(0), default="0", metavar="OP", help="output padding (default: %(default)s)")
+    layer.add_argument("--output-padding", type=_triple(0), default="0", metavar="OP",
+                       help="output padding (default: %(default)s)")
     layer.add_argument("--dilation", type=_triple(1), default="1", metavar="D", help="dilation (default: %(default)s)")
     layer.add_argument("--groups", type=_positive, default=1, metavar="G", help="groups (default: %(default)s)")
     layer.add_argument("--bias", action="store_true", help="add a bias")
     layer.add_argument("--residual", action="store_true", help="add a residual before the activation")
     layer.add_argument("--activation", type=_activation, metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
     run = explain.add_argument_group("how it is run")
-    run.add_argument("--direction", choices=DIRECTIONS, default="forward", help="which of the three products (default: %(default)s)")
-    run.add_argument("--dtype", choices=tuple(ITEM_SIZES), default="float16", help="type of the tensors (default: %(default)s)")
-    run.add_argument("--precision", choices=PRECISIONS, default="tf32", help="of products in float32 (default: %(default)s)")
+    run.add_argument("--direction", choices=DIRECTIONS, default="forward",
+                     help="which of the three products (default: %(default)s)")
+    run.add_argument("--dtype", choices=tuple(ITEM_SIZES), default="float16",
+                     help="type of the tensors (default: %(default)s)")
+    run.add_argument("--precision", choices=PRECISIONS, default="tf32",
+                     help="of products in float32 (default: %(default)s)")
     run.add_argument("--layout", choices=LAYOUTS, default="channels_first",
                      help="memory format of the tensors (default: %(default)s)")
     run.add_argument("--device", choices=tuple(KNOWN), metavar="NAME",
@@ -172,7 +176,8 @@ def _facts():
     """What a bug report needs, as pairs (name, value)."""
     import platform
 
-    yield "package", f"triton_conv3dt {_version('triton_conv3dt') or '(not installed, a checkout)'} in {Path(__file__).parent}"
+    version = _version("triton_conv3dt") or "(not installed, a checkout)"
+    yield "package", f"triton_conv3dt {version} in {Path(__file__).parent}"
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     try:
         import torch

@@ -83,8 +83,8 @@ def run(output: Path, quiet: bool = False) -> bool:
     scan = load()
     x, w, b = scan.volumes[:, None], trilinear_kernel(), torch.tensor([BIAS])
     n, _, *size = x.shape
-    say(f"volume   {scan.name} ({scan.source})\n         {n} of {_by(size)} voxels of {_by(scan.voxel)} mm, upsampled to "
-        f"{_by(2 * s for s in size)}")
+    say(f"volume   {scan.name} ({scan.source})")
+    say(f"         {n} of {_by(size)} voxels of {_by(scan.voxel)} mm, upsampled to {_by(2 * s for s in size)}")
     say(f"layer    conv_transpose3d, kernel 4 (trilinear), stride 2, padding 1, bias {BIAS}, relu\n")
     runs, result, detail = (_on_gpu if on_gpu else _on_cpu)(x, w, b, quiet)
     print(_table(runs))
@@ -169,10 +169,8 @@ def _on_cpu(x, w, b, quiet):
     start = time.perf_counter()
     result = _our_layer("torch", x, w, b)
     runs = [_compare("PyTorch, CPU", "whole volume", result, exact, "", time.perf_counter() - start)]
-    why_not = _interpreter_missing(x, w)
-    if why_not:
+    if _kernels_missing(x, w):
         progress.close()
-        print(f"The Triton kernels were left out: {why_not}", file=sys.stderr)
         return runs, result, None
 
     parts, config, start = [], "", time.perf_counter()
@@ -189,12 +187,17 @@ def _on_cpu(x, w, b, quiet):
     return runs, result, detail
 
 
-def _interpreter_missing(x, w) -> str | None:
+def _kernels_missing(x, w) -> bool:
+    """Whether the kernels cannot take these tensors here; says why."""
     try:
-        from . import launch
+        from .launch import unsupported
     except ImportError as error:
-        return f"{error}: Triton is for Linux (pip install triton)"
-    return launch.unsupported(x, w)
+        reason = f"{error}; Triton has packages for Linux (pip install triton)"
+    else:
+        reason = unsupported(x, w)
+    if reason:
+        print(f"The Triton kernels were left out: {reason}", file=sys.stderr)
+    return bool(reason)
 
 
 def _slabs() -> list[tuple[slice, ...]]:
@@ -211,21 +214,23 @@ def _on_gpu(x, w, b, quiet):
     """The whole volume by the kernels and by cuDNN, in fp32 and fp16: runs, result, detail."""
     import torch
 
-    progress, runs, results = Progress(3, quiet), [], []
-    progress.step("the whole volume by PyTorch in fp64, CPU")
+    progress, runs, result = Progress(2, quiet), [], None
+    missing = _kernels_missing(x.cuda(), w.cuda())
     for dtype in (torch.float32, torch.float16):
         progress.step(f"the whole volume in {dtype}")
         here = [t.cuda().to(dtype) for t in (x, w, b)]
         exact = _torch_layer(*(t.cpu().double() for t in here)).cuda()
-        results.append(_our_layer("triton", *here))
-        runs.append(_compare("Triton", "whole volume", results[-1], exact, _config(*here[:2]),
-                             _gpu_seconds(partial(_our_layer, "triton", *here))))
         # Both at full fp32 precision, and cuDNN with the best algorithm it finds.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-            runs.append(_compare("PyTorch, cuDNN", "whole volume", _torch_layer(*here), exact, "",
-                                 _gpu_seconds(partial(_torch_layer, *here))))
+            layers = {"PyTorch, cuDNN": _torch_layer} if missing else {
+                "Triton": partial(_our_layer, "triton"), "PyTorch, cuDNN": _torch_layer}
+            for backend, layer in layers.items():
+                y = layer(*here)
+                result = y.cpu() if result is None else result
+                config = _config(*here[:2]) if backend == "Triton" else ""
+                runs.append(_compare(backend, "whole volume", y, exact, config, _gpu_seconds(partial(layer, *here))))
     progress.close()
-    return runs, results[0].cpu(), None
+    return runs, result, None
 
 
 def _gpu_seconds(call, repeats: int = 20) -> float:
@@ -277,7 +282,8 @@ def _draw(output: Path, scan: Scan, result, detail, runs) -> str:
     box = (*CROP[:2], slice(CROP[2].start - shown.start, CROP[2].stop - shown.start))
     first = result[0, 0].float()
     white = 0.72 * first.max().item()
-    notes = [f"{r.backend}, {r.part}, {r.dtype}: largest difference from PyTorch in fp64 is {r.error:.1e}" for r in runs]
+    notes = [f"{r.backend}, {r.part}, {r.dtype}: largest difference from PyTorch in fp64 is {r.error:.1e}"
+             for r in runs]
     try:
         figure.draw(output, scan.volumes[0, ..., shown].numpy(),
                     first[..., 2 * shown.start:2 * shown.stop].numpy(), voxel=scan.voxel, box=box,
