@@ -1,0 +1,189 @@
+"""The gather product on tensor cores: the forward (phases of y gather x) and the input gradient (dx gathers dz).
+
+    out[(phase, row), position] = sum over (tap, channel) of  w[row, channel, tap] * in[channel, position + offset]
+
+Weights are the first operand, positions the second: a tile of positions then reaches wgmma from shared memory without
+passing through registers. Rows are (phase, channel), so that a layer with few channels still fills the tensor cores and
+kernel = stride is one product that reads its input once.
+
+BLOCK_M rows, BLOCK_N positions, BLOCK_K reduction channels.
+"""
+
+import triton
+import triton.language as tl
+
+from .pieces import (EDGE, GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
+                     aligned, axis_taps, inside, place, position, row_parts, write)
+
+
+@triton.jit
+def weight_guard(AXIS: tl.constexpr, first, j, r):
+    k = first + r + j * AXIS[TAP_STEP]
+    return inside(k, AXIS[KERNEL])
+
+
+@triton.jit
+def accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
+               XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+               AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, SPLIT: tl.constexpr,
+               X_LAST: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
+               BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_M: tl.constexpr,
+               STAGES: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
+    """The product of one phase (or of all merged ones): [BLOCK_M, BLOCK_N]."""
+    taps_d, first_d, offset_d = axis_taps(AXIS_D, phase_d)
+    taps_h, first_h, offset_h = axis_taps(AXIS_H, phase_h)
+    taps_w, first_w, offset_w = axis_taps(AXIS_W, phase_w)
+    CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
+    o_c = tl.arange(0, BLOCK_K)  # [BLOCK_K] channels of the gathered tile
+    kk = tl.arange(0, BLOCK_K * SPLIT)  # [(w residue, channel)] columns of the weight tile
+    w_column_offset = aligned((kk % BLOCK_K) * w_red + (kk // BLOCK_K) * w_tap, W_RUN, W_MINOR == "red")
+    acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
+    for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=STAGES):
+        c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
+        jw, rest = tap % taps_w, tap // taps_w
+        jh, jd = rest % taps_h, rest // taps_h
+        dd, dh, dw = offset_d + jd * AXIS_D[MOVE], offset_h + jh * AXIS_H[MOVE], offset_w + jw * AXIS_W[MOVE]
+        seen = x_live
+        if AXIS_D[HALO]:
+            seen = seen & inside(id0 + dd, XD)
+        if AXIS_H[HALO]:
+            seen = seen & inside(ih0 + dh, XH)
+        if AXIS_W[HALO]:
+            seen = seen & inside(iw0 + dw * SPLIT, XW)
+        mask = seen[None, :]
+        if RED % BLOCK_K != 0:
+            mask = mask & (c0 + o_c < RED)[:, None]
+        shift = dd * x_d + dh * x_h + dw * SPLIT * x_w
+        shift = tl.multiple_of(shift, X_RUN)
+        p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c).to(x_offset.dtype) * x_c)[:, None]
+        xt = tl.load(p_x, mask=mask, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
+        if SPLIT > 1:
+            xt = xt.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
+        kd, kh, kw = first_d + jd * AXIS_D[TAP_STEP], first_h + jh * AXIS_H[TAP_STEP], first_w + jw * AXIS_W[TAP_STEP]
+        w_shift = tl.multiple_of(((kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw) * w_tap + c0 * w_red, W_RUN)
+        w_mask = tl.full((BLOCK_M, 1), True, tl.int1)
+        if not EVEN_M:
+            w_mask = w_mask & w_live[:, None]
+        if AXIS_D[GUARD]:
+            w_mask = w_mask & weight_guard(AXIS_D, first_d, jd, m_rd)[:, None]
+        if AXIS_H[GUARD]:
+            w_mask = w_mask & weight_guard(AXIS_H, first_h, jh, m_rh)[:, None]
+        if AXIS_W[GUARD]:
+            if SPLIT > 1:
+                w_mask = w_mask & weight_guard(AXIS_W, first_w, jw, kk // BLOCK_K)[None, :]
+            else:
+                w_mask = w_mask & weight_guard(AXIS_W, first_w, jw, m_rw)[:, None]
+        if RED % BLOCK_K != 0:
+            w_mask = w_mask & (c0 + kk % BLOCK_K < RED)[None, :]
+        wt = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=w_mask, other=0.0)
+        acc = tl.dot(wt, xt, acc, input_precision=PRECISION, out_dtype=ACC)
+    return acc
+
+
+@triton.jit
+def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
+           x_n, x_c, x_d, x_h, x_w, w_row, w_red, w_tap, w_group, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
+           AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
+           SPLIT: tl.constexpr, JOIN: tl.constexpr, PHASE_MINOR: tl.constexpr,
+           X_LAST: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
+           Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+           BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+           PRECISION: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+    """x [N, *, XD, XH, XW] is gathered, y [N, *, YD, YH, YW] written; P = N * TD * TH * TW coarse places.
+
+    Grid: (position tile, phase, row tile) with the row tile fastest, so that neighbours share what they read; and the
+    convolution groups.
+    """
+    MD: tl.constexpr = AXIS_D[MERGED]
+    MH: tl.constexpr = AXIS_H[MERGED]
+    MW: tl.constexpr = AXIS_W[MERGED]
+    INTERLEAVE: tl.constexpr = JOIN if MW > 1 else 1  # w phases among the rows that the store wants among the columns
+    ROW_TILES: tl.constexpr = (MD * MH * MW * ROWS + BLOCK_M - 1) // BLOCK_M
+    PROGRAM_PHASES: tl.constexpr = AXIS_D[PHASES] * AXIS_H[PHASES] * AXIS_W[PHASES]
+    pid, group = tl.program_id(0).to(INDEX), tl.program_id(1)
+    i_row, rest = pid % ROW_TILES, pid // ROW_TILES
+    i_phase, i_position = rest % PROGRAM_PHASES, rest // PROGRAM_PHASES
+    phase_w, rest = i_phase % AXIS_W[PHASES], i_phase // AXIS_W[PHASES]
+    phase_h, phase_d = rest % AXIS_H[PHASES], rest // AXIS_H[PHASES]
+
+    q = tl.arange(0, BLOCK_N * SPLIT)
+    index = i_position * BLOCK_N + q // SPLIT
+    x_live = i_position * (BLOCK_N * SPLIT) + q < P * SPLIT  # constant along a run of a split row
+    n, td, th, tw = position(index, TD, TH, TW)
+    id0, ih0, iw0 = td * AXIS_D[IN_STEP], th * AXIS_H[IN_STEP], tw * AXIS_W[IN_STEP] + q % SPLIT
+    if X_LAST:
+        x_c = 1
+    x_offset = aligned(place(n, 0, id0, ih0, iw0, x_n, 0, x_d, x_h, x_w), X_RUN, not X_LAST)
+    x += group.to(tl.int64) * RED * x_c
+    w += group.to(tl.int64) * w_group
+    if W_MINOR == "row":
+        w_row = 1
+    if W_MINOR == "red":
+        w_red = 1
+
+    local = tl.arange(0, BLOCK_M)
+    LINES: tl.constexpr = BLOCK_M // INTERLEAVE
+    if INTERLEAVE > 1:
+        m_rw, line = (local % INTERLEAVE, local // INTERLEAVE) if PHASE_MINOR else (local // LINES, local % LINES)
+        m_rd, m_rh, unused, m_channel = row_parts(i_row * LINES + line, ROWS, MD, MH, 1, PHASE_MINOR)
+    else:
+        m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + local, ROWS, MD, MH, MW, PHASE_MINOR)
+    EVEN_M: tl.constexpr = MD * MH * MW * ROWS % BLOCK_M == 0
+    m_live = (m_channel < ROWS) & (m_rd < MD)
+    w_row_offset = m_channel * w_row + ((m_rd * AXIS_H[KERNEL] + m_rh) * AXIS_W[KERNEL] + m_rw) * w_tap
+    w_row_offset = aligned(w_row_offset, W_RUN, W_MINOR == "row" or PHASE_MINOR)
+
+    if JOIN > INTERLEAVE:
+        acc_0 = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 0,
+                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, X_LAST, X_RUN,
+                           W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
+        acc_1 = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 1,
+                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, X_LAST, X_RUN,
+                           W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
+        tile = tl.join(acc_0, acc_1).reshape(BLOCK_M, BLOCK_N * 2)
+    else:
+        tile = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
+                          XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, X_LAST, X_RUN,
+                          W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
+    finish(tile, y, residual, pre, b, i_row, i_position * BLOCK_N, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
+           y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, ROWS, JOIN, INTERLEAVE, PHASE_MINOR,
+           Y_LAST, Y_RUN, ACTIVATION, A, B, BLOCK_M, BLOCK_N, INDEX)
+
+
+@triton.jit
+def finish(tile, y, residual, pre, b, i_row, first_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
+           y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
+           AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, JOIN: tl.constexpr,
+           INTERLEAVE: tl.constexpr, PHASE_MINOR: tl.constexpr, Y_LAST: tl.constexpr, Y_RUN: tl.constexpr,
+           ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+           INDEX: tl.constexpr):
+    """Bring a tile [rows, positions] into the order of the store, lines by columns, and write it."""
+    MD: tl.constexpr = AXIS_D[MERGED]
+    MH: tl.constexpr = AXIS_H[MERGED]
+    MW: tl.constexpr = AXIS_W[MERGED] // INTERLEAVE
+    LINES: tl.constexpr = BLOCK_M // INTERLEAVE
+    if INTERLEAVE > 1:
+        if PHASE_MINOR:
+            tile = tile.reshape(LINES, INTERLEAVE, BLOCK_N).permute(0, 2, 1).reshape(LINES, BLOCK_N * INTERLEAVE)
+        else:
+            tile = tile.reshape(INTERLEAVE, LINES, BLOCK_N).permute(1, 2, 0).reshape(LINES, BLOCK_N * INTERLEAVE)
+    line = tl.arange(0, LINES).to(INDEX)
+    if PHASE_MINOR and Y_LAST:  # the store wants channels side by side
+        PHASE_ROWS: tl.constexpr = MD * MH * MW
+        CHANNELS: tl.constexpr = LINES // PHASE_ROWS
+        tile = tile.reshape(CHANNELS, PHASE_ROWS, BLOCK_N).permute(1, 0, 2).reshape(LINES, BLOCK_N)
+        rd, rh, rw, channel = row_parts(line, CHANNELS, MD, MH, MW, False)
+        channel += i_row * CHANNELS
+    else:
+        rd, rh, rw, channel = row_parts(i_row * LINES + line, ROWS, MD, MH, MW, PHASE_MINOR)
+    live = (channel < ROWS) & (rd < MD)
+    column = tl.arange(0, BLOCK_N * JOIN)
+    index = first_position + column // JOIN
+    n, td, th, tw = position(index, TD, TH, TW)
+    base_d = td * AXIS_D[OUT_STEP] + phase_d - AXIS_D[ORIGIN]
+    base_h = th * AXIS_H[OUT_STEP] + phase_h - AXIS_H[ORIGIN]
+    base_w = tw * AXIS_W[OUT_STEP] + phase_w - AXIS_W[ORIGIN] + column % JOIN
+    write(tile, y, residual, pre, b, group.to(INDEX) * ROWS + channel, rd, rh, rw, n, base_d, base_h, base_w, live,
+          first_position * JOIN + column < P * JOIN,
+          YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, Y_LAST, Y_RUN,
+          ACTIVATION, A, B)

@@ -1,0 +1,118 @@
+"""What the kernels share: how an axis is decoded, how positions are counted, how a finished tile is written.
+
+An axis reaches a kernel as one flat constexpr tuple, `launch.axis_constants` in the order of the indices below. The
+numbers come from geometry.Axis; the derivation is there.
+"""
+
+import triton
+import triton.language as tl
+
+OUT_STEP = tl.constexpr(0)  # the written place is OUT_STEP * t + r - ORIGIN
+ORIGIN = tl.constexpr(1)
+IN_STEP = tl.constexpr(2)  # the gathered place is IN_STEP * t + offset + j * MOVE
+MOVE = tl.constexpr(3)
+KERNEL = tl.constexpr(4)
+TAP_STEP = tl.constexpr(5)  # the tap is first + j * TAP_STEP (+ r where phases are merged or the input is split)
+TAPS = tl.constexpr(6)  # -1: taps, first and offset depend on the phase and are computed from the next six
+FIRST = tl.constexpr(7)
+OFFSET = tl.constexpr(8)
+RESIDUE = tl.constexpr(9)  # q = r + RESIDUE
+COMMON = tl.constexpr(10)
+INVERSE = tl.constexpr(11)
+DILATION = tl.constexpr(12)
+MERGED = tl.constexpr(13)  # phases of this axis that are rows of one product, else 1
+PHASES = tl.constexpr(14)  # phases of this axis that are programs of their own
+GUARD = tl.constexpr(15)  # merged phases or a split input: a tap may not exist
+EDGE = tl.constexpr(16)  # written places may fall outside
+HALO = tl.constexpr(17)  # gathered places may fall outside
+
+
+@triton.jit
+def axis_taps(AXIS: tl.constexpr, r):
+    """How many taps phase r has, its first tap, and the input offset that one reads."""
+    if AXIS[TAPS] >= 0:
+        return AXIS[TAPS], AXIS[FIRST], AXIS[OFFSET]
+    else:
+        q = r + AXIS[RESIDUE]
+        first = (q // AXIS[COMMON] * AXIS[INVERSE]) % AXIS[TAP_STEP]
+        taps = tl.maximum(0, (AXIS[KERNEL] - first + AXIS[TAP_STEP] - 1) // AXIS[TAP_STEP])
+        taps = tl.where(q % AXIS[COMMON] == 0, taps, 0)
+        return taps, first, AXIS[OFFSET] + (q - first * AXIS[DILATION]) // AXIS[OUT_STEP]
+
+
+@triton.jit
+def position(index, TD, TH, TW):
+    """Coarse place (n, d, h, w) of a flat index."""
+    w = index % TW
+    rest = index // TW
+    h = rest % TH
+    rest = rest // TH
+    return rest // TD, rest % TD, h, w
+
+
+@triton.jit
+def place(n, c, d, h, w, s_n, s_c, s_d, s_h, s_w):
+    """Offset of an element. Indices come as wide as launch.py found necessary."""
+    return n * s_n + c * s_c + d * s_d + h * s_h + w * s_w
+
+
+@triton.jit
+def inside(place, size):
+    return (place >= 0) & (place < size)
+
+
+@triton.jit
+def aligned(offset, RUN: tl.constexpr, CONTIGUOUS: tl.constexpr):
+    """Tell the compiler what launch.py proved: runs of RUN offsets start at a multiple of RUN (and are contiguous)."""
+    if CONTIGUOUS:
+        return tl.max_contiguous(tl.multiple_of(offset, RUN), RUN)
+    else:
+        return tl.multiple_of(offset, RUN)
+
+
+@triton.jit
+def row_parts(row, CHANNELS: tl.constexpr, MD: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, PHASE_MINOR: tl.constexpr):
+    """The phase residues (d, h, w) and the channel of a row; rows count (channel, phase) or (phase, channel)."""
+    if PHASE_MINOR:
+        rw, rest = row % MW, row // MW
+        rh, rest = rest % MH, rest // MH
+        return rest % MD, rh, rw, rest // MD
+    else:
+        channel, rest = row % CHANNELS, row // CHANNELS
+        rw, rest = rest % MW, rest // MW
+        return rest // MH, rest % MH, rw, channel
+
+
+@triton.jit
+def write(tile, y, residual, pre, b, channel, rd, rh, rw, n, base_d, base_h, base_w, live_line, live_column,
+          YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
+          AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, Y_LAST: tl.constexpr, RUN: tl.constexpr,
+          ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+    """The epilogue of a tile [lines, columns] in the accumulator's type, one rounding, and the store.
+
+    A line is a channel with its phase residues (rd, rh, rw); a column is the place (base_d, base_h, base_w) of sample n
+    where residue 0 falls. b, residual and pre may be None; pre has y's strides.
+    """
+    if b is not None:
+        tile += tl.load(b + channel, mask=live_line, other=0.0).to(tile.dtype)[:, None]
+    live = live_line[:, None] & live_column[None, :]
+    if AXIS_D[EDGE]:
+        live = live & inside(rd[:, None] + base_d[None, :], YD)
+    if AXIS_H[EDGE]:
+        live = live & inside(rh[:, None] + base_h[None, :], YH)
+    if AXIS_W[EDGE]:
+        live = live & inside(rw[:, None] + base_w[None, :], YW)
+    if Y_LAST:
+        y_c = 1
+    line = place(0, channel, rd, rh, rw, 0, y_c, y_d, y_h, y_w)
+    column = place(n, 0, base_d, base_h, base_w, y_n, 0, y_d, y_h, y_w)
+    offset = aligned(line, RUN, Y_LAST)[:, None] + aligned(column, RUN, not Y_LAST)[None, :]
+    if residual is not None:
+        line = place(0, channel, rd, rh, rw, 0, r_c, r_d, r_h, r_w)
+        column = place(n, 0, base_d, base_h, base_w, r_n, 0, r_d, r_h, r_w)
+        tile += tl.load(residual + line[:, None] + column[None, :], mask=live, other=0.0).to(tile.dtype)
+    if pre is not None:
+        tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
+    if ACTIVATION is not None:
+        tile = ACTIVATION(tile, A, B)
+    tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)

@@ -1,0 +1,69 @@
+"""Small ordered sums and elementwise passes: shares of a split reduction, the bias gradient, dz, and packing a weight."""
+
+import triton
+import triton.language as tl
+
+from .pieces import place, position
+
+
+@triton.jit
+def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, o_ci, o_co, o_tap, BLOCK: tl.constexpr):
+    """out[ci, co, tap] = parts[0] + parts[1] + ... in that order; parts [SHARES, ci, tap, co], one rounding at the end."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), parts.dtype.element_ty)
+    for share in range(0, SHARES):
+        total += tl.load(parts + share * SIZE.to(tl.int64) + index, mask=index < SIZE, other=0.0)
+    co, rest = index % CO, index // CO
+    tap, ci = rest % TAPS, rest // TAPS
+    tl.store(out + ci * o_ci + co * o_co + tap * o_tap, total.to(out.dtype.element_ty), mask=index < SIZE)
+
+
+@triton.jit
+def grad_bias(z, parts, P, SHARE, CO, ZD, ZH, ZW, z_n, z_c, z_d, z_h, z_w, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+              ACC: tl.constexpr, INDEX: tl.constexpr):
+    """parts[share, co] = sum of dz over this share of the positions."""
+    share = tl.program_id(1).to(INDEX)
+    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    acc = tl.zeros((BLOCK_C, BLOCK_P), ACC)
+    last = tl.minimum(P, share * SHARE + SHARE)
+    for start in tl.range(share * SHARE, last, BLOCK_P):
+        index = start + tl.arange(0, BLOCK_P).to(INDEX)
+        n, d, h, w = position(index, ZD, ZH, ZW)
+        offset = place(n, 0, d, h, w, z_n, 0, z_d, z_h, z_w)[None, :] + (channel.to(INDEX) * z_c)[:, None]
+        acc += tl.load(z + offset, mask=(index < last)[None, :] & (channel < CO)[:, None], other=0.0).to(ACC)
+    tl.store(parts + share * CO + channel, tl.sum(acc, axis=1), mask=channel < CO)
+
+
+@triton.jit
+def activation_grad(dy, saved, dz, SIZE, C, D, H, W, g_n, g_c, g_d, g_h, g_w, s_n, s_c, s_d, s_h, s_w, o_n, o_c, o_d, o_h, o_w,
+                    LAST: tl.constexpr, FLAT: tl.constexpr, DERIVATIVE: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+                    ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """dz = dy * derivative(saved). FLAT: the three share their strides and are dense, so a place is a plain index."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < SIZE
+    if FLAT:
+        g, s, o = index, index, index
+    else:
+        if LAST:
+            c, rest = index % C, index // C
+            n, d, h, w = position(rest, D, H, W)
+        else:
+            rest, d, h, w = position(index, D, H, W)
+            n, c = rest // C, rest % C
+        g = place(n, c, d, h, w, g_n, g_c, g_d, g_h, g_w)
+        s = place(n, c, d, h, w, s_n, s_c, s_d, s_h, s_w)
+        o = place(n, c, d, h, w, o_n, o_c, o_d, o_h, o_w)
+    slope = DERIVATIVE(tl.load(saved + s, mask=mask, other=0.0).to(ACC), A, B)
+    value = tl.load(dy + g, mask=mask, other=0.0).to(ACC) * slope
+    tl.store(dz + o, value.to(dz.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def pack(w, packed, SIZE, CO, TAPS, KH, KW, w_ci, w_co, w_d, w_h, w_w, BLOCK: tl.constexpr):
+    """packed[ci, tap, co] = w[ci, co, tap]: output channels side by side, as channels_last_3d keeps a weight."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    co, rest = index % CO, index // CO
+    tap, ci = rest % TAPS, rest // TAPS
+    kw, rest = tap % KW, tap // KW
+    source = ci * w_ci + co * w_co + (rest // KH) * w_d + (rest % KH) * w_h + kw * w_w
+    tl.store(packed + index, tl.load(w + source, mask=index < SIZE, other=0.0), mask=index < SIZE)

@@ -1,0 +1,129 @@
+"""From problem and config to the constants that specialise a kernel. Plain integers; the mathematics is geometry's.
+
+A run is the largest power of two of neighbouring elements, 16 bytes at most, that a kernel may move at once: every run
+starts at a multiple of its length and is contiguous. What is promised to the compiler is proved here.
+"""
+
+from math import gcd
+
+from .config import Config, join_factor, rows_and_reduction, split_factor
+from .geometry import Axis, power_of_two_divisor
+from .problem import Problem
+
+TAPS, OFFSET, MERGED, PHASES = 6, 8, 13, 14  # places in the tuples below, as kernels/pieces.py names them
+
+
+def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
+    """Where each axis counts its phases from; a channels-first output wants its w runs aligned."""
+    first = problem.y_layout == "channels_first"
+    return tuple(a.aligned_origin if merged and not (first and i == 2) else 0
+                 for i, (a, merged) in enumerate(zip(problem.axes, config.merge)))
+
+
+def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
+    """Coarse places per axis: of the output's phases forward, of x otherwise."""
+    if problem.direction != "forward":
+        return problem.in_size
+    return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
+
+
+def axis_constants(problem: Problem, config: Config) -> list[tuple]:
+    """The flat tuples that kernels/pieces.py indexes, for d, h and w."""
+    if problem.direction != "forward":
+        split = split_factor(problem) if config.path == "gather" else 1
+        return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
+    joined = join_factor(problem, config.merge)
+    return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
+            for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
+
+
+def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
+    places = a.steps(origin)
+    edge = origin > 0 or places * a.stride - origin > a.out
+    if merged:
+        m = a.merged(origin)
+        halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
+        return (a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
+                a.stride, 1, not m.full, edge, halo)
+    reads = [p.offset - j * a.input_step for p in a.phases() for j in range(p.taps)]
+    halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
+    only = a.phase(0) if a.stride == 1 else None
+    taps, first, offset = (only.taps, only.first, only.offset) if only else (-1, 0, a.padding // a.stride)
+    return (a.stride, 0, 1, -a.input_step, a.kernel, a.tap_step, taps, first, offset, a.padding % a.stride, a.common,
+            a.inverse, a.dilation, 1, 1 if joined else a.stride, False, edge, halo)
+
+
+def _gradient_axis(a: Axis, split: int) -> tuple:
+    if split > 1:
+        m = a.split()
+        halo = m.offset < 0 or (a.size + m.offset + m.taps - 1) * a.stride > a.out
+        return (1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
+                1, 1, not m.full, False, halo)
+    halo = a.padding > 0 or (a.size - 1) * a.stride - a.padding + (a.kernel - 1) * a.dilation >= a.out
+    return (1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, 0, 1, 0, 1, 1, 1, False, False, halo)
+
+
+def shifted(problem: Problem) -> bool:
+    """The taps of a forward shift along w: neighbours of a channels-first x are then read one element at a time."""
+    a = problem.axes[2]
+    return len({p.offset - j * a.input_step for p in a.phases() for j in range(p.taps)}) > 1 or a.padding % a.stride > 0
+
+
+def phase_minor(problem: Problem, config: Config) -> bool:
+    """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
+    if problem.direction != "forward" or problem.w_minor != "tap" or config.path != "gather":
+        return False
+    if not all(c[7] == 0 and c[6] == 1 and c[13] == a.kernel for a, c in zip(problem.axes, axis_constants(problem, config))):
+        return False
+    return problem.y_layout == "channels_first" or (problem.taps & (problem.taps - 1) == 0 and problem.taps <= config.block_m)
+
+
+def packs(problem: Problem, config: Config) -> bool:
+    """The weight is brought into another order by a launch of its own."""
+    return config.path == "gather" and problem.direction != "grad_weight" and problem.w_minor == "tap" \
+        and not phase_minor(problem, config)
+
+
+def copies(problem: Problem, config: Config) -> bool:
+    """x is copied to channels_last first: the one conversion there is, of the smaller tensor."""
+    return (config.path == "gather" and problem.direction == "forward" and problem.x_layout == "channels_first"
+            and problem.item == 2 and problem.ci_group % 8 == 0 and shifted(problem))
+
+
+def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
+    """The run of the gathered tensor: x forward, dz otherwise."""
+    constants = axis_constants(problem, config)[2]
+    if layout == "channels_last":
+        return gcd(alignment, rows_and_reduction(problem)[1]) if problem.groups > 1 else alignment
+    width, split = steps(problem, config)[2], split_factor(problem) if config.path == "gather" else 1
+    if problem.direction == "forward":
+        still = not shifted(problem) and constants[8] % alignment == 0
+        return gcd(alignment, width) if still else 1
+    if split == 1:
+        still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
+        return gcd(alignment, width) if still else 1
+    alignment = gcd(alignment, width * split)
+    return alignment if constants[6] == 1 and constants[8] == 0 else gcd(alignment, split)
+
+
+def written_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
+    """The run of the written tensor: y forward, dx of the input gradient."""
+    rows = rows_and_reduction(problem)[0]
+    if layout == "channels_last":
+        return gcd(alignment, rows) if problem.groups > 1 or any(config.merge) else alignment
+    stride = problem.stride[2] if problem.direction == "forward" else 1
+    joined = join_factor(problem, config.merge)
+    return gcd(alignment, steps(problem, config)[2] * joined) if joined == stride else 1
+
+
+def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> int:
+    """The run of the weight, in the order the kernel finds it in ("tap", "co" or "ci" side by side)."""
+    if minor == "tap":
+        return gcd(alignment, problem.taps) if phase_minor(problem, config) else 1
+    inner = problem.co_group if minor == "co" else problem.ci_group
+    return power_of_two_divisor(gcd(alignment, inner), alignment)
+
+
+def plain_run(alignment: int, width: int) -> int:
+    """The run of a channels-first tensor that is read in place, w rows of this width."""
+    return gcd(alignment, width)
