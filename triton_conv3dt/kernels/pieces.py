@@ -31,7 +31,10 @@ HALO = tl.constexpr(17)  # gathered places may fall outside
 def axis_taps(AXIS: tl.constexpr, r):
     """How many taps phase r has, its first tap, and the input offset that one reads."""
     if AXIS[TAPS] >= 0:
-        return AXIS[TAPS], AXIS[FIRST], AXIS[OFFSET]
+        n_taps: tl.constexpr = AXIS[TAPS]  # named, or the compiler finds plain ints in the tuple and fails
+        first_tap: tl.constexpr = AXIS[FIRST]
+        first_place: tl.constexpr = AXIS[OFFSET]
+        return n_taps, first_tap, first_place
     else:
         q = r + AXIS[RESIDUE]
         first = (q // AXIS[COMMON] * AXIS[INVERSE]) % AXIS[TAP_STEP]
