@@ -210,7 +210,6 @@ def _unsupported(x, w) -> str | None:
     return unsupported(x, w)
 
 
-@torch.compiler.assume_constant_result  # so that the compiler runs it, warning included, instead of tracing it
 def _fall_back(reason: str) -> None:
     """Say once per reason that PyTorch runs what Triton was expected to run.
 
@@ -224,3 +223,8 @@ def _fall_back(reason: str) -> None:
         _warned.add(reason)
         warnings.warn(f'{message}. backend="torch" says that this is wanted; TRITON_CONV3DT_FALLBACK=error makes it an '
                       "error", stacklevel=6)  # the caller of conv_transpose3d
+
+
+# What torch.compiler.assume_constant_result sets: the compiler runs it, warning included, instead of tracing it. The
+# decorator itself imports the whole compiler, a second at the first call of anybody.
+_fall_back._dynamo_marked_constant = True

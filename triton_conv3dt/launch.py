@@ -103,14 +103,13 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
-@torch.compiler.assume_constant_result
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
     if dtype not in DTYPES:
         return f"dtype {dtype} is not one of {', '.join(DTYPES.values())}; complex and integer tensors run on backend='torch'"
     try:
         import triton  # noqa: F401
     except ImportError as error:
-        return f"triton cannot be imported ({error}); pip install triton"
+        return f"Triton is not installed or cannot be imported ({error}); pip install triton"
     if interpreting():
         return None if device_type == "cpu" else "TRITON_INTERPRET=1 runs kernels on CPU tensors; unset it for the GPU"
     if device_type != "cuda":
@@ -120,6 +119,9 @@ def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None
     if capability < (8, 0):
         return f"the GPU has capability {capability[0]}.{capability[1]} and the kernels need 8.0 or later"
     return None
+
+
+_unsupported._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, without importing the compiler
 
 
 def unsupported(x: torch.Tensor, w: torch.Tensor) -> str | None:

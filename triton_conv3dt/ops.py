@@ -18,6 +18,7 @@ from .library import IMPLEMENTATIONS, NAMESPACE, activation_of, library, with_tu
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 _AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA) | _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
+_is_wrapped = _C._functorch.is_functorch_wrapped_tensor  # a backward pass may see one after its transform is left
 _VMAP = _C._dispatch_key_parse("VmapMode")  # of torch.autograd.grad(is_grads_batched=True)
 
 
@@ -28,7 +29,7 @@ def _plain(tensors) -> bool:
             or _C._get_tracing_state() or _profiler_enabled() or _C._dispatch_tls_is_dispatch_key_included(_VMAP)):
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg()):
+        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or _is_wrapped(t)):
             return False
     return tensors[0].is_cuda or tensors[0].is_cpu
 
