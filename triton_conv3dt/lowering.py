@@ -93,8 +93,8 @@ def copies(problem: Problem, config: Config) -> bool:
 def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
     """The run of the gathered tensor: x forward, dz otherwise."""
     constants = axis_constants(problem, config)[2]
-    if layout == "channels_last":
-        return gcd(alignment, rows_and_reduction(problem)[1]) if problem.groups > 1 else alignment
+    if layout == "channels_last":  # of places; what channels add, the compiler knows
+        return alignment
     width, split = steps(problem, config)[2], split_factor(problem) if config.path == "gather" else 1
     if problem.direction == "forward":
         still = not shifted(problem) and constants[8] % alignment == 0
@@ -110,6 +110,10 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
     """The run of the written tensor: y forward, dx of the input gradient."""
     rows = rows_and_reduction(problem)[0]
     if layout == "channels_last":
+        if config.path == "direct":  # channels of all groups
+            return gcd(alignment, config.block_m)
+        if phase_minor(problem, config):  # a tile's channels, phase after phase
+            return gcd(alignment, rows, config.block_m // problem.taps)
         return gcd(alignment, rows) if problem.groups > 1 or any(config.merge) else alignment
     stride = problem.stride[2] if problem.direction == "forward" else 1
     joined = join_factor(problem, config.merge)

@@ -7,7 +7,7 @@ tap and reduction channel.
 import triton
 import triton.language as tl
 
-from .pieces import (HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, aligned, axis_taps, inside, place, position, write)
+from .pieces import (HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, inside, place, position, write)
 
 
 @triton.jit
@@ -19,7 +19,8 @@ def accumulate(x, w, n, id0, ih0, iw0, live, channel, phase_d, phase_h, phase_w,
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase_d)
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase_h)
     taps_w, first_w, offset_w = axis_taps(AXIS_W, phase_w)
-    x_offset = aligned(place(n, 0, id0, ih0, iw0, x_n, 0, x_d, x_h, x_w), X_RUN, not X_LAST)
+    x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_n, 0, x_d, x_h, 0) + iw0 * x_w, X_RUN)
+    x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
     group = channel // ROWS
     row_live = channel < ROWS * GROUPS
     p_w = w + (channel % ROWS) * w_row + group * w_group

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .pieces import (EDGE, GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
-                     aligned, axis_taps, inside, place, position, row_parts, write)
+                     axis_taps, inside, place, position, row_parts, write)
 
 
 @triton.jit
@@ -36,7 +36,8 @@ def accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
     o_c = tl.arange(0, BLOCK_K)  # [BLOCK_K] channels of the gathered tile
     kk = tl.arange(0, BLOCK_K * SPLIT)  # [(w residue, channel)] columns of the weight tile
-    w_column_offset = aligned((kk % BLOCK_K) * w_red + (kk // BLOCK_K) * w_tap, W_RUN, W_MINOR == "red")
+    w_column_offset = tl.multiple_of((kk // BLOCK_K) * w_tap + (kk % BLOCK_K) * w_red, W_RUN)
+    w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W_MINOR == "red" else 1)
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=STAGES):
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
@@ -113,7 +114,8 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     id0, ih0, iw0 = td * AXIS_D[IN_STEP], th * AXIS_H[IN_STEP], tw * AXIS_W[IN_STEP] + q % SPLIT
     if X_LAST:
         x_c = 1
-    x_offset = aligned(place(n, 0, id0, ih0, iw0, x_n, 0, x_d, x_h, x_w), X_RUN, not X_LAST)
+    x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_n, 0, x_d, x_h, 0) + iw0 * x_w, X_RUN)
+    x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
     x += group.to(tl.int64) * RED * x_c
     w += group.to(tl.int64) * w_group
     if W_MINOR == "row":
@@ -131,7 +133,7 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     EVEN_M: tl.constexpr = MD * MH * MW * ROWS % BLOCK_M == 0
     m_live = (m_channel < ROWS) & (m_rd < MD)
     w_row_offset = m_channel * w_row + ((m_rd * AXIS_H[KERNEL] + m_rh) * AXIS_W[KERNEL] + m_rw) * w_tap
-    w_row_offset = aligned(w_row_offset, W_RUN, W_MINOR == "row" or PHASE_MINOR)
+    w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W_MINOR == "row" or PHASE_MINOR else 1)
 
     if JOIN > INTERLEAVE:
         acc_0 = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 0,

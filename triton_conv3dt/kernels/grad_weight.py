@@ -7,7 +7,7 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, aligned, inside, place, position)
+from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position)
 
 
 @triton.jit
@@ -52,7 +52,8 @@ def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_
     last = tl.minimum(P, first + SHARE)
     for start in tl.range(first, last, BLOCK_K, num_stages=STAGES):
         n, d, h, w = position(start + o_k, TD, TH, TW)
-        x_offset = aligned(place(n, 0, d, h, w, x_n, 0, x_d, x_h, x_w), X_RUN, not X_LAST)
+        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w * x_w, X_RUN)
+        x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
         x_mask = (start + o_k < last)[None, :]
         if CI % BLOCK_M != 0:
             x_mask = x_mask & (ci < CI)[:, None]
@@ -70,7 +71,8 @@ def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_
         z_mask = seen[None, :]
         if CO % BLOCK_N != 0:
             z_mask = z_mask & (co < CO)[:, None]
-        z_offset = aligned(place(n, 0, zd, zh, zw, z_n, 0, z_d, z_h, z_w), Z_RUN, not Z_LAST)
+        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_n, 0, z_d, z_h, 0) + zw * z_w, Z_RUN)
+        z_offset = tl.max_contiguous(z_offset, 1 if Z_LAST else Z_RUN)
         zt = tl.load(p_z + z_offset[None, :], mask=z_mask, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
         if SPLIT > 1:
             zt = zt.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
@@ -121,8 +123,10 @@ def grad_weight_direct(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, 
         zd, zh, zw = d * AXIS_D[IN_STEP] + dd, h * AXIS_H[IN_STEP] + dh, w * AXIS_W[IN_STEP] + dw
         seen = (index < last) & inside(zd, ZD) & inside(zh, ZH) & inside(zw, ZW)
         mask = seen[None, :] & (channel < CHANNELS)[:, None]
-        x_offset = aligned(place(n, 0, d, h, w, x_n, 0, x_d, x_h, x_w), X_RUN, not X_LAST)
-        z_offset = aligned(place(n, 0, zd, zh, zw, z_n, 0, z_d, z_h, z_w), Z_RUN, not Z_LAST)
+        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w * x_w, X_RUN)
+        x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
+        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_n, 0, z_d, z_h, 0) + zw * z_w, Z_RUN)
+        z_offset = tl.max_contiguous(z_offset, 1 if Z_LAST else Z_RUN)
         acc += tl.load(p_x + x_offset[None, :], mask=mask, other=0.0).to(ACC) * tl.load(p_z + z_offset[None, :], mask=mask, other=0.0).to(ACC)
     tap = (kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw
     offset = source.to(tl.int64) * p_ci + (channel % CO).to(tl.int64) * p_co + tap * p_tap

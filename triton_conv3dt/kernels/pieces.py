@@ -2,6 +2,9 @@
 
 An axis reaches a kernel as one flat constexpr tuple, `launch.axis_constants` in the order of the indices below. The
 numbers come from geometry.Axis; the derivation is there.
+
+A run proved by lowering.py is told to the compiler where the offset's last sum is written: tl.multiple_of and
+tl.max_contiguous mark an operation, and are lost on an argument or on what a function returned.
 """
 
 import triton
@@ -65,15 +68,6 @@ def inside(place, size):
 
 
 @triton.jit
-def aligned(offset, RUN: tl.constexpr, CONTIGUOUS: tl.constexpr):
-    """Tell the compiler what launch.py proved: runs of RUN offsets start at a multiple of RUN (and are contiguous)."""
-    if CONTIGUOUS:
-        return tl.max_contiguous(tl.multiple_of(offset, RUN), RUN)
-    else:
-        return tl.multiple_of(offset, RUN)
-
-
-@triton.jit
 def row_parts(row, CHANNELS: tl.constexpr, MD: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, PHASE_MINOR: tl.constexpr):
     """The phase residues (d, h, w) and the channel of a row; rows count (channel, phase) or (phase, channel)."""
     if PHASE_MINOR:
@@ -107,9 +101,11 @@ def write(tile, y, residual, pre, b, channel, rd, rh, rw, n, base_d, base_h, bas
         live = live & inside(rw[:, None] + base_w[None, :], YW)
     if Y_LAST:
         y_c = 1
-    line = place(0, channel, rd, rh, rw, 0, y_c, y_d, y_h, y_w)
-    column = place(n, 0, base_d, base_h, base_w, y_n, 0, y_d, y_h, y_w)
-    offset = aligned(line, RUN, Y_LAST)[:, None] + aligned(column, RUN, not Y_LAST)[None, :]
+    line = tl.multiple_of(place(0, 0, rd, rh, rw, 0, 0, y_d, y_h, y_w) + channel * y_c, RUN)
+    line = tl.max_contiguous(line, RUN if Y_LAST else 1)
+    column = tl.multiple_of(place(n, 0, base_d, base_h, 0, y_n, 0, y_d, y_h, 0) + base_w * y_w, RUN)
+    column = tl.max_contiguous(column, 1 if Y_LAST else RUN)
+    offset = line[:, None] + column[None, :]
     if residual is not None:
         line = place(0, channel, rd, rh, rw, 0, r_c, r_d, r_h, r_w)
         column = place(n, 0, base_d, base_h, base_w, r_n, 0, r_d, r_h, r_w)
