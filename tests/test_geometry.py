@@ -15,7 +15,7 @@ PADDINGS, EXTRAS = range(-2, 7), range(3)
 
 @lru_cache(maxsize=None)
 def axes(stride: int) -> tuple[Axis, ...]:
-    """All axes of a stride that have an output: cropped on both sides or only before, and longer than the taps reach."""
+    """All axes of a stride that have an output: cropped on both sides or before only, and longer than their taps."""
     found = set()
     for size, kernel, dilation, padding, extra in itertools.product(SIZES, KERNELS, DILATIONS, PADDINGS, EXTRAS):
         both = output_size(size, kernel, stride, padding, extra, dilation)
