@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from . import launch
-from .launch import Plan, Record
+from .binding import Record, bind
+from .launch import Plan
 from .problem import Problem
 
 DTYPES = {name: dtype for dtype, name in launch.DTYPES.items()}
@@ -56,21 +57,21 @@ def compile_plan(plan: Plan):
         RuntimeError: TRITON_INTERPRET is set; kernels are then Python functions and nothing can be compiled.
     """
     if launch.interpreting():
-        raise RuntimeError("TRITON_INTERPRET is set, so kernels are interpreted and cannot be compiled; unset it before "
-                           "triton is imported, in a new process")
+        raise RuntimeError("TRITON_INTERPRET is set, so kernels are interpreted and cannot be compiled; unset it "
+                           "before triton is imported, in a new process")
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    record = launch.bind(plan)
-    kernel = _kernel(plan)
+    record = bind(plan)
+    kernel, given = record.kernel, record.constants | record.options
     target = GPUTarget("cuda", plan.device.arch, 32)
     backend = make_backend(target)
     # The launcher's own specialisation: what is 1, divisible by 16 or None is decided by Triton, not repeated here.
-    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    bound, specialization, options = bind(*_arguments(record), **record.constants)
-    options, signature, constants, attributes = kernel._pack_args(backend, record.constants, bound, specialization, options)
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = binder(*_arguments(record), **given)
+    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=target, options=options.__dict__)
 
@@ -105,13 +106,6 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def _kernel(plan: Plan):
-    name = "gather" if plan.config.path == "gather" else "direct"
-    if plan.problem.direction == "grad_weight":
-        name = "grad_weight" if plan.config.path == "gather" else "grad_weight_direct"
-    return launch._kernels()[name]
-
-
 def _arguments(record: Record) -> tuple:
     """What launch.py passes, with tensors that have no storage: dense, in the problem's layouts."""
     p = record.plan.problem
@@ -120,7 +114,7 @@ def _arguments(record: Record) -> tuple:
     if p.direction == "grad_weight":
         accumulator = "float64" if p.dtype == "float64" else "float32"
         parts = _meta((record.plan.config.shares, p.ci, p.taps, p.co_group), accumulator)
-        return x, y, parts, *record.sizes, *x.stride(), *y.stride(), *launch._part_strides(parts)
+        return x, y, parts, *record.sizes, *x.stride(), *y.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))
     source, target = (x, y) if p.direction == "forward" else (y, x)
     if record.copies:
         source = source.contiguous(memory_format=torch.channels_last_3d)

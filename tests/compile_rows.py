@@ -1,0 +1,47 @@
+"""Compile layers for GPUs that are not there and print, as JSON, what each kernel uses: the worker of test_compile.py.
+
+    python compile_rows.py name,direction,device ...
+"""
+
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+
+NNUNET = dict(n=2, ci=64, co=32, in_size=64, kernel=2, stride=2)
+NNUNET_K3 = dict(n=2, ci=64, co=32, in_size=32, kernel=3, stride=2, padding=1, output_padding=1)
+DEPTHWISE = dict(n=2, ci=64, co=64, in_size=32, kernel=5, stride=2, padding=2, output_padding=1, groups=64)
+LAYERS = {
+    "k2s2": NNUNET,
+    "k2s2 channels_last": NNUNET | dict(layout="channels_last"),
+    "k4s2p1 channels_last": dict(n=2, ci=256, co=128, in_size=16, kernel=4, stride=2, padding=1, dtype="bfloat16",
+                                 layout="channels_last"),
+    "k3s2p1op1": NNUNET_K3,
+    "k3s2p1op1 channels_last": NNUNET_K3 | dict(layout="channels_last"),
+    "depthwise": DEPTHWISE,
+    "depthwise channels_last": DEPTHWISE | dict(layout="channels_last"),
+    "k122": dict(n=2, ci=320, co=320, in_size=(16, 8, 8), kernel=(1, 2, 2), stride=(1, 2, 2)),
+    "k2s2 tf32": NNUNET | dict(dtype="float32"),
+}
+
+
+def compile_row(row: str) -> tuple[str, dict]:
+    from triton_conv3dt import config, inspect, launch
+    from triton_conv3dt.device import Device
+    from triton_conv3dt.problem import Problem
+
+    name, direction, device = row.split(",")
+    plan = launch.plan(Problem.of_layer(direction, **LAYERS[name]), Device.named(device))
+    try:
+        used = inspect.resources(inspect.compile_plan(plan))
+    except Exception as error:  # one row that fails must not hide the others
+        return row, {"error": f"{type(error).__name__}: {error}"}
+    return row, asdict(used) | dict(spills=used.spills, config=str(plan.config),
+                                    budget=config.shared_memory(plan.config, plan.problem),
+                                    limit=plan.device.shared_memory)
+
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as pool:
+        for row, used in pool.map(compile_row, sys.argv[1:]):
+            print(json.dumps([row, used]), flush=True)

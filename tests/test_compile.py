@@ -1,0 +1,71 @@
+"""Kernels compiled for GPUs that are not there: they fit, do not spill, and use the instructions they should."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compile_rows import LAYERS
+
+from triton_conv3dt import inspect, launch
+from triton_conv3dt.device import Device
+from triton_conv3dt.problem import DIRECTIONS, Problem
+
+ROOT = Path(__file__).parents[1]
+TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
+DENSE = [name for name in LAYERS if not name.startswith("depthwise")]
+ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS for direction in DIRECTIONS
+        if name in DENSE or device == "nvidia_h200"]
+# One step reads all channels: nothing to overlap, so loads go by registers and no asynchronous copy is made.
+ONE_STEP = {("k2s2", "forward"), ("k2s2 channels_last", "forward")}
+# wgmma and tcgen05 take tf32 with the reduction side by side, here it is not, so single values are copied.
+TRANSPOSED_TF32 = {("k2s2 tf32", "forward", "nvidia_h200"), ("k2s2 tf32", "forward", "nvidia_b200")}
+# Narrower copies beside wide ones: taps shift a channels-first dz by pairs; 1x2x2 taps are 64 bits of weight.
+MIXED = {("k3s2p1op1", "grad_input"), ("k3s2p1op1", "grad_weight"), ("k122", "forward")}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict:
+    """What each row uses. A process of its own: in this one the interpreter may have been chosen."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, ROOT / "tests" / "compile_rows.py", *map(",".join, ROWS)], env=environment,
+                            capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    return {tuple(row.split(",")): used for row, used in map(json.loads, result.stdout.splitlines())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_compiled_kernel(compiled, row):
+    used = compiled[row]
+    assert "error" not in used, used["error"]
+    assert used["spills"] == used["stack"] == 0, used
+    assert used["shared"] <= used["limit"], used
+    name, direction, device = row
+    if name in DENSE:
+        assert used["shared"] <= used["budget"], used
+        assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
+        check_loads(used, row)
+    if name in DENSE or direction != "grad_weight":  # that of depthwise layers writes single sums
+        assert max(used["widths"]["STG"]) == 128, used
+
+
+def check_loads(used: dict, row: tuple[str, str, str]) -> None:
+    """Global memory is read 128 bits at a time, and asynchronously where a loop can overlap it."""
+    copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
+    if row[:2] in ONE_STEP:
+        assert (copies, loads) == ([], [128]), used
+    elif row not in TRANSPOSED_TF32:
+        assert max(copies) == 128, used
+        assert row[:2] in MIXED or {*copies, *loads} == {128}, used
+
+
+def test_interpreted_kernels_are_refused(monkeypatch):
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    plan = launch.plan(Problem.of_layer(**LAYERS["k2s2"]), Device.named("nvidia_h200"))
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET.*unset it"):
+        inspect.compile_plan(plan)
