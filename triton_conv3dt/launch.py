@@ -15,6 +15,7 @@ import torch
 from . import config as configs
 from . import device as devices
 from . import lowering
+from .binding import Record, bind, grid, load
 from .config import Config
 from .device import Device
 from .geometry import ceil_div, power_of_two_divisor
@@ -65,31 +66,13 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
         steps.append("copy x to channels_last (its taps shift along w by single elements)")
     if lowering.packs(problem, config):
         steps.append("pack the weight, output channels side by side (none for a weight in channels_last_3d)")
-    kernel = {"gather": "gather", "direct": "direct"}[config.path]
+    kernel = config.path
     if problem.direction == "grad_weight":
-        kernel = {"gather": "grad_weight", "direct": "grad_weight_direct"}[config.path]
-    steps.append(f"{kernel}, grid {_grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
-    if problem.direction == "grad_weight" and config.shares > 1:
-        steps.append(f"sum_parts, {config.shares} shares in order")
+        kernel = {"gather": "grad_weight", "direct": "grad_weight_direct"}[kernel]
+    steps.append(f"{kernel}, grid {grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
+    if problem.direction == "grad_weight":
+        steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
     return Plan(problem, device, config, source, tuple(steps))
-
-
-def _grid(problem: Problem, config: Config) -> tuple[int, int, int]:
-    taps = [c[lowering.TAPS] for c in lowering.axis_constants(problem, config)]
-    if problem.direction == "grad_weight":
-        if config.path == "direct":
-            return prod(taps) * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
-        tiles = ceil_div(problem.ci_group, config.block_m) * ceil_div(problem.co_group, config.block_n)
-        return prod(taps) * tiles, config.shares, problem.groups
-    constants = lowering.axis_constants(problem, config)
-    positions = ceil_div(problem.n * prod(lowering.steps(problem, config)), config.block_n)
-    phases = prod(c[lowering.PHASES] for c in constants)
-    rows = configs.rows_and_reduction(problem)[0]
-    if config.path == "direct":
-        return positions * phases * ceil_div(rows * problem.groups, config.block_m), 1, 1
-    interleave = configs.join_factor(problem, config.merge) if config.merge[2] else 1
-    merged = prod(c[lowering.MERGED] for c in constants)
-    return positions * phases * ceil_div(merged * rows, config.block_m), problem.groups, 1
 
 
 def memory_format(t: torch.Tensor) -> torch.memory_format:
@@ -135,13 +118,20 @@ def forward(x, w, b, residual, *, stride, padding, dilation, out_size, groups, a
 
     y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller.
     """
-    shape = (x.shape[0], w.shape[1] * groups, *out_size)
-    y = _result(shape, x) if out is None else out
+    epilogue = _epilogue_key(b, residual, activation, keep_pre)
+    key = (x.shape, x.stride(), w.shape, w.stride(), x.dtype, x.device, out_size, stride, padding, dilation, groups, precision,
+           epilogue, x.data_ptr() % 16, w.data_ptr() % 16)
+    if out is not None:
+        key += (out.stride(), out.data_ptr() % 16)
+    record = _records.get(key)
+    if record is None:
+        y = _result((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
+        if y.numel() == 0:
+            return y, torch.empty_like(y) if keep_pre else None
+        record = _remember(key, _bind("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision))
+        record.result = y.shape, y.stride()
+    y = torch.empty_strided(*record.result, dtype=x.dtype, device=x.device) if out is None else out
     pre = torch.empty_like(y) if keep_pre else None
-    if y.numel() == 0:
-        return y, pre
-    record = _record("forward", x, w, y, (b is not None, residual is not None, activation, keep_pre), stride, padding,
-                     dilation, groups, precision)
     _gather(record, x, w, y, b, residual, pre)
     return y, pre
 
@@ -152,7 +142,7 @@ def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
     if dz.numel() == 0 or w.numel() == 0:
         return dx.zero_()
     if dx.numel():
-        record = _record("grad_input", dx, w, dz, None, stride, padding, dilation, groups, precision)
+        record = _record("grad_input", dx, w, dz, stride, padding, dilation, groups, precision)
         _gather(record, dz, w, dx, None, None, None)
     return dx
 
@@ -166,23 +156,22 @@ def grad_weight(x, dz, *, kernel, stride, padding, dilation, groups, precision, 
         return dw.zero_()
     if dw.numel() == 0:
         return dw
-    record = _record("grad_weight", x, dw, dz, None, stride, padding, dilation, groups, precision)
+    record = _record("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision)
     problem, shares = record.plan.problem, record.plan.config.shares
-    accumulator = torch.float64 if x.dtype is torch.float64 else torch.float32
     taps, co = problem.taps, problem.co_group
-    # A tap that no pair of places reaches is not visited by a split reduction, so parts start at zero there.
-    covered = record.constants["SPLIT"] == 1 if "SPLIT" in record.constants else True
-    parts = (torch.empty if covered else torch.zeros)((shares, x.shape[1], taps, co), dtype=accumulator, device=x.device)
-    kernels = _kernels()
+    accumulator = torch.float64 if x.dtype is torch.float64 else torch.float32
+    # Where dz is split, a tap that meets no place has no program, so parts start at zero.
+    allocate = torch.zeros if record.constants.get("SPLIT", 1) > 1 else torch.empty
+    parts = allocate((shares, x.shape[1], taps, co), dtype=accumulator, device=x.device)
+    one_step = _weight_strides(dw, packed=False) is not None
+    target = dw if one_step else torch.empty(dw.shape, dtype=dw.dtype, device=dw.device)
     with _on(x):
-        kernels["grad_weight" if record.plan.config.path == "gather" else "grad_weight_direct"][record.grid](
-            x, dz, parts, *record.sizes, *x.stride(), *dz.stride(), *_part_strides(parts), **record.constants)
+        record.launch(x.device.index, (x, dz, parts),
+                      (*x.stride(), *dz.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))))
         size = parts[0].numel()
-        o_ci, o_co, o_tap = _weight_strides(dw, packed=False) or (0, 0, 0)
-        target = dw if o_tap else torch.empty(dw.shape, dtype=dw.dtype, device=dw.device)
-        o_ci, o_co, o_tap = _weight_strides(target, packed=False)
-        kernels["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps, o_ci, o_co, o_tap, BLOCK=BLOCK)
-    return dw if target is dw else dw.copy_(target)
+        load()["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps,
+                                                      *_weight_strides(target, packed=False), BLOCK=BLOCK)
+    return target if target is dw else dw.copy_(target)
 
 
 def grad_bias(dz):
@@ -198,7 +187,7 @@ def grad_bias(dz):
     share = block_p * ceil_div(places, block_p * min(256, max(1, places // (8 * block_p))))
     shares = ceil_div(places, share)
     parts = torch.empty((shares, co), dtype=accumulator, device=dz.device)
-    kernels = _kernels()
+    kernels = load()
     with _on(dz):
         kernels["grad_bias"][(ceil_div(co, block_c), shares)](
             dz, parts, places, share, co, *sizes, *dz.stride(), BLOCK_C=block_c, BLOCK_P=block_p,
@@ -214,7 +203,7 @@ def activation_grad(dy, saved, activation):
         return dz
     n, c, *sizes = dz.shape
     flat = dy.stride() == saved.stride() == dz.stride()
-    kernels = _kernels()
+    kernels = load()
     a, b = (*activation.parameters, 0.0, 0.0)[:2]
     with _on(dz):
         kernels["activation_grad"][(ceil_div(dz.numel(), BLOCK),)](
@@ -224,42 +213,31 @@ def activation_grad(dy, saved, activation):
     return dz
 
 
-@dataclass(frozen=True)
-class Record:
-    """A plan bound to strides: everything of a launch but the tensors."""
-
-    plan: Plan
-    grid: tuple[int, int, int]
-    sizes: tuple[int, ...]
-    constants: dict
-    copies: bool
-    packs: bool
-
-
 def _gather(record: Record, x, w, y, b, residual, pre) -> None:
     """The forward or the input gradient: x is gathered, y written."""
-    kernels, direction = _kernels(), record.plan.problem.direction
-    with _on(y):
-        if record.copies:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-        strides = None if record.packs else _weight_strides(w, packed=False)
-        if strides is None:
-            w = _pack(kernels, w)
-            strides = _weight_strides(w, packed=True)
-        ci, co, tap = strides
-        row, red = (co, ci) if direction == "forward" else (ci, co)
-        group = record.plan.problem.ci_group * ci
-        residual_strides = residual.stride() if residual is not None else (0,) * 5
-        kernels[record.plan.config.path][record.grid](
-            x, w, y, b, residual, pre, *record.sizes, *x.stride(), row, red, tap, group, *y.stride(), *residual_strides,
-            **record.constants)
+    if y.is_cuda and torch.cuda.current_device() != y.device.index:
+        with torch.cuda.device(y.device):
+            return _gather(record, x, w, y, b, residual, pre)
+    if record.copies:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    if record.packs:
+        w = _pack(w)
+    record.launch(y.device.index, (x, w, y, b, residual, pre), None if record.compiled else _gather_strides(record, x, w, y, residual))
 
 
-def _pack(kernels, w):
+def _gather_strides(record: Record, x, w, y, residual) -> tuple[int, ...]:
+    problem = record.plan.problem
+    ci, co, tap = _weight_strides(w, record.packs)
+    row, red = (co, ci) if problem.direction == "forward" else (ci, co)
+    rest = residual.stride() if residual is not None else (0,) * 5
+    return *x.stride(), row, red, tap, problem.ci_group * ci, *y.stride(), *rest
+
+
+def _pack(w):
     """w as [ci, tap, co], output channels side by side."""
     ci, co, kd, kh, kw = w.shape
     packed = torch.empty((ci, kd * kh * kw, co), dtype=w.dtype, device=w.device)
-    kernels["pack"][(ceil_div(w.numel(), BLOCK),)](w, packed, w.numel(), co, kd * kh * kw, kh, kw, *w.stride(), BLOCK=BLOCK)
+    load()["pack"][(ceil_div(w.numel(), BLOCK),)](w, packed, w.numel(), co, kd * kh * kw, kh, kw, *w.stride(), BLOCK=BLOCK)
     return packed
 
 
@@ -280,35 +258,48 @@ def _weight_strides(w, packed: bool) -> tuple[int, int, int] | None:
     return ci, co, tap
 
 
+def _epilogue_key(b, residual, activation, keep_pre):
+    """What of the epilogue's operands specialises a kernel."""
+    return (None if b is None else b.data_ptr() % 16, None if residual is None else (residual.stride(), residual.data_ptr() % 16),
+            activation, keep_pre)
+
+
 _records: dict = {}
 
 
-def _record(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Record:
-    """The record of a call; x, w and y are the layer's (or their gradients'), whatever the direction."""
-    key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, epilogue, stride,
+def _record(direction, x, w, y, stride, padding, dilation, groups, precision) -> Record:
+    """The record of a gradient; x, w and y are the layer's (or their gradients'), whatever the direction."""
+    key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, stride,
            padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16)
     record = _records.get(key)
-    if record is None:
-        if len(_records) >= 4096:  # shapes without end: forget rather than grow
-            _records.clear()
-        record = _records[key] = _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision)
+    return record or _remember(key, _bind(direction, x, w, y, None, stride, padding, dilation, groups, precision))
+
+
+def _remember(key, record: Record) -> Record:
+    if len(_records) >= 4096:  # shapes without end: forget rather than grow
+        _records.clear()
+    _records[key] = record
     return record
 
 
 def _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Record:
     problem = _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision)
     device = Device.named("nvidia_h200") if interpreting() else devices.current(x.device.index or 0)
-    return bind(plan(problem, device))
+    record = bind(plan(problem, device))
+    record.packs = direction != "grad_weight" and (record.packs or _weight_strides(w, packed=False) is None)
+    return record
 
 
 def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Problem:
     strides = _weight_strides(w, packed=False)
-    minor = "tap" if strides is None else "co" if strides[1] == 1 else "ci" if strides[0] == 1 else "tap"
-    bias, residual, activation, keep_pre = epilogue or (False, False, None, False)
+    ci, co, tap = strides or (0, 0, 0)
+    whole = tap == 1 and co == w.shape[2] * w.shape[3] * w.shape[4]
+    minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
+    bias, residual, activation, keep_pre = epilogue or (None, None, None, False)
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, _layout(x), _layout(y), minor,
-        Epilogue(bias, residual, activation, keep_pre), _alignment(x), _alignment(y), _alignment(w),
+        Epilogue(bias is not None, residual is not None, activation, keep_pre), _alignment(x), _alignment(y), _alignment(w),
         wide=max(_extent(x), 2 * _extent(y)) >= 2**31)
 
 
@@ -338,74 +329,3 @@ def _result(shape, like):
 
 def _on(t):
     return torch.cuda.device(t.device) if t.is_cuda and torch.cuda.current_device() != t.device.index else nullcontext()
-
-
-def _part_strides(parts):
-    """(share, ci, co, tap) of parts [share, ci, tap, co]."""
-    return parts.stride(0), parts.stride(1), parts.stride(3), parts.stride(2)
-
-
-def bind(plan: Plan) -> Record:
-    """The launch of a plan's main kernel: grid, run-time sizes, and what specialises it."""
-    p, c, kernels = plan.problem, plan.config, _kernels()
-    axis_d, axis_h, axis_w = lowering.axis_constants(p, c)
-    copies, packs = lowering.copies(p, c), lowering.packs(p, c)
-    limit = 16 // p.item
-    x_run = p.x_alignment or power_of_two_divisor(p.ci if p.x_layout == "channels_last" else p.in_size[2], limit)
-    y_run = p.y_alignment or power_of_two_divisor(p.co if p.y_layout == "channels_last" else p.out_size[2], limit)
-    accumulator = kernels[torch.float64 if p.dtype == "float64" else torch.float32]
-    shared = dict(AXIS_D=axis_d, AXIS_H=axis_h, AXIS_W=axis_w, ACC=accumulator,
-                  INDEX=kernels["int64" if p.wide else "int32"], num_warps=c.warps, num_stages=c.stages)
-    td, th, tw = lowering.steps(p, c)
-    places = p.n * td * th * tw
-    if p.direction == "grad_weight":
-        block = c.block_k if c.path == "gather" else c.block_n
-        share = block * ceil_div(places, block * c.shares)
-        shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last", Z_LAST=p.y_layout == "channels_last",
-                       X_RUN=x_run if p.x_layout == "channels_last" else lowering.plain_run(x_run, tw),
-                       Z_RUN=lowering.gathered_run(p, c, p.y_layout, y_run))
-        if c.path == "gather":
-            shared |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-                           STAGES=c.stages, PRECISION=p.precision)
-        else:
-            shared |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
-        return Record(plan, _grid(p, c), (places, share, td, th, tw, *p.out_size), shared, copies, packs)
-    forward = p.direction == "forward"
-    x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
-    x_run, y_run = (x_run, y_run) if forward else (y_run, x_run)
-    if copies:
-        x_layout, x_run = "channels_last", power_of_two_divisor(p.ci, limit)
-    rows, red = configs.rows_and_reduction(p)
-    activation = p.epilogue.activation
-    value = kernels["activations"][activation.name][0] if activation else None
-    a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
-    shared |= dict(ROWS=rows, RED=red, JOIN=configs.join_factor(p, c.merge), X_LAST=x_layout == "channels_last",
-                   X_RUN=lowering.gathered_run(p, c, x_layout, x_run), Y_LAST=y_layout == "channels_last",
-                   Y_RUN=lowering.written_run(p, c, y_layout, y_run), ACTIVATION=value, A=a, B=b)
-    if c.path == "gather":
-        minor = "co" if packs else p.w_minor
-        w_align = power_of_two_divisor(p.co_group, limit) if packs else \
-            p.w_alignment or power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}[minor], limit)
-        role = {"tap": "tap", "co": "row" if forward else "red", "ci": "red" if forward else "row"}[minor]
-        shared |= dict(SPLIT=configs.split_factor(p), PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role,
-                       W_RUN=lowering.weight_run(p, c, minor, w_align), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-                       BLOCK_K=c.block_k, STAGES=c.stages, PRECISION=p.precision)
-    else:
-        shared |= dict(GROUPS=p.groups, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
-    source, target = (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
-    return Record(plan, _grid(p, c), (places, td, th, tw, *source, *target), shared, copies, packs)
-
-
-@functools.lru_cache(maxsize=None)
-def _kernels() -> dict:
-    """The kernels and Triton's types by name; Triton is imported here, at the first launch."""
-    import triton.language as tl
-
-    from .kernels import activations, direct, gather, grad_weight, reduce
-
-    return {
-        "gather": gather.gather, "direct": direct.direct, "grad_weight": grad_weight.grad_weight,
-        "grad_weight_direct": grad_weight.grad_weight_direct, "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias,
-        "activation_grad": reduce.activation_grad, "pack": reduce.pack, "activations": activations.KERNELS,
-        torch.float32: tl.float32, torch.float64: tl.float64, "int32": tl.int32, "int64": tl.int64,
-    }

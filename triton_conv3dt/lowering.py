@@ -80,8 +80,8 @@ def phase_minor(problem: Problem, config: Config) -> bool:
 
 def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
-    return config.path == "gather" and problem.direction != "grad_weight" and problem.w_minor == "tap" \
-        and not phase_minor(problem, config)
+    return config.path == "gather" and problem.direction != "grad_weight" \
+        and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
 
 
 def copies(problem: Problem, config: Config) -> bool:

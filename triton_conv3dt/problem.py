@@ -123,7 +123,7 @@ class Problem:
     precision: str = "tf32"
     x_layout: str = "channels_first"
     y_layout: str = "channels_first"
-    w_minor: str = "tap"  # which axis of the weight has stride 1: "tap" (PyTorch's), "co" (channels_last_3d), "ci" (TF)
+    w_minor: str = "tap"  # how w lies in memory: "tap" (contiguous), "co" (as channels_last_3d), "ci" (TF's), or "other"
     epilogue: Epilogue = field(default_factory=Epilogue)
     x_alignment: int = 0
     y_alignment: int = 0
