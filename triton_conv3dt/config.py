@@ -139,7 +139,7 @@ def default(problem: Problem, device: Device) -> Config:
     config = _grad_weight(problem, device) if problem.direction == "grad_weight" else _gather(problem, device)
     while fits(config, problem, device) and (smaller := _shrink(config)):
         config = smaller
-    return config
+    return config if fits(config, problem, device) is None else _direct(problem)
 
 
 def _power_of_two(value: int, low: int, high: int) -> int:
