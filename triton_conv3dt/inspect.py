@@ -130,7 +130,7 @@ def _weight(p: Problem, packed: bool):
     """A weight and its (ci, co, tap) strides."""
     order = "co" if packed else p.w_minor
     ci, co, taps = p.ci, p.co_group, p.taps
-    strides = {"tap": (co * taps, taps, 1), "co": (taps * co, 1, co), "ci": (1, ci, ci * co)}[order]
+    strides = {"co": (taps * co, 1, co), "ci": (1, ci, ci * co)}.get(order, (co * taps, taps, 1))
     return torch.empty_strided((ci, co, taps), strides, dtype=DTYPES[p.dtype], device="meta"), strides
 
 

@@ -295,11 +295,13 @@ def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, pr
     ci, co, tap = strides or (0, 0, 0)
     whole = tap == 1 and co == w.shape[2] * w.shape[3] * w.shape[4]
     minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
+    # All taps are one run: the strides between their axes do not narrow it.
+    taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
     bias, residual, activation, keep_pre = epilogue or (None, None, None, False)
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, _layout(x), _layout(y), minor,
-        Epilogue(bias is not None, residual is not None, activation, keep_pre), _alignment(x), _alignment(y), _alignment(w),
+        Epilogue(bias is not None, residual is not None, activation, keep_pre), _alignment(x), _alignment(y), _alignment(taps),
         wide=max(_extent(x), 2 * _extent(y)) >= 2**31)
 
 
