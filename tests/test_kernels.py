@@ -1,0 +1,277 @@
+"""Every launch against the definition. Integers: the exact result rounded once, bit for bit, whatever the tile,
+the layout, the path or the dtype. Here without a GPU the kernels run in Triton's interpreter."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cases import CORPUS, layer_classes, sample
+from layouts import LAYOUTS, RedZone, lay_out
+from tolerances import assert_exact, assert_smooth
+from triton_conv3dt import config as configs
+from triton_conv3dt import launch, reference
+from triton_conv3dt.config import Config, fits
+from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation
+
+HAS_GPU = torch.cuda.is_available()
+FORMATS = ("channels_first", "channels_last")
+EXOTIC = tuple(layout for layout in LAYOUTS if layout not in FORMATS)
+# The interpreter keeps bfloat16 as 16-bit integers: its products are not those of the numbers, and it truncates.
+SIXTEEN = (torch.float16, torch.bfloat16) if HAS_GPU else (torch.float16,) * 2
+SETTINGS = tuple((FORMATS[i % 2], dtype) for i, dtype in enumerate(  # of one test in turn, so that all are met
+    (torch.float32, torch.float16, torch.float16, torch.float32, SIXTEEN[1], SIXTEEN[1])))
+QUARTER = Activation.of(("leaky_relu", 0.25))  # exact in every dtype
+RELU = Activation.of("relu")
+EPILOGUES = ((True, False, None), (False, True, RELU), (True, True, QUARTER), (False, False, None), (True, True, RELU),
+             (False, False, QUARTER), (False, True, None))  # bias, residual, activation
+BY_NAME = {case.name: case for case in CORPUS}
+GATHERED = ("k2s2", "k3s2p1op1", "k4s2p1")
+DIRECT = ("two groups", "depthwise k3s2")
+RANDOM = sample(7, 12)[4:]
+each_direction = pytest.mark.parametrize("direction", DIRECTIONS)
+
+
+def numbered(items):
+    """Each with its place, which decides what else it is combined with."""
+    return [pytest.param(i, item, id=str(item)) for i, item in enumerate(items)]
+
+
+def check(direction, case, t, epilogue=(False, False, None), precision="ieee", out=None):
+    """One launch with the tensors t of a case, against the truth; what was returned."""
+    geometry = case.geometry
+    given = dict(**geometry, precision=precision)
+    if direction == "forward":
+        bias, residual, activation = epilogue
+        inputs = t.x, t.w, t.b if bias else None, t.residual if residual else None
+        result, _ = launch.forward(*inputs, **given, out_size=case.out_size, activation=activation, out=out)
+        exact = reference.conv_transpose3d(*inputs, **geometry, out_size=case.out_size, activation=activation)
+        like = t.x if out is None else out
+    elif direction == "grad_input":
+        result, like = launch.grad_input(t.dz, t.w, **given, in_size=case.in_size), t.dz
+        exact = reference.grad_input(t.dz, t.w, **geometry, in_size=case.in_size)
+    else:
+        result = launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, like=t.w)
+        exact, like = reference.grad_weight(t.x, t.dz, **geometry, kernel=case.kernel), None
+        assert result.stride() == t.w.stride()
+    assert_exact(result.cpu(), exact.cpu(), **places(direction, case))
+    if like is not None and out is None:
+        assert result.is_contiguous(memory_format=launch.memory_format(like))
+    return result
+
+
+def places(direction, case) -> dict:
+    return dict(stride=case.stride, padding=case.padding) if direction == "forward" else {}
+
+
+def in_turn(i, direction):
+    """A layout, a dtype, an epilogue and a precision; neighbours in the corpus, and directions, get others."""
+    i += DIRECTIONS.index(direction)
+    return (*SETTINGS[i % len(SETTINGS)], EPILOGUES[i % len(EPILOGUES)], PRECISIONS[i % len(PRECISIONS)])
+
+
+@each_direction
+@pytest.mark.parametrize("i, case", numbered(CORPUS))
+def test_corpus(i, case, direction, device):
+    layout, dtype, epilogue, precision = in_turn(i, direction)
+    check(direction, case, case.tensors(dtype, layout, device=device), epilogue, precision)
+
+
+@each_direction
+@pytest.mark.parametrize("i, layer", numbered(layer_classes()))
+def test_layers_of_networks(i, layer, direction, device):
+    """Each class of real layers in the layout it was found in; the directions take turns, large kernels run forward."""
+    turn = i % len(DIRECTIONS) if math.prod(layer.case.kernel) <= 64 else 0
+    if turn != DIRECTIONS.index(direction):
+        pytest.skip("another direction's turn")
+    case = layer.case
+    check(direction, case, case.tensors(in_turn(i, direction)[1], layer.layout, device=device), EPILOGUES[i % 7])
+
+
+@each_direction
+@pytest.mark.parametrize("i, case", numbered(RANDOM))
+def test_random_problems(i, case, direction, device):
+    layout, dtype, epilogue, precision = in_turn(i, direction)
+    check(direction, case, case.tensors(dtype, layout, device=device), epilogue, precision)
+
+
+@each_direction
+@pytest.mark.parametrize("layout", EXOTIC)
+@pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", *DIRECT))
+def test_strides(name, layout, direction, device):
+    """Views of every kind, among NaN that must not be read."""
+    dtype = (torch.float16, torch.float32)[EXOTIC.index(layout) % 2]
+    check(direction, BY_NAME[name], BY_NAME[name].tensors(dtype, layout, device=device), (True, True, RELU))
+
+
+@pytest.mark.parametrize("name", ("k2s2", "two groups"))
+def test_mixed_formats(name, device):
+    """x, residual, dz and the weight need not agree on a memory format."""
+    case = BY_NAME[name]
+    first, last = (case.tensors(torch.float16, layout, device=device) for layout in FORMATS)
+    first.residual, last.residual, last.w, first.w = last.residual, first.residual, first.w, last.w
+    check("forward", case, first, (True, True, RELU))
+    check("forward", case, last, (True, True, RELU))
+    first.dz, last.dz = last.dz, first.dz
+    check("grad_weight", case, first)
+    check("grad_weight", case, last)
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "expanded"])
+@pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", "two groups", "TF SAME, odd output"))
+def test_writes_into_out_and_nothing_else(name, layout, device):
+    case = BY_NAME[name]
+    i = LAYOUTS.index(layout) + len(name)
+    dtype = (torch.float16, torch.float32)[i % 2]
+    zone = RedZone(case.shapes.y, dtype, layout, device=device)
+    check("forward", case, case.tensors(dtype, FORMATS[i // 2 % 2], device=device), EPILOGUES[i % 7], out=zone.view)
+    zone.check()
+
+
+@each_direction
+@pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", "two groups"))
+@pytest.mark.parametrize("layout", FORMATS)
+def test_float64(layout, name, direction, device):
+    case = BY_NAME[name]
+    check(direction, case, case.tensors(torch.float64, layout, device=device), (True, True, QUARTER))
+
+
+WEIGHTS = {
+    "contiguous": lambda w: w.contiguous(),
+    "channels_last_3d": lambda w: w.contiguous(memory_format=torch.channels_last_3d),
+    "input channels last": lambda w: w.permute(2, 3, 4, 1, 0).contiguous().permute(4, 3, 0, 1, 2),
+    "sliced": lambda w: lay_out(w, "sliced"),
+    "misaligned": lambda w: lay_out(w, "misaligned"),
+}
+
+
+@each_direction
+@pytest.mark.parametrize("order", WEIGHTS)
+@pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", "anisotropic k=s, no power of two", "two groups"))
+def test_weights(name, order, direction, device):
+    case = BY_NAME[name]
+    t = case.tensors(torch.float16, FORMATS[len(name) % 2], device=device)
+    t.w = WEIGHTS[order](t.w)
+    check(direction, case, t)
+
+
+def use(monkeypatch, config):
+    """From now on every problem is computed so."""
+    monkeypatch.setattr(launch, "_records", {})
+    monkeypatch.setattr(configs, "default", config if callable(config) else lambda problem, device: config)
+
+
+def random_config(rng):
+    """A chooser in place of config.default: small tiles of either path, any merged axes that fit the problem."""
+    def choose(problem, device):
+        while True:
+            if rng.random() < 0.3:
+                tried = Config("direct", rng.choice((4, 8, 32)), rng.choice((32, 64)))
+            else:
+                blocks = (rng.choice((16, 32, 64)), rng.choice((16, 32)), rng.choice((16, 32)))
+                merge = tuple(rng.random() < 0.5 for _ in range(3)) if problem.direction == "forward" else (False,) * 3
+                tried = Config("gather", *blocks, merge=merge)
+            tried = replace(tried, shares=rng.choice((1, 2, 5)) if problem.direction == "grad_weight" else 1)
+            if fits(tried, problem, device) is None:
+                return tried
+    return choose
+
+
+@each_direction
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("name", (*GATHERED, "k3s4 holes, cropped", "TF SAME, odd output", "channels 17 and 7",
+                                  "two groups, k=s"))
+def test_any_config_computes_the_same(name, layout, direction, device, monkeypatch):
+    rng = random.Random(f"{name} {layout} {direction}")
+    use(monkeypatch, random_config(rng))
+    t = BY_NAME[name].tensors(torch.float16, layout, device=device)
+    check(direction, BY_NAME[name], t, (True, True, RELU))
+
+
+@each_direction
+@pytest.mark.parametrize("name", ("k3s2p1op1", "two groups"))
+def test_offsets_of_64_bits(name, direction, device, monkeypatch):
+    monkeypatch.setattr(launch, "_records", {})
+    monkeypatch.setattr(launch, "_extent", lambda t: 2**31)
+    check(direction, BY_NAME[name], BY_NAME[name].tensors(torch.float32, device=device))
+
+
+@each_direction
+@pytest.mark.parametrize("name", ("k3s2p1op1", "depthwise k3s2"))
+def test_two_runs_are_equal(name, direction, device, monkeypatch):
+    """With data whose sum depends on the order, and with the reduction over positions shared."""
+    case, default = BY_NAME[name], configs.default
+    use(monkeypatch, lambda problem, device: replace(default(problem, device), shares=3))
+    t = case.tensors(torch.float32, device=device)
+    for tensor in (t.x, t.w, t.dz):
+        tensor.copy_(torch.randn(tensor.shape))
+    given = dict(**case.geometry, precision="ieee")
+    run = {"forward": lambda: launch.forward(t.x, t.w, t.b, None, **given, out_size=case.out_size, activation=None)[0],
+           "grad_input": lambda: launch.grad_input(t.dz, t.w, **given, in_size=case.in_size),
+           "grad_weight": lambda: launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel)}[direction]
+    assert torch.equal(run(), run())
+    assert torch.equal(launch.grad_bias(t.dz), launch.grad_bias(t.dz))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", (*SIXTEEN, torch.float32, torch.float64))
+def test_grad_bias(dtype, layout, device):
+    for shape in ((3, 37, 2, 7, 9), (2, 1, 1, 1, 3), (0, 5, 2, 2, 2), (1, 3, 4, 0, 2)):
+        dz = lay_out(torch.randint(-7, 8, shape).to(device=device, dtype=dtype), layout)
+        db = launch.grad_bias(dz)
+        assert db.dtype == dtype and db.shape == shape[1:2]
+        assert_exact(db.cpu(), dz.double().sum((0, 2, 3, 4)).cpu())
+
+
+def fractions(shape, dtype, device, bound=4):
+    """Multiples of a quarter, exact in every dtype and in every sum of a few products."""
+    return (torch.randint(-bound, bound + 1, shape) / 4).to(device=device, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32))
+@pytest.mark.parametrize("case", [BY_NAME["k2s2"], BY_NAME["two groups"]], ids=str)
+def test_activation_and_what_is_kept_for_it(case, dtype, name, device):
+    """y comes from the accumulator, not from the rounded pre-activation beside it."""
+    activation, shapes = Activation.of(name), case.shapes
+    x, w, b, residual = (fractions(shape, dtype, device, bound=2) for shape in vars(shapes).values())
+    x = x.contiguous(memory_format=torch.channels_last_3d) if dtype == torch.float16 else x
+    given = dict(**case.geometry, out_size=case.out_size)
+    y, pre = launch.forward(x, w, b, residual, **given, activation=activation, precision="ieee", keep_pre=True)
+    z = reference.conv_transpose3d(x, w, b, residual, **given).cpu()
+    assert_exact(pre.cpu(), z)
+    assert pre.stride() == y.stride()
+    assert_smooth(y.cpu(), reference.activation(z, name, activation.parameters), stride=case.stride)
+    alone, nothing = launch.forward(x, w, b, residual, **given, activation=activation, precision="ieee")
+    assert nothing is None and torch.equal(alone, y)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32))
+def test_activation_grad(dtype, name, device):
+    activation, shape = Activation.of(name), (2, 5, 3, 4, 7)
+    for i, layout in enumerate(LAYOUTS):
+        saved = lay_out(fractions(shape, dtype, device, bound=24), LAYOUTS[(i + i // 2) % 2])
+        if activation.derivative_from == "output":
+            saved = reference.activation(saved, name, activation.parameters)
+        dy = lay_out(fractions(shape, dtype, device), layout)
+        dz = launch.activation_grad(dy, saved, activation)
+        assert dz.dtype == dtype and dz.is_contiguous(memory_format=launch.memory_format(saved))
+        slope = reference.activation_derivative(saved.double(), name, activation.parameters)
+        assert_smooth(dz.cpu(), (dy.double() * slope).cpu())
+    empty = torch.empty((0, *shape[1:]), dtype=dtype, device=device)
+    assert launch.activation_grad(empty, empty, activation).shape == empty.shape
+
+
+def test_nothing_to_compute(device):
+    """Sizes of zero: results of the right shape, zeros where a sum is over nothing."""
+    case = BY_NAME["empty batch"]
+    t = case.tensors(torch.float32, device=device)
+    assert check("forward", case, t).numel() == 0 == check("grad_input", case, t).numel()
+    assert not check("grad_weight", case, t).any()
+    none = replace(BY_NAME["k2s2"], ci=0)
+    t = none.tensors(torch.float32, device=device)
+    assert check("forward", none, t, (True, False, None)).shape == none.shapes.y
+    assert check("grad_weight", none, t).numel() == 0 == math.prod(none.shapes.x)
