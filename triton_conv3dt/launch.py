@@ -297,11 +297,14 @@ def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, pr
     minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
     # All taps are one run: the strides between their axes do not narrow it.
     taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
+    w_alignment = 1 if minor == "other" else _alignment(taps, ("ci", "co", "tap").index(minor))
+    x_layout, y_layout = _layout(x), _layout(y)
+    x_alignment, y_alignment = (_alignment(t, 1 if layout == "channels_last" else 4) for t, layout in ((x, x_layout), (y, y_layout)))
     bias, residual, activation, keep_pre = epilogue or (None, None, None, False)
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
-        tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, _layout(x), _layout(y), minor,
-        Epilogue(bias is not None, residual is not None, activation, keep_pre), _alignment(x), _alignment(y), _alignment(taps),
+        tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
+        Epilogue(bias is not None, residual is not None, activation, keep_pre), x_alignment, y_alignment, w_alignment,
         wide=max(_extent(x), 2 * _extent(y)) >= 2**31)
 
 
@@ -310,15 +313,15 @@ def _layout(t) -> str:
     return "channels_last" if last or (t.stride(1) == 1 and t.stride(4) != 1) else "channels_first"
 
 
-def _alignment(t) -> int:
-    """The run length, in elements, that every stride but the unit one and the address allow."""
-    limit = 16 // t.element_size()
-    run = power_of_two_divisor(t.data_ptr() // t.element_size(), limit)
-    unit = 0
-    for size, stride in zip(t.shape, t.stride()):
-        if size > 1 and not (stride == 1 and (unit := unit + 1) == 1):
+def _alignment(t, minor: int) -> int:
+    """The run length, in elements, that the address and every stride but that of the minor axis allow; 1 without runs."""
+    if t.stride(minor) != 1:
+        return 1
+    run = power_of_two_divisor(t.data_ptr() // t.element_size(), 16 // t.element_size())
+    for axis, (size, stride) in enumerate(zip(t.shape, t.stride())):
+        if size > 1 and axis != minor:
             run = power_of_two_divisor(stride, run)
-    return run if unit else 1
+    return run
 
 
 def _extent(t) -> int:
