@@ -20,15 +20,16 @@ from triton_conv3dt.device import Device  # noqa: E402
 
 
 class Launcher:
-    """What a launcher is to a compiled kernel; keeps the grids and the arguments of all launches."""
+    """What a launcher is to a compiled kernel; keeps the names and grids of launches while a list is there."""
 
-    launches = []
+    launches = None
 
     def __init__(self, src, metadata):
         self.name = src.fn.__name__
 
     def __call__(self, *args):
-        Launcher.launches.append((self.name, args[:3]))
+        if Launcher.launches is not None:
+            Launcher.launches.append((self.name, args[:3]))
 
 
 class Utils:
@@ -65,15 +66,16 @@ class StubDriver:
         return True
 
 
-def microseconds(call, calls=2000, repeats=5):
-    """The fastest of a few averages: what the call costs on a machine with other things to do."""
-    best = float("inf")
+def ratio(call, unit, calls=300, repeats=30):
+    """The cost of call in units, taken in turns and the fastest of each: the machine has other things to do."""
+    best = [float("inf")] * 2
     for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        best = min(best, (time.perf_counter() - start) / calls)
-    return best * 1e6
+        for i, function in enumerate((call, unit)):
+            start = time.perf_counter()
+            for _ in range(calls):
+                function()
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best[0] / best[1]
 
 
 def measure(layout):
@@ -83,12 +85,11 @@ def measure(layout):
     call = lambda: t3.conv_transpose3d(x, w, b, 2, activation="relu", backend="triton")
     with torch.no_grad():
         y = call()
-        Launcher.launches.clear()
+        Launcher.launches = []
         call()
-        launches = [(name, list(grid)) for name, grid in Launcher.launches]
-        ratio = microseconds(call) / microseconds(lambda: torch.empty_like(y))
-        Launcher.launches.clear()
-    return dict(launches=launches, ratio=ratio)
+        launches, Launcher.launches = Launcher.launches, None
+        cost = ratio(call, lambda: torch.empty_like(y))
+    return dict(launches=launches, ratio=cost)
 
 
 if __name__ == "__main__":
