@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  ARGS="..." is passed on: make test ARGS="-k geometry -x", make demo ARGS="--output /tmp/demo.png"\n'
+	@printf '\n  ARGS="..." is passed on: make test ARGS="-k geometry -x", make demo ARGS="--output head.png"\n'
 	@printf '  PYTHON=python3.12 picks the interpreter for .venv; PIP_FIND_LINKS and other pip settings are honoured\n'
 
 demo: $(STAMP)  ## upsample a real MRI volume, compare with PyTorch, write demo.png
