@@ -168,7 +168,7 @@ def random_config(rng):
     def choose(problem, device):
         while True:
             if rng.random() < 0.3:
-                tried = Config("direct", rng.choice((4, 8, 32)), rng.choice((32, 64)))
+                tried = Config("direct", rng.choice((16, 32)), rng.choice((32, 64)))
             else:
                 blocks = (rng.choice((16, 32, 64)), rng.choice((16, 32)), rng.choice((16, 32)))
                 merge = tuple(rng.random() < 0.5 for _ in range(3)) if problem.direction == "forward" else (False,) * 3
