@@ -75,7 +75,8 @@ def shared_memory(config: Config, problem: Problem) -> int:
         tile = config.block_k * (config.block_m + config.block_n * split)
     else:
         tile = config.block_k * split * (config.block_m + config.block_n)
-    return problem.item * tile * max(1, config.stages) + 4 * config.block_m * config.block_n * join_factor(problem, config.merge)
+    accumulators = config.block_m * config.block_n * (1 if config.merge[2] else join_factor(problem, config.merge))
+    return problem.item * tile * max(1, config.stages) + 4 * accumulators
 
 
 def fits(config: Config, problem: Problem, device: Device) -> str | None:
