@@ -29,8 +29,8 @@ class Record:
         if compiled is None:
             self._first(tensors, strides)
         else:
-            compiled.run(*self.grid, self.get_stream(index or 0), compiled.function, compiled.packed_metadata, None, None,
-                         None, *tensors, *self.arguments)
+            compiled.run(*self.grid, self.get_stream(index or 0), compiled.function, compiled.packed_metadata, None,
+                         None, None, *tensors, *self.arguments)
 
     def _first(self, tensors, strides) -> None:
         compiled = self.kernel[self.grid](*tensors, *self.sizes, *strides, **self.constants, **self.options)

@@ -88,7 +88,8 @@ def interpreting() -> bool:
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
     if dtype not in DTYPES:
-        return f"dtype {dtype} is not one of {', '.join(DTYPES.values())}; complex and integer tensors run on backend='torch'"
+        return (f"dtype {dtype} is not one of {', '.join(DTYPES.values())}; complex and integer tensors run on "
+                "backend='torch'")
     try:
         import triton  # noqa: F401
     except ImportError as error:
@@ -104,7 +105,8 @@ def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None
     return None
 
 
-_unsupported._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, without importing the compiler
+# As torch.compiler.assume_constant_result does, without importing the compiler.
+_unsupported._dynamo_marked_constant = True
 
 
 def unsupported(x: torch.Tensor, w: torch.Tensor) -> str | None:
@@ -119,8 +121,8 @@ def forward(x, w, b, residual, *, stride, padding, dilation, out_size, groups, a
     y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller.
     """
     epilogue = _epilogue_key(b, residual, activation, keep_pre)
-    key = (x.shape, x.stride(), w.shape, w.stride(), x.dtype, x.device, out_size, stride, padding, dilation, groups, precision,
-           epilogue, x.data_ptr() % 16, w.data_ptr() % 16)
+    key = (x.shape, x.stride(), w.shape, w.stride(), x.dtype, x.device, out_size, stride, padding, dilation, groups,
+           precision, epilogue, x.data_ptr() % 16, w.data_ptr() % 16)
     if out is not None:
         key += (out.stride(), out.data_ptr() % 16)
     record = _records.get(key)
@@ -222,7 +224,8 @@ def _gather(record: Record, x, w, y, b, residual, pre) -> None:
         x = x.contiguous(memory_format=torch.channels_last_3d)
     if record.packs:
         w = _pack(w)
-    record.launch(y.device.index, (x, w, y, b, residual, pre), None if record.compiled else _gather_strides(record, x, w, y, residual))
+    strides = None if record.compiled else _gather_strides(record, x, w, y, residual)
+    record.launch(y.device.index, (x, w, y, b, residual, pre), strides)
 
 
 def _gather_strides(record: Record, x, w, y, residual) -> tuple[int, ...]:
@@ -260,8 +263,8 @@ def _weight_strides(w, packed: bool) -> tuple[int, int, int] | None:
 
 def _epilogue_key(b, residual, activation, keep_pre):
     """What of the epilogue's operands specialises a kernel."""
-    return (None if b is None else b.data_ptr() % 16, None if residual is None else (residual.stride(), residual.data_ptr() % 16),
-            activation, keep_pre)
+    return (None if b is None else b.data_ptr() % 16,
+            None if residual is None else (residual.stride(), residual.data_ptr() % 16), activation, keep_pre)
 
 
 _records: dict = {}
@@ -299,7 +302,8 @@ def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, pr
     taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
     w_alignment = 1 if minor == "other" else _alignment(taps, ("ci", "co", "tap").index(minor))
     x_layout, y_layout = _layout(x), _layout(y)
-    x_alignment, y_alignment = (_alignment(t, 1 if layout == "channels_last" else 4) for t, layout in ((x, x_layout), (y, y_layout)))
+    x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
+    y_alignment = _alignment(y, 1 if y_layout == "channels_last" else 4)
     bias, residual, activation, keep_pre = epilogue or (None, None, None, False)
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
