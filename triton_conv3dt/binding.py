@@ -5,7 +5,7 @@ cheaper. A record serves calls of the same shapes, strides and alignments alone,
 """
 
 import functools
-from math import prod
+from math import gcd, prod
 
 import torch
 
@@ -78,7 +78,7 @@ def bind(plan) -> Record:
         block = c.block_k if c.path == "gather" else c.block_n
         share = block * ceil_div(places, block * c.shares)
         shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last", Z_LAST=p.y_layout == "channels_last",
-                       X_RUN=x_run if p.x_layout == "channels_last" else lowering.plain_run(x_run, tw),
+                       X_RUN=x_run if p.x_layout == "channels_last" else gcd(x_run, tw),
                        Z_RUN=lowering.gathered_run(p, c, p.y_layout, y_run))
         if c.path == "gather":
             shared |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,

@@ -10,7 +10,7 @@ from .config import Config, join_factor, rows_and_reduction, split_factor
 from .geometry import Axis, power_of_two_divisor
 from .problem import Problem
 
-TAPS, OFFSET, MERGED, PHASES = 6, 8, 13, 14  # places in the tuples below, as kernels/pieces.py names them
+TAPS, FIRST, OFFSET, MERGED, PHASES = 6, 7, 8, 13, 14  # places in the tuples below, as kernels/pieces.py names them
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -73,7 +73,8 @@ def phase_minor(problem: Problem, config: Config) -> bool:
     """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
     if problem.direction != "forward" or problem.w_minor != "tap" or config.path != "gather":
         return False
-    if not all(c[7] == 0 and c[6] == 1 and c[13] == a.kernel for a, c in zip(problem.axes, axis_constants(problem, config))):
+    if not all(c[FIRST] == 0 and c[TAPS] == 1 and c[MERGED] == a.kernel
+               for a, c in zip(problem.axes, axis_constants(problem, config))):
         return False
     return problem.y_layout == "channels_first" or (problem.taps & (problem.taps - 1) == 0 and problem.taps <= config.block_m)
 
@@ -97,13 +98,13 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
         return alignment
     width, split = steps(problem, config)[2], split_factor(problem) if config.path == "gather" else 1
     if problem.direction == "forward":
-        still = not shifted(problem) and constants[8] % alignment == 0
+        still = not shifted(problem) and constants[OFFSET] % alignment == 0
         return gcd(alignment, width) if still else 1
     if split == 1:
         still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
         return gcd(alignment, width) if still else 1
     alignment = gcd(alignment, width * split)
-    return alignment if constants[6] == 1 and constants[8] == 0 else gcd(alignment, split)
+    return alignment if constants[TAPS] == 1 and constants[OFFSET] == 0 else gcd(alignment, split)
 
 
 def written_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
@@ -126,8 +127,3 @@ def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> 
         return gcd(alignment, problem.taps) if phase_minor(problem, config) else 1
     inner = problem.co_group if minor == "co" else problem.ci_group
     return power_of_two_divisor(gcd(alignment, inner), alignment)
-
-
-def plain_run(alignment: int, width: int) -> int:
-    """The run of a channels-first tensor that is read in place, w rows of this width."""
-    return gcd(alignment, width)

@@ -12,7 +12,7 @@ BLOCK_M rows, BLOCK_N positions, BLOCK_K reduction channels.
 import triton
 import triton.language as tl
 
-from .pieces import (EDGE, GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
+from .pieces import (GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
                      axis_taps, inside, place, position, row_parts, write)
 
 
