@@ -1,0 +1,73 @@
+"""info: versions, device and settings, to paste into a bug report."""
+
+import os
+from pathlib import Path
+
+ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_CONV3DT_FALLBACK", "CUDA_VISIBLE_DEVICES")
+PACKAGE = Path(__file__).parents[1]
+
+
+def add(commands) -> None:
+    info = commands.add_parser("info", help="versions, device and settings, to paste into a bug report",
+                               description="Print versions, device and settings, to paste into a bug report.")
+    info.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    for name, value in _facts():
+        print(f"{name:<12} {value}")
+    return 0
+
+
+def _facts():
+    """What a bug report needs, as pairs (name, value)."""
+    import platform
+
+    version = _version("triton_conv3dt") or "(not installed, a checkout)"
+    yield "package", f"triton_conv3dt {version} in {PACKAGE}"
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    try:
+        import torch
+    except ImportError as error:
+        yield "torch", f"cannot be imported: {error}"
+        return
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    yield "torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}, cuDNN {cudnn or 'none'}"
+    yield "triton", _version("triton") or "not installed: the PyTorch backend remains"
+    yield "numpy", _version("numpy") or "not installed"
+    if not torch.cuda.is_available():
+        yield "device", "none (no CUDA device)"
+    for index in range(torch.cuda.device_count()):
+        yield "device", f"{index}: {_gpu(index)}"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    yield "interpreter", "on: backend=\"triton\" runs the kernels on CPU tensors" if interpreted else "off"
+    for variable in ENVIRONMENT:
+        yield "environment", f"{variable}={os.environ.get(variable, '(not set)')}"
+    yield "configs", _configs()
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    from .. import device
+
+    gpu = device.current(index)
+    return (f"{torch.cuda.get_device_name(index)} ({gpu.name}), capability {gpu.capability[0]}.{gpu.capability[1]}, "
+            f"{gpu.sms} SMs, {gpu.shared_memory >> 10} KiB of shared memory for a block")
+
+
+def _configs() -> str:
+    for folder in (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs"):
+        if folder.is_dir():
+            tuned = len(list(folder.rglob("*.json")))
+            return f"{folder}: {tuned} files" + ("" if tuned else "; the defaults of config.py are used")
+    return "none; the defaults of config.py are used"
+
+
+def _version(distribution: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
