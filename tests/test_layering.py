@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
-    "geometry", "problem", "device", "config", "store", "lowering", "kernels", "binding", "launch", "reference", "arguments", "composite",
+    "geometry", "problem", "device", "config", "lowering", "search", "store", "kernels", "binding", "launch", "reference", "arguments", "composite",
     "library", "vmap", "ops", "functional", "tf", "nn", "bench", "tune", "progress", "figure", "demo", "inspect", "commands", "cli",
     "__main__", "__init__",
 )

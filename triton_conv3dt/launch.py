@@ -14,7 +14,7 @@ import torch
 
 from . import config as configs
 from . import device as devices
-from . import lowering
+from . import lowering, search
 from .binding import Record, bind, load
 from .config import Config
 from .device import Device
@@ -57,8 +57,8 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
     Raises:
         ValueError: the given config does not fit, with the reason.
     """
-    source = "given" if config else "default of config.py"
-    config = config or configs.default(problem, device)
+    source = "given" if config else "default of search.py"
+    config = config or search.default(problem, device)
     if reason := configs.fits(config, problem, device):
         raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
     steps = []

@@ -60,8 +60,8 @@ def _configs() -> str:
     for folder in (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs"):
         if folder.is_dir():
             tuned = len(list(folder.rglob("*.json")))
-            return f"{folder}: {tuned} files" + ("" if tuned else "; the defaults of config.py are used")
-    return "none; the defaults of config.py are used"
+            return f"{folder}: {tuned} files" + ("" if tuned else "; the defaults of search.py are used")
+    return "none; the defaults of search.py are used"
 
 
 def _version(distribution: str) -> str | None:
