@@ -14,7 +14,7 @@ import torch
 
 from . import config as configs
 from . import device as devices
-from . import lowering
+from . import lowering, store
 from .binding import Record, bind, grid, load
 from .config import Config
 from .device import Device
@@ -52,13 +52,13 @@ class Plan:
 
 
 def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
-    """The plan of a problem: a pure function, for any device, present or not.
+    """The plan of a problem: a function of problem, device and the files of tuned configs; the device need not be here.
 
     Raises:
         ValueError: the given config does not fit, with the reason.
     """
-    source = "given" if config else "default of config.py"
-    config = config or configs.default(problem, device)
+    found = store.Found(config, "given") if config else store.choose(problem, device)
+    config, source = found.config, found.source
     if reason := configs.fits(config, problem, device):
         raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
     steps = []

@@ -20,11 +20,11 @@ from . import __version__, case, configfile
 from . import config as configs
 from .config import Config
 from .configfile import ConfigFileError, Entry, file_name
-from .device import Device
+from .device import SHIPPED, Device
 from .geometry import power_of_two_divisor
 from .problem import Epilogue, Problem
 
-PACKAGE = Path(__file__).parent
+KERNELS = Path(__file__).parent / "kernels"
 FARTHEST = 2.0  # times the positions; beyond it another size says less than the default does
 
 
@@ -46,7 +46,7 @@ def search_path() -> list[Path]:
     $TRITON_CONV3DT_CONFIG_DIR, the user's cache (what `tune` writes), what the package was shipped with, the checkout.
     """
     given = os.environ.get("TRITON_CONV3DT_CONFIG_DIR")
-    return [*([Path(given)] if given else []), user_cache(), PACKAGE / "_configs", PACKAGE.parent / "autotune_configs"]
+    return [*([Path(os.path.expanduser(given))] if given else []), user_cache(), *SHIPPED]
 
 
 def user_cache() -> Path:
@@ -125,7 +125,7 @@ def kernel_digest() -> str:
     activations.py does not either: its functions are handed to the kernels, and a new one changes no product.
     """
     digest = hashlib.sha256()
-    for path in sorted((PACKAGE / "kernels").glob("*.py")):
+    for path in sorted(KERNELS.glob("*.py")):
         if path.name != "activations.py":
             digest.update("".join([path.name, *_code(path.read_text())]).encode())
     return digest.hexdigest()[:16]
