@@ -114,7 +114,8 @@ def normal(problem: Problem) -> Problem:
     """The problem without what no choice depends on: alignments that dense tensors have, the epilogue of a gradient."""
     p = problem
     dense = {name: 0 for name, run in _dense_alignments(p).items() if getattr(p, name) >= run}
-    return replace(p, **dense, precision=p.precision if p.dtype == "float32" else "tf32",
+    gathered = {"forward": p.x_layout, "grad_input": p.y_layout}.get(p.direction)
+    return replace(p, **dense, even=p.even or gathered != "channels_last", precision=p.precision if p.dtype == "float32" else "tf32",
                    epilogue=p.epilogue if p.direction == "forward" else Epilogue())
 
 
@@ -176,7 +177,7 @@ def _distance(p: Problem, tuned: Problem) -> tuple | None:
     factor = abs(math.log2(_positions(p) / _positions(tuned)))
     if factor > math.log2(FARTHEST):
         return None
-    differences = (_runs(p) != _runs(tuned), p.w_minor != tuned.w_minor, factor, p.epilogue != tuned.epilogue)
+    differences = (_runs(p) != _runs(tuned), p.even != tuned.even, p.w_minor != tuned.w_minor, factor, p.epilogue != tuned.epilogue)
     return *differences, p != tuned
 
 
