@@ -2,22 +2,21 @@
 
     CORPUS              degenerate and boundary problems, small enough for the interpreter
     sample(seed, n)     n random problems, always the same for a seed
-    layers()            the layers of real networks, at their real size (data/layers.json)
+    layers()            the layers of real networks, at their real size (triton_conv3dt/layers.json)
     layer_classes()     one small problem for each distinct class of those layers
     case.tensors(...)   integer tensors of a problem, small enough for every partial sum to be exact in fp32
 """
 
-import json
 import math
 import random
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from layouts import lay_out
+from triton_conv3dt import layers as shipped
 
 EXACT = 2**24  # integers below it are exact in fp32, in any order of summation
 
@@ -228,11 +227,10 @@ class Layer:
 
 @lru_cache(maxsize=None)
 def layers() -> tuple[Layer, ...]:
-    rows = json.loads((Path(__file__).parent / "data" / "layers.json").read_text())
     ours = ("name", "n", "ci", "co", "in_size", "out_size", "kernel", "stride", "padding", "dilation", "groups")
-    rest = ("network", "source", "bias", "dtype", "layout", "followed_by", "mode")
-    return tuple(Layer(case=case(**{key: row[key] for key in ours}), tags=tuple(row["tags"]),
-                       **{key: row[key] for key in rest}) for row in rows)
+    rest = ("network", "source", "bias", "dtype", "layout", "followed_by", "mode", "tags")
+    return tuple(Layer(case=case(**{key: getattr(layer, key) for key in ours}),
+                       **{key: getattr(layer, key) for key in rest}) for layer in shipped.layers())
 
 
 @lru_cache(maxsize=None)
