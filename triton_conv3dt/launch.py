@@ -157,9 +157,28 @@ def grad_weight(x, dz, *, kernel, stride, padding, dilation, groups, precision, 
         torch.empty(size, dtype=x.dtype, device=x.device)
     if x.numel() == 0 or dz.numel() == 0:
         return dw.zero_()
-    if dw.numel() == 0:
-        return dw
-    record = _record("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision)
+    if dw.numel():
+        record = _record("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision)
+        _grad_weight(record, x, dz, dw)
+    return dw
+
+
+def run(record: Record, x, w, y, b=None, residual=None) -> None:
+    """Every launch of a bound plan (binding.bind) on the layer's tensors, gradients in the places of what they are of.
+
+    Written is y forward, x by the input gradient and w by the weight gradient. The tensors must be those of the plan's
+    problem: nothing is checked. This is how a config is tried without becoming what calls of that shape use.
+    """
+    direction = record.plan.problem.direction
+    if direction == "forward":
+        _gather(record, x, w, y, b, residual, None)
+    elif direction == "grad_input":
+        _gather(record, y, w, x, None, None, None)
+    else:
+        _grad_weight(record, x, y, w)
+
+
+def _grad_weight(record: Record, x, dz, dw) -> None:
     problem, shares = record.plan.problem, record.plan.config.shares
     taps, co = problem.taps, problem.co_group
     accumulator = torch.float64 if x.dtype is torch.float64 else torch.float32
@@ -174,7 +193,8 @@ def grad_weight(x, dz, *, kernel, stride, padding, dilation, groups, precision, 
         size = parts[0].numel()
         load()["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps,
                                                       *_weight_strides(target, packed=False), BLOCK=BLOCK)
-    return target if target is dw else dw.copy_(target)
+    if target is not dw:
+        dw.copy_(target)
 
 
 def grad_bias(dz):

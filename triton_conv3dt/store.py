@@ -75,12 +75,13 @@ def strict():
         yield
 
 
-def lookup(problem: Problem, device: Device) -> Found | None:
-    """The tuned config of a problem, or of one near it; None where there is none that fits.
+def lookup(problem: Problem, device: Device, path: list[Path] | None = None) -> Found | None:
+    """The tuned config of a problem, or of one near it, in the folders of a path (search_path() where none is given);
+    None where there is none that fits.
 
     A file that is malformed or of a later schema is left out with a ConfigFileWarning.
     """
-    return _search(problem, device)[0]
+    return _search(problem, device, path)[0]
 
 
 def save(entries, device: Device, made_with: dict[str, str], directory: Path) -> list[Path]:
@@ -148,10 +149,10 @@ def _code(source: str):
             statement.append(token)
 
 
-def _search(problem: Problem, device: Device) -> tuple[Found | None, list[str]]:
+def _search(problem: Problem, device: Device, folders: list[Path] | None = None) -> tuple[Found | None, list[str]]:
     """What is found, and why others that would have been were not taken."""
     problem, near, rejected = normal(problem), [], []
-    for place, folder in enumerate(search_path()):
+    for place, folder in enumerate(search_path() if folders is None else folders):
         path = folder / device.name / file_name(problem)
         for line, entry in _load(path).get(_class(problem), ()):
             if distance := _distance(problem, entry.problem):
