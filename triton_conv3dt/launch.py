@@ -43,12 +43,19 @@ class Plan:
         lines += [f"config    {self.config}", f"source    {self.source}"]
         lines += [f"launch {i}  {step}" for i, step in enumerate(self.steps, 1)]
         lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
-        if d.bandwidth:
-            rate = d.rate_16bit if p.item == 2 else d.rate_tf32
-            memory, matmul = p.bytes / d.bandwidth * 1e6, p.flops / rate * 1e6
-            bound = "memory" if memory >= matmul else "compute"
-            lines.append(f"roofline  {max(memory, matmul):.1f} us by the vendor's rates, {bound} bound")
+        if self.roofline:
+            time, bound = self.roofline
+            lines.append(f"roofline  {time * 1e6:.1f} us by the vendor's rates, {bound} bound")
         return "\n".join(lines)
+
+    @property
+    def roofline(self) -> tuple[float, str] | None:
+        """The least time in seconds, and what bounds it, "memory" or "compute"; None where the rates are not known."""
+        p, d = self.problem, self.device
+        if not d.bandwidth:
+            return None
+        memory, matmul = p.bytes / d.bandwidth, p.flops / (d.rate_16bit if p.item == 2 else d.rate_tf32)
+        return max(memory, matmul), "memory" if memory >= matmul else "compute"
 
 
 def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
