@@ -1,6 +1,6 @@
 """The textual form of a problem: what is printed can be read back, by this program and by people."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -36,12 +36,17 @@ def test_every_problem_comes_back(direction):
 @pytest.mark.parametrize("changed", (
     dict(dtype="float32", precision="ieee"), dict(precision="tf32x3"), dict(y_layout="channels_last"),
     dict(x_layout="channels_last"), dict(w_minor="other"), dict(x_alignment=1, y_alignment=4, w_alignment=8),
-    dict(wide=True), dict(epilogue=Epilogue(True, True, Activation.of(("softplus", 2.0, 10.0)), True)),
+    dict(wide=True, even=False), dict(epilogue=Epilogue(True, True, Activation.of(("softplus", 2.0, 10.0)), True)),
 ), ids=str)
 def test_every_field_comes_back(changed):
     problem = replace(Problem.of_layer(**LAYER), **changed)
     assert case.parse(case.format(problem)) == problem
     assert case.format(problem) != case.format(Problem.of_layer(**LAYER))
+
+
+def test_no_field_is_forgotten():
+    told = {"direction", "dtype", "precision", "x_layout", "epilogue", *case.COUNTS.values(), *case.SIZES.values(), *case.FIELDS}
+    assert {field.name for field in fields(Problem)} == told - {"output_padding"}
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

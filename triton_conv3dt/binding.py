@@ -19,9 +19,10 @@ class Record:
 
     def __init__(self, plan, kernel, sizes, constants, options):
         self.plan, self.kernel, self.sizes, self.constants, self.options = plan, kernel, sizes, constants, options
-        self.grid = grid(plan.problem, plan.config)
+        self.grid = lowering.grid(plan.problem, plan.config)
         self.copies, self.packs = lowering.copies(plan.problem, plan.config), lowering.packs(plan.problem, plan.config)
         self.compiled = self.arguments = self.get_stream = self.result = None
+        self.box, self.descriptor = None, load()["descriptor"]  # lowering.described for the strides of the first launch
 
     def launch(self, index: int | None, tensors: tuple, strides) -> None:
         """Launch on the current stream of CUDA device `index`. strides are looked at by the first launch alone."""
@@ -42,50 +43,29 @@ class Record:
             self.get_stream, self.compiled = driver.active.get_current_stream, compiled
 
 
-def grid(problem, config) -> tuple[int, int, int]:
-    """Programs of the main kernel."""
-    taps = [c[lowering.TAPS] for c in lowering.axis_constants(problem, config)]
-    if problem.direction == "grad_weight":
-        if config.path == "direct":
-            return prod(taps) * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
-        tiles = ceil_div(problem.ci_group, config.block_m) * ceil_div(problem.co_group, config.block_n)
-        return prod(taps) * tiles, config.shares, problem.groups
-    constants = lowering.axis_constants(problem, config)
-    positions = ceil_div(problem.n * prod(lowering.steps(problem, config)), config.block_n)
-    phases = prod(c[lowering.PHASES] for c in constants)
-    rows = configs.rows_and_reduction(problem)[0]
-    if config.path == "direct":
-        return positions * phases * ceil_div(rows * problem.groups, config.block_m), 1, 1
-    interleave = configs.join_factor(problem, config.merge) if config.merge[2] else 1
-    merged = prod(c[lowering.MERGED] for c in constants)
-    return positions * phases * ceil_div(merged * rows, config.block_m), problem.groups, 1
-
-
 def bind(plan) -> Record:
     """The launch of a plan's main kernel: grid, run-time sizes, and what specialises it."""
     p, c, kernels = plan.problem, plan.config, load()
     axis_d, axis_h, axis_w = lowering.axis_constants(p, c)
     options = dict(num_warps=c.warps, num_stages=c.stages)
-    limit = 16 // p.item
-    x_run = p.x_alignment or power_of_two_divisor(p.ci if p.x_layout == "channels_last" else p.in_size[2], limit)
-    y_run = p.y_alignment or power_of_two_divisor(p.co if p.y_layout == "channels_last" else p.out_size[2], limit)
+    limit, x_run, y_run = 16 // p.item, p.x_run, p.y_run
     accumulator = kernels[torch.float64 if p.dtype == "float64" else torch.float32]
     shared = dict(AXIS_D=axis_d, AXIS_H=axis_h, AXIS_W=axis_w, ACC=accumulator,
                   INDEX=kernels["int64" if p.wide else "int32"])
     td, th, tw = lowering.steps(p, c)
     places = p.n * td * th * tw
     if p.direction == "grad_weight":
-        block = c.block_k if c.path == "gather" else c.block_n
+        block = c.block_k if c.dense else c.block_n
         share = block * ceil_div(places, block * c.shares)
         shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last", Z_LAST=p.y_layout == "channels_last",
                        X_RUN=x_run if p.x_layout == "channels_last" else gcd(x_run, tw),
                        Z_RUN=lowering.gathered_run(p, c, p.y_layout, y_run))
-        if c.path == "gather":
+        if c.dense:
             shared |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
                            STAGES=c.stages, PRECISION=p.precision)
         else:
             shared |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
-        name = "grad_weight" if c.path == "gather" else "grad_weight_direct"
+        name = "grad_weight" if c.dense else "grad_weight_direct"
         return Record(plan, kernels[name], (places, share, td, th, tw, *p.out_size), shared, options)
     forward = p.direction == "forward"
     x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
@@ -99,30 +79,31 @@ def bind(plan) -> Record:
     shared |= dict(ROWS=rows, RED=red, JOIN=configs.join_factor(p, c.merge), X_LAST=x_layout == "channels_last",
                    X_RUN=lowering.gathered_run(p, c, x_layout, x_run), Y_LAST=y_layout == "channels_last",
                    Y_RUN=lowering.written_run(p, c, y_layout, y_run), ACTIVATION=value, A=a, B=b)
-    if c.path == "gather":
+    if c.dense:
         minor = "co" if lowering.packs(p, c) else p.w_minor
         w_align = power_of_two_divisor(p.co_group, limit) if lowering.packs(p, c) else \
             p.w_alignment or power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}[minor], limit)
         role = {"tap": "tap", "co": "row" if forward else "red", "ci": "red" if forward else "row"}[minor]
-        shared |= dict(SPLIT=configs.split_factor(p), PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role,
+        shared |= dict(SPLIT=configs.split_factor(p), FORM=lowering.form(p, c), BOX=c.box if any(c.box) else None, PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role,
                        W_RUN=lowering.weight_run(p, c, minor, w_align), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
                        BLOCK_K=c.block_k, STAGES=c.stages, PRECISION=p.precision)
     else:
         shared |= dict(GROUPS=p.groups, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
     source, target = (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
-    return Record(plan, kernels[c.path], (places, td, th, tw, *source, *target), shared, options)
+    return Record(plan, kernels["gather" if c.dense else "direct"], (places, td, th, tw, *source, *target), shared, options)
 
 
 @functools.lru_cache(maxsize=None)
 def load() -> dict:
     """The kernels and Triton's types by name; Triton is imported here, at the first launch."""
     import triton.language as tl
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     from .kernels import activations, direct, gather, grad_weight, reduce
 
     return {
         "gather": gather.gather, "direct": direct.direct, "grad_weight": grad_weight.grad_weight,
         "grad_weight_direct": grad_weight.grad_weight_direct, "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias,
-        "activation_grad": reduce.activation_grad, "pack": reduce.pack, "activations": activations.KERNELS,
+        "descriptor": TensorDescriptor, "activation_grad": reduce.activation_grad, "pack": reduce.pack, "activations": activations.KERNELS,
         torch.float32: tl.float32, torch.float64: tl.float64, "int32": tl.int32, "int64": tl.int64,
     }

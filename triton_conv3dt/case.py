@@ -21,7 +21,7 @@ LEAST = {"n": 0, "p": None, "op": 0}  # of every other number 1
 CHOICES = {"direction": DIRECTIONS, "dtype": tuple(ITEM_SIZES), "precision": PRECISIONS, "layout": LAYOUTS}
 FLAGS = ("bias", "residual", "keep_pre")
 FIELDS = {"y_layout": LAYOUTS, "w_minor": ("tap", "co", "ci", "other"), "x_alignment": (0, 1, 2, 4, 8, 16),
-          "y_alignment": (0, 1, 2, 4, 8, 16), "w_alignment": (0, 1, 2, 4, 8, 16), "wide": (False, True)}
+          "y_alignment": (0, 1, 2, 4, 8, 16), "w_alignment": (0, 1, 2, 4, 8, 16), "wide": (False, True), "even": (True, False)}
 NUMBER = re.compile(r"(ci|co|in|out|op|[nkspdg])(-?\d+(?:x-?\d+x-?\d+)?)")
 FUSED = re.compile(r"(\w+?)(?:\(([^()]*)\))?")
 

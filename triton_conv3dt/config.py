@@ -9,8 +9,9 @@ from .device import Device
 from .geometry import ceil_div
 from .problem import Problem
 
-PATHS = ("gather", "direct")
+PATHS = ("gather", "descriptor", "direct")
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
+LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Config:
 
     gather: block_m rows (phase, channel), block_n positions, block_k reduction channels, on tensor cores. For
     grad_weight: block_m input channels, block_n output channels, block_k positions.
+    descriptor: the same product, with its positions read by tensor descriptor: those of a box (d, h, w) of block_n, or,
+    where box is zero, block_n neighbours in flat order.
     direct: block_m channels by block_n positions, without tensor cores.
     merge: which axes have their phases among the rows. shares: programs that share a reduction over positions.
     """
@@ -31,10 +34,18 @@ class Config:
     stages: int = 1
     merge: tuple[bool, bool, bool] = (False, False, False)
     shares: int = 1
+    box: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def dense(self) -> bool:
+        """A product on tensor cores."""
+        return self.path != "direct"
 
     def __str__(self) -> str:
-        words = [self.path, f"{self.block_m}x{self.block_n}" + (f"x{self.block_k}" if self.path == "gather" else ""),
+        words = [self.path, f"{self.block_m}x{self.block_n}" + f"x{self.block_k}" * self.dense,
                  f"{self.warps} warps", f"{self.stages} stages"]
+        if any(self.box):
+            words.append(f"boxes of {'x'.join(map(str, self.box))}")
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
@@ -59,6 +70,14 @@ def join_factor(problem: Problem, merge) -> int:
     return 2 if axis.stride == 2 else 1
 
 
+def copyable(problem: Problem) -> bool:
+    """A channels-first x whose taps shift along w by single elements: a copy in channels_last is read 16 bytes at a time."""
+    axis = problem.axes[2]
+    shifted = len(axis.reads()) > 1 or axis.padding % axis.stride > 0
+    return (shifted and problem.direction == "forward" and problem.x_layout == "channels_first" and problem.item == 2
+            and problem.ci_group % 8 == 0)
+
+
 def rows_and_reduction(problem: Problem) -> tuple[int, int]:
     """Channels per group that are written and that are summed over."""
     if problem.direction == "forward":
@@ -67,8 +86,9 @@ def rows_and_reduction(problem: Problem) -> tuple[int, int]:
 
 
 def shared_memory(config: Config, problem: Problem) -> int:
-    """Bytes of the pipelined tiles of a gather, an upper estimate that the compiler's figure must not exceed."""
-    if config.path == "direct":
+    """Bytes that one program uses, an upper estimate that the compiler's figure must not exceed: the pipelined tiles, or
+    after them the accumulator on its way into the order of the store; and the barriers."""
+    if not config.dense:
         return 0
     split = split_factor(problem)
     if problem.direction == "grad_weight":
@@ -76,7 +96,7 @@ def shared_memory(config: Config, problem: Problem) -> int:
     else:
         tile = config.block_k * split * (config.block_m + config.block_n)
     accumulators = config.block_m * config.block_n * (1 if config.merge[2] else join_factor(problem, config.merge))
-    return problem.item * tile * max(1, config.stages) + 4 * accumulators
+    return max(problem.item * tile * config.stages, 4 * accumulators) + 1024
 
 
 def fits(config: Config, problem: Problem, device: Device) -> str | None:
@@ -87,11 +107,19 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         value = getattr(config, name)
         if value < 1 or value & (value - 1):
             return f"{name} = {value} is not a power of two"
+    if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction != "grad_weight"):
+        return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
-    if config.path == "direct":
+    if not config.dense:
         return "the direct path does not merge phases" if any(config.merge) else None
+    return _fits_tensor_cores(config, problem, device) or (
+        _fits_descriptor(config, problem, device) if config.path == "descriptor" else
+        f"path {config.path!r} has no boxes, received {config.box}" if any(config.box) else None)
+
+
+def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str | None:
     if problem.dtype == "float64":
         return "tensor cores of this path do not take float64; use the direct path"
     if min(config.block_m, config.block_n, config.block_k) < SMALLEST_DOT:
@@ -108,6 +136,36 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     needed = shared_memory(config, problem)
     if needed > device.shared_memory:
         return f"{needed} bytes of shared memory are needed, {device.name} has {device.shared_memory}"
+    return None
+
+
+def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | None:
+    if not device.descriptors:
+        return f"{device.name} has no engine for tensor descriptors: capability 9.0 and later do"
+    if problem.direction == "grad_weight":
+        return "the weight gradient has no descriptor form; use the gather path"
+    copied = copyable(problem)
+    forward = problem.direction == "forward"
+    layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
+    channels = problem.ci if forward else problem.co
+    if not copied and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
+        return "a descriptor reads channels_last tensors with one stride for all places and 16-byte alignment"
+    if copied and channels * problem.item % 16:
+        return f"{channels} channels are not a multiple of 16 bytes"
+    reduction = rows_and_reduction(problem)[1]
+    strided = not forward and problem.stride != (1, 1, 1)
+    if (strided or problem.groups > 1) and reduction % config.block_k:
+        return f"block_k = {config.block_k} does not divide {reduction} channels, and a box would read beyond them"
+    if not any(config.box):
+        if strided or not all(axis.still for axis in problem.axes):
+            return "neighbours in flat order are not what a tap reads; a box is needed"
+        return None if config.block_n <= LARGEST_BOX else f"block_n = {config.block_n} is above {LARGEST_BOX}"
+    if min(config.box) < 1 or config.box[0] * config.box[1] * config.box[2] != config.block_n:
+        return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
+    if max(config.box) > LARGEST_BOX:
+        return f"a box of {'x'.join(map(str, config.box))} is above {LARGEST_BOX} on an axis"
+    if strided and (config.box[0] > 1 or any(a.out % a.stride for a in problem.axes[1:])):
+        return "a strided box lies in one plane of an output whose height and width the stride divides"
     return None
 
 

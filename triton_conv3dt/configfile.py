@@ -52,7 +52,7 @@ def read(path: Path) -> list[tuple[int, Entry]]:
         text = path.read_text("utf-8")
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _refused(path, error.lineno, f"not valid JSON: {error.msg}") from None
+        raise _refused(path, error.lineno, f"not valid JSON: {error.msg} (column {error.colno})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict) or type(content.get("schema")) is not int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import launch
+from . import launch, lowering
 from .binding import Record, bind
 from .launch import Plan
 from .problem import Problem
@@ -121,8 +121,11 @@ def _arguments(record: Record) -> tuple:
     w, (ci, co, tap) = _weight(p, packed=record.packs)
     row, red = (co, ci) if p.direction == "forward" else (ci, co)
     extra = target if p.epilogue.residual else None
+    strides = source.stride()
+    if record.plan.config.path == "descriptor":
+        source = record.descriptor(source, *lowering.described(p, record.plan.config, source.shape[1]))
     return (source, w, target, w.new_empty(p.co) if p.epilogue.bias else None, extra,
-            target if p.epilogue.keep_pre else None, *record.sizes, *source.stride(), row, red, tap, p.ci_group * ci,
+            target if p.epilogue.keep_pre else None, *record.sizes, *strides, row, red, tap, p.ci_group * ci,
             *target.stride(), *(extra.stride() if p.epilogue.residual else (0,) * 5))
 
 

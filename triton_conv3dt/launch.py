@@ -14,8 +14,8 @@ import torch
 
 from . import config as configs
 from . import device as devices
-from . import lowering
-from .binding import Record, bind, grid, load
+from . import lowering, store
+from .binding import Record, bind, load
 from .config import Config
 from .device import Device
 from .geometry import ceil_div, power_of_two_divisor
@@ -43,22 +43,29 @@ class Plan:
         lines += [f"config    {self.config}", f"source    {self.source}"]
         lines += [f"launch {i}  {step}" for i, step in enumerate(self.steps, 1)]
         lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
-        if d.bandwidth:
-            rate = d.rate_16bit if p.item == 2 else d.rate_tf32
-            memory, matmul = p.bytes / d.bandwidth * 1e6, p.flops / rate * 1e6
-            bound = "memory" if memory >= matmul else "compute"
-            lines.append(f"roofline  {max(memory, matmul):.1f} us by the vendor's rates, {bound} bound")
+        if self.roofline:
+            time, bound = self.roofline
+            lines.append(f"roofline  {time * 1e6:.1f} us by the vendor's rates, {bound} bound")
         return "\n".join(lines)
+
+    @property
+    def roofline(self) -> tuple[float, str] | None:
+        """The least time in seconds, and what bounds it, "memory" or "compute"; None where the rates are not known."""
+        p, d = self.problem, self.device
+        if not d.bandwidth:
+            return None
+        memory, matmul = p.bytes / d.bandwidth, p.flops / (d.rate_16bit if p.item == 2 else d.rate_tf32)
+        return max(memory, matmul), "memory" if memory >= matmul else "compute"
 
 
 def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
-    """The plan of a problem: a pure function, for any device, present or not.
+    """The plan of a problem: a function of problem, device and the files of tuned configs; the device need not be here.
 
     Raises:
         ValueError: the given config does not fit, with the reason.
     """
-    source = "given" if config else "default of config.py"
-    config = config or configs.default(problem, device)
+    found = store.Found(config, "given") if config else store.choose(problem, device)
+    config, source = found.config, found.source
     if reason := configs.fits(config, problem, device):
         raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
     steps = []
@@ -66,10 +73,11 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
         steps.append("copy x to channels_last (its taps shift along w by single elements)")
     if lowering.packs(problem, config):
         steps.append("pack the weight, output channels side by side (none for a weight in channels_last_3d)")
-    kernel = config.path
+    kernel = "gather" if config.dense else "direct"
     if problem.direction == "grad_weight":
-        kernel = {"gather": "grad_weight", "direct": "grad_weight_direct"}[kernel]
-    steps.append(f"{kernel}, grid {grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
+        kernel = "grad_weight" if config.dense else "grad_weight_direct"
+    read = "" if problem.direction == "grad_weight" or not config.dense else f", reads by {lowering.form(problem, config)}"
+    steps.append(f"{kernel}{read}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
     if problem.direction == "grad_weight":
         steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
     return Plan(problem, device, config, source, tuple(steps))
@@ -245,15 +253,21 @@ def _gather(record: Record, x, w, y, b, residual, pre) -> None:
     if record.packs:
         w = _pack(w)
     strides = None if record.compiled else _gather_strides(record, x, w, y, residual)
+    if record.box is not None:
+        x = record.descriptor(x, *record.box)
     record.launch(y.device.index, (x, w, y, b, residual, pre), strides)
 
 
 def _gather_strides(record: Record, x, w, y, residual) -> tuple[int, ...]:
-    problem = record.plan.problem
+    problem, config = record.plan.problem, record.plan.config
     ci, co, tap = _weight_strides(w, record.packs)
     row, red = (co, ci) if problem.direction == "forward" else (ci, co)
     rest = residual.stride() if residual is not None else (0,) * 5
-    return *x.stride(), row, red, tap, problem.ci_group * ci, *y.stride(), *rest
+    x_strides = x.stride()
+    if config.path == "descriptor":
+        step = _even_step(x)
+        record.box, x_strides = lowering.described(problem, config, step), (*x_strides[:4], step)
+    return *x_strides, row, red, tap, problem.ci_group * ci, *y.stride(), *rest
 
 
 def _pack(w):
@@ -268,17 +282,26 @@ def _weight_strides(w, packed: bool) -> tuple[int, int, int] | None:
     """(ci, co, tap) strides where one stride serves all taps, else None."""
     if packed:
         return w.stride(0), w.stride(2), w.stride(1)
-    (ci, co, *steps), sizes = w.stride(), w.shape[2:]
-    tap = next((step for step, size in zip(reversed(steps), reversed(sizes)) if size > 1), 1)
-    expected = [tap * sizes[1] * sizes[2], tap * sizes[2], tap]
-    first = next((i for i in (2, 1, 0) if sizes[i] > 1), None)
-    if first is not None:  # the fastest axis that has more than one tap sets the step
-        scale = prod(sizes[first + 1:])
-        expected = [steps[first] // scale * prod(sizes[i + 1:]) for i in range(3)]
-        tap = steps[first] // scale
-    if any(size > 1 and step != want for step, size, want in zip(steps, sizes, expected)):
-        return None
-    return ci, co, tap
+    tap = _one_step(w.shape[2:], w.stride()[2:], 1)
+    return None if tap is None else (w.stride(0), w.stride(1), tap)
+
+
+def _one_step(sizes, strides, alone: int) -> int | None:
+    """The stride that steps through all of these axes in turn; `alone` for a single place; None where there is none."""
+    step, span = None, 1
+    for size, stride in zip(reversed(sizes), reversed(strides)):
+        if size > 1:
+            step = stride if step is None else step
+            if stride != step * span:
+                return None
+        span *= size
+    return alone if step is None else step
+
+
+def _even_step(t) -> int | None:
+    """Elements between neighbouring places of t [N, C, D, H, W] where that is one number above 0, else None."""
+    n, c, *sizes = t.shape
+    return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), c) or None
 
 
 def _epilogue_key(b, residual, activation, keep_pre):
@@ -324,12 +347,13 @@ def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, pr
     x_layout, y_layout = _layout(x), _layout(y)
     x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
     y_alignment = _alignment(y, 1 if y_layout == "channels_last" else 4)
+    gathered = x if direction == "forward" else y
     bias, residual, activation, keep_pre = epilogue or (None, None, None, False)
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
         Epilogue(bias is not None, residual is not None, activation, keep_pre), x_alignment, y_alignment, w_alignment,
-        wide=max(_extent(x), 2 * _extent(y)) >= 2**31)
+        wide=max(_extent(x), 2 * _extent(y)) >= 2**31, even=_even_step(gathered) is not None)
 
 
 def _layout(t) -> str:

@@ -4,10 +4,10 @@ A run is the largest power of two of neighbouring elements, 16 bytes at most, th
 starts at a multiple of its length and is contiguous. What is promised to the compiler is proved here.
 """
 
-from math import gcd
+from math import gcd, prod
 
-from .config import Config, join_factor, rows_and_reduction, split_factor
-from .geometry import Axis, power_of_two_divisor
+from .config import Config, copyable, join_factor, rows_and_reduction, split_factor
+from .geometry import Axis, ceil_div, power_of_two_divisor
 from .problem import Problem
 
 TAPS, FIRST, OFFSET, MERGED, PHASES = 6, 7, 8, 13, 14  # places in the tuples below, as kernels/pieces.py names them
@@ -30,7 +30,7 @@ def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
 def axis_constants(problem: Problem, config: Config) -> list[tuple]:
     """The flat tuples that kernels/pieces.py indexes, for d, h and w."""
     if problem.direction != "forward":
-        split = split_factor(problem) if config.path == "gather" else 1
+        split = split_factor(problem) if config.dense else 1
         return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge)
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
@@ -45,7 +45,7 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
         halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
         return (a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
                 a.stride, 1, not m.full, edge, halo)
-    reads = [p.offset - j * a.input_step for p in a.phases() for j in range(p.taps)]
+    reads = a.reads()
     halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
     only = a.phase(0) if a.stride == 1 else None
     taps, first, offset = (only.taps, only.first, only.offset) if only else (-1, 0, a.padding // a.stride)
@@ -63,15 +63,9 @@ def _gradient_axis(a: Axis, split: int) -> tuple:
     return (1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, 0, 1, 0, 1, 1, 1, False, False, halo)
 
 
-def shifted(problem: Problem) -> bool:
-    """The taps of a forward shift along w: neighbours of a channels-first x are then read one element at a time."""
-    a = problem.axes[2]
-    return len({p.offset - j * a.input_step for p in a.phases() for j in range(p.taps)}) > 1 or a.padding % a.stride > 0
-
-
 def phase_minor(problem: Problem, config: Config) -> bool:
     """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
-    if problem.direction != "forward" or problem.w_minor != "tap" or config.path != "gather":
+    if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense:
         return False
     if not all(c[FIRST] == 0 and c[TAPS] == 1 and c[MERGED] == a.kernel
                for a, c in zip(problem.axes, axis_constants(problem, config))):
@@ -81,14 +75,58 @@ def phase_minor(problem: Problem, config: Config) -> bool:
 
 def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
-    return config.path == "gather" and problem.direction != "grad_weight" \
+    return config.dense and problem.direction != "grad_weight" \
         and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
 
 
 def copies(problem: Problem, config: Config) -> bool:
     """x is copied to channels_last first: the one conversion there is, of the smaller tensor."""
-    return (config.path == "gather" and problem.direction == "forward" and problem.x_layout == "channels_first"
-            and problem.item == 2 and problem.ci_group % 8 == 0 and shifted(problem))
+    return config.dense and copyable(problem)
+
+
+def form(problem: Problem, config: Config) -> str:
+    """How the gathered tensor is read: the FORM of kernels/gather.py."""
+    if config.path != "descriptor":
+        return "pointers"
+    if problem.direction == "grad_input" and problem.stride != (1, 1, 1):
+        return "strided"
+    return "box" if any(config.box) else "rows"
+
+
+def described(problem: Problem, config: Config, step: int) -> tuple[list[int], list[int], list[int]]:
+    """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart."""
+    forward, kind = problem.direction == "forward", form(problem, config)
+    channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
+    if kind == "rows":
+        return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]
+    if kind == "box":
+        return ([problem.n, d, h, w, channels], [d * h * w * step, h * w * step, w * step, step, 1],
+                [1, *config.box, config.block_k])
+    _, sh, sw = problem.stride
+    return ([problem.n * d, h // sh, sh, w // sw, (sw - 1) * step + channels],
+            [h * w * step, sh * w * step, w * step, sw * step, 1], [1, config.box[1], 1, config.box[2], config.block_k])
+
+
+def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
+    """Programs of the main kernel."""
+    constants = axis_constants(problem, config)
+    if problem.direction == "grad_weight":
+        taps = prod(c[TAPS] for c in constants)
+        if not config.dense:
+            return taps * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
+        tiles = ceil_div(problem.ci_group, config.block_m) * ceil_div(problem.co_group, config.block_n)
+        return taps * tiles, config.shares, problem.groups
+    places = steps(problem, config)
+    if any(config.box):
+        tiles = problem.n * prod(map(ceil_div, places, config.box))
+    else:
+        tiles = ceil_div(problem.n * prod(places), config.block_n)
+    tiles *= prod(c[PHASES] for c in constants)
+    rows = rows_and_reduction(problem)[0]
+    if not config.dense:
+        return tiles * ceil_div(rows * problem.groups, config.block_m), 1, 1
+    merged = prod(c[MERGED] for c in constants)
+    return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
 
 
 def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
@@ -96,9 +134,9 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     constants = axis_constants(problem, config)[2]
     if layout == "channels_last":  # of places; what channels add, the compiler knows
         return alignment
-    width, split = steps(problem, config)[2], split_factor(problem) if config.path == "gather" else 1
+    width, split = steps(problem, config)[2], split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
-        still = not shifted(problem) and constants[OFFSET] % alignment == 0
+        still = len(problem.axes[2].reads()) <= 1 and problem.padding[2] % problem.stride[2] == 0 and constants[OFFSET] % alignment == 0
         return gcd(alignment, width) if still else 1
     if split == 1:
         still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
@@ -111,14 +149,16 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
     """The run of the written tensor: y forward, dx of the input gradient."""
     rows = rows_and_reduction(problem)[0]
     if layout == "channels_last":
-        if config.path == "direct":  # channels of all groups
+        if not config.dense:  # channels of all groups
             return gcd(alignment, config.block_m)
         if phase_minor(problem, config):  # a tile's channels, phase after phase
             return gcd(alignment, rows, config.block_m // problem.taps)
         return gcd(alignment, rows) if problem.groups > 1 or any(config.merge) else alignment
     stride = problem.stride[2] if problem.direction == "forward" else 1
     joined = join_factor(problem, config.merge)
-    return gcd(alignment, steps(problem, config)[2] * joined) if joined == stride else 1
+    if joined != stride:
+        return 1
+    return gcd(alignment, steps(problem, config)[2] * joined, config.box[2] * joined)
 
 
 def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> int:

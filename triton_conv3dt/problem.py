@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .geometry import Axis, output_size
+from .geometry import Axis, output_size, power_of_two_divisor
 
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
 LAYOUTS = ("channels_first", "channels_last")
@@ -129,6 +129,7 @@ class Problem:
     y_alignment: int = 0
     w_alignment: int = 0
     wide: bool = False  # offsets into some tensor exceed 31 bits
+    even: bool = True  # one stride steps through all places of the gathered tensor (x forward, dz of grad_input)
 
     @staticmethod
     def of_layer(direction="forward", *, n=1, ci, co, in_size, kernel, stride=1, padding=0, output_padding=0, dilation=1,
@@ -157,6 +158,19 @@ class Problem:
     @property
     def item(self) -> int:
         return ITEM_SIZES[self.dtype]
+
+    @property
+    def x_run(self) -> int:
+        """Elements of x that may be read at once: its alignment, settled."""
+        return self.x_alignment or self._dense_run(self.x_layout, self.ci, self.in_size[2])
+
+    @property
+    def y_run(self) -> int:
+        """Elements of y, or dz, that may be moved at once."""
+        return self.y_alignment or self._dense_run(self.y_layout, self.co, self.out_size[2])
+
+    def _dense_run(self, layout: str, channels: int, width: int) -> int:
+        return power_of_two_divisor(channels if layout == "channels_last" else width, 16 // self.item)
 
     @property
     def ci_group(self) -> int:

@@ -20,11 +20,11 @@ from . import __version__, case, configfile
 from . import config as configs
 from .config import Config
 from .configfile import ConfigFileError, Entry, file_name
-from .device import Device
+from .device import SHIPPED, Device
 from .geometry import power_of_two_divisor
 from .problem import Epilogue, Problem
 
-PACKAGE = Path(__file__).parent
+KERNELS = Path(__file__).parent / "kernels"
 FARTHEST = 2.0  # times the positions; beyond it another size says less than the default does
 
 
@@ -46,7 +46,7 @@ def search_path() -> list[Path]:
     $TRITON_CONV3DT_CONFIG_DIR, the user's cache (what `tune` writes), what the package was shipped with, the checkout.
     """
     given = os.environ.get("TRITON_CONV3DT_CONFIG_DIR")
-    return [*([Path(given)] if given else []), user_cache(), PACKAGE / "_configs", PACKAGE.parent / "autotune_configs"]
+    return [*([Path(os.path.expanduser(given))] if given else []), user_cache(), *SHIPPED]
 
 
 def user_cache() -> Path:
@@ -115,7 +115,8 @@ def normal(problem: Problem) -> Problem:
     """The problem without what no choice depends on: alignments that dense tensors have, the epilogue of a gradient."""
     p = problem
     dense = {name: 0 for name, run in _dense_alignments(p).items() if getattr(p, name) >= run}
-    return replace(p, **dense, precision=p.precision if p.dtype == "float32" else "tf32",
+    gathered = {"forward": p.x_layout, "grad_input": p.y_layout}.get(p.direction)
+    return replace(p, **dense, even=p.even or gathered != "channels_last", precision=p.precision if p.dtype == "float32" else "tf32",
                    epilogue=p.epilogue if p.direction == "forward" else Epilogue())
 
 
@@ -126,7 +127,7 @@ def kernel_digest() -> str:
     activations.py does not either: its functions are handed to the kernels, and a new one changes no product.
     """
     digest = hashlib.sha256()
-    for path in sorted((PACKAGE / "kernels").glob("*.py")):
+    for path in sorted(KERNELS.glob("*.py")):
         if path.name != "activations.py":
             digest.update("".join([path.name, *_code(path.read_text())]).encode())
     return digest.hexdigest()[:16]
@@ -177,7 +178,7 @@ def _distance(p: Problem, tuned: Problem) -> tuple | None:
     factor = abs(math.log2(_positions(p) / _positions(tuned)))
     if factor > math.log2(FARTHEST):
         return None
-    differences = (_runs(p) != _runs(tuned), p.w_minor != tuned.w_minor, factor, p.epilogue != tuned.epilogue)
+    differences = (_runs(p) != _runs(tuned), p.even != tuned.even, p.w_minor != tuned.w_minor, factor, p.epilogue != tuned.epilogue)
     return *differences, p != tuned
 
 

@@ -6,14 +6,18 @@ Weights are the first operand, positions the second: a tile of positions then re
 passing through registers. Rows are (phase, channel), so that a layer with few channels still fills the tensor cores and
 kernel = stride is one product that reads its input once.
 
+FORM says how the gathered tensor is read: by "pointers", whatever its strides; or by a tensor descriptor over channels-last
+memory, which fills with zeros what lies outside: "rows" [place, channel] where positions are places, "box" [n, d, h, w,
+channel], or "strided" [(n, d), h // step, h % step, w // step, (w % step, channel)], in which the places of a tap are neighbours.
+
 BLOCK_M rows, BLOCK_N positions, BLOCK_K reduction channels.
 """
 
 import triton
 import triton.language as tl
 
-from .pieces import (GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
-                     axis_taps, inside, place, position, row_parts, write)
+from .pieces import (GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, OFFSET, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
+                     axis_taps, box_origin, inside, place, position, row_parts, write)
 
 
 @triton.jit
@@ -23,10 +27,29 @@ def weight_guard(AXIS: tl.constexpr, first, j, r):
 
 
 @triton.jit
-def accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
+def described(x, n, td, th, tw, dd, dh, dw, c, XD, x_w, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr,
+              FORM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """One tile of a descriptor, [BLOCK_K, BLOCK_N]: the box that begins at (td, th, tw), moved by a tap's (dd, dh, dw)."""
+    if FORM == "rows":
+        tile = x.load([tw, c])
+    elif FORM == "box":
+        tile = x.load([n, td + dd, th + dh, tw + dw, c])
+    else:
+        SH: tl.constexpr = AXIS_H[IN_STEP]
+        SW: tl.constexpr = AXIS_W[IN_STEP]
+        LIFT_H: tl.constexpr = (SH - 1 - AXIS_H[OFFSET]) // SH if AXIS_H[OFFSET] < 0 else 0  # division rounds towards zero
+        LIFT_W: tl.constexpr = (SW - 1 - AXIS_W[OFFSET]) // SW if AXIS_W[OFFSET] < 0 else 0
+        h, w, d = dh + LIFT_H * SH, dw + LIFT_W * SW, td * AXIS_D[IN_STEP] + dd
+        plane = tl.where(inside(d, XD), n * XD + d, -1)  # another sample's plane is outside, too
+        tile = x.load([plane, th + h // SH - LIFT_H, h % SH, tw + w // SW - LIFT_W, w % SW * x_w + c])
+    return tl.trans(tile.reshape(BLOCK_N, BLOCK_K))
+
+
+@triton.jit
+def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
                XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, SPLIT: tl.constexpr,
-               X_LAST: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
+               FORM: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_M: tl.constexpr,
                STAGES: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
     """The product of one phase (or of all merged ones): [BLOCK_M, BLOCK_N]."""
@@ -44,22 +67,24 @@ def accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd
         jw, rest = tap % taps_w, tap // taps_w
         jh, jd = rest % taps_h, rest // taps_h
         dd, dh, dw = offset_d + jd * AXIS_D[MOVE], offset_h + jh * AXIS_H[MOVE], offset_w + jw * AXIS_W[MOVE]
-        seen = x_live
-        if AXIS_D[HALO]:
-            seen = seen & inside(id0 + dd, XD)
-        if AXIS_H[HALO]:
-            seen = seen & inside(ih0 + dh, XH)
-        if AXIS_W[HALO]:
-            seen = seen & inside(iw0 + dw * SPLIT, XW)
-        mask = seen[None, :]
-        if RED % BLOCK_K != 0:
-            mask = mask & (c0 + o_c < RED)[:, None]
-        shift = dd * x_d + dh * x_h + dw * SPLIT * x_w
-        shift = tl.multiple_of(shift, X_RUN)
-        p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c).to(x_offset.dtype) * x_c)[:, None]
-        xt = tl.load(p_x, mask=mask, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
-        if SPLIT > 1:
-            xt = xt.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
+        if FORM == "pointers":
+            seen = x_live
+            if AXIS_D[HALO]:
+                seen = seen & inside(id0 + dd, XD)
+            if AXIS_H[HALO]:
+                seen = seen & inside(ih0 + dh, XH)
+            if AXIS_W[HALO]:
+                seen = seen & inside(iw0 + dw * SPLIT, XW)
+            mask = seen[None, :]
+            if RED % BLOCK_K != 0:
+                mask = mask & (c0 + o_c < RED)[:, None]
+            shift = tl.multiple_of(dd * x_d + dh * x_h + dw * SPLIT * x_w, X_RUN)
+            p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c).to(x_offset.dtype) * x_c)[:, None]
+            xt = tl.load(p_x, mask=mask, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
+            if SPLIT > 1:
+                xt = xt.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
+        else:
+            xt = described(x, n, td, th, tw, dd, dh, dw, group * RED + c0, XD, x_w, AXIS_D, AXIS_H, AXIS_W, FORM, BLOCK_N, BLOCK_K)
         kd, kh, kw = first_d + jd * AXIS_D[TAP_STEP], first_h + jh * AXIS_H[TAP_STEP], first_w + jw * AXIS_W[TAP_STEP]
         w_shift = tl.multiple_of(((kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw) * w_tap + c0 * w_red, W_RUN)
         w_mask = tl.full((BLOCK_M, 1), True, tl.int1)
@@ -85,12 +110,14 @@ def accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd
 def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
            x_n, x_c, x_d, x_h, x_w, w_row, w_red, w_tap, w_group, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
-           SPLIT: tl.constexpr, JOIN: tl.constexpr, PHASE_MINOR: tl.constexpr,
+           SPLIT: tl.constexpr, JOIN: tl.constexpr, PHASE_MINOR: tl.constexpr, FORM: tl.constexpr, BOX: tl.constexpr,
            X_LAST: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
            Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
            PRECISION: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
     """x [N, *, XD, XH, XW] is gathered, y [N, *, YD, YH, YW] written; P = N * TD * TH * TW coarse places.
+
+    A tile's positions are BLOCK_N neighbours of the flat order, or a BOX (d, h, w) of BLOCK_N.
 
     Grid: (position tile, phase, row tile) with the row tile fastest, so that neighbours share what they read; and the
     convolution groups.
@@ -107,16 +134,24 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     phase_w, rest = i_phase % AXIS_W[PHASES], i_phase // AXIS_W[PHASES]
     phase_h, phase_d = rest % AXIS_H[PHASES], rest // AXIS_H[PHASES]
 
-    q = tl.arange(0, BLOCK_N * SPLIT)
-    index = i_position * BLOCK_N + q // SPLIT
-    x_live = i_position * (BLOCK_N * SPLIT) + q < P * SPLIT  # constant along a run of a split row
-    n, td, th, tw = position(index, TD, TH, TW)
-    id0, ih0, iw0 = td * AXIS_D[IN_STEP], th * AXIS_H[IN_STEP], tw * AXIS_W[IN_STEP] + q % SPLIT
     if X_LAST:
         x_c = 1
-    x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_n, 0, x_d, x_h, 0) + iw0 * x_w, X_RUN)
-    x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
-    x += group.to(tl.int64) * RED * x_c
+    if FORM == "pointers":
+        box_n, box_d, box_h, box_w = 0, 0, 0, 0
+        q = tl.arange(0, BLOCK_N * SPLIT)
+        index = i_position * BLOCK_N + q // SPLIT
+        x_live = i_position * (BLOCK_N * SPLIT) + q < P * SPLIT  # constant along a run of a split row
+        n, td, th, tw = position(index, TD, TH, TW)
+        id0, ih0, iw0 = td * AXIS_D[IN_STEP], th * AXIS_H[IN_STEP], tw * AXIS_W[IN_STEP] + q % SPLIT
+        x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_n, 0, x_d, x_h, 0) + iw0 * x_w, X_RUN)
+        x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
+        x += group.to(tl.int64) * RED * x_c
+    else:
+        x_offset, x_live, id0, ih0, iw0 = 0, True, 0, 0, 0
+        if FORM == "rows":
+            box_n, box_d, box_h, box_w = 0, 0, 0, i_position.to(tl.int32) * BLOCK_N
+        else:
+            box_n, box_d, box_h, box_w = box_origin(i_position.to(tl.int32), TD, TH, TW, BOX)
     w += group.to(tl.int64) * w_group
     if W_MINOR == "row":
         w_row = 1
@@ -136,27 +171,27 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W_MINOR == "row" or PHASE_MINOR else 1)
 
     if JOIN > INTERLEAVE:
-        acc_0 = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 0,
-                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, X_LAST, X_RUN,
+        acc_0 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 0,
+                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN,
                            W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
-        acc_1 = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 1,
-                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, X_LAST, X_RUN,
+        acc_1 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 1,
+                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN,
                            W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
         tile = tl.join(acc_0, acc_1).reshape(BLOCK_M, BLOCK_N * 2)
     else:
-        tile = accumulate(x, w, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
-                          XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, X_LAST, X_RUN,
+        tile = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
+                          XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN,
                           W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
-    finish(tile, y, residual, pre, b, i_row, i_position * BLOCK_N, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
-           y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, ROWS, JOIN, INTERLEAVE, PHASE_MINOR,
+    finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
+           y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, ROWS, JOIN, INTERLEAVE, PHASE_MINOR, BOX,
            Y_LAST, Y_RUN, ACTIVATION, A, B, BLOCK_M, BLOCK_N, INDEX)
 
 
 @triton.jit
-def finish(tile, y, residual, pre, b, i_row, first_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
+def finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
            y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, JOIN: tl.constexpr,
-           INTERLEAVE: tl.constexpr, PHASE_MINOR: tl.constexpr, Y_LAST: tl.constexpr, Y_RUN: tl.constexpr,
+           INTERLEAVE: tl.constexpr, PHASE_MINOR: tl.constexpr, BOX: tl.constexpr, Y_LAST: tl.constexpr, Y_RUN: tl.constexpr,
            ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
            INDEX: tl.constexpr):
     """Bring a tile [rows, positions] into the order of the store, lines by columns, and write it."""
@@ -180,12 +215,18 @@ def finish(tile, y, residual, pre, b, i_row, first_position, group, phase_d, pha
         rd, rh, rw, channel = row_parts(i_row * LINES + line, ROWS, MD, MH, MW, PHASE_MINOR)
     live = (channel < ROWS) & (rd < MD)
     column = tl.arange(0, BLOCK_N * JOIN)
-    index = first_position + column // JOIN
-    n, td, th, tw = position(index, TD, TH, TW)
+    if BOX is None:
+        n, td, th, tw = position(i_position * BLOCK_N + column // JOIN, TD, TH, TW)
+        live_column = i_position * (BLOCK_N * JOIN) + column < P * JOIN  # constant along a run
+    else:
+        n, td, th, tw = box_origin(i_position, TD, TH, TW, BOX)
+        WIDTH: tl.constexpr = BOX[2] * JOIN
+        live_w = tw * JOIN + column % WIDTH < TW * JOIN  # constant along a run
+        td, th, tw = td + column // (WIDTH * BOX[1]), th + column // WIDTH % BOX[1], tw + column % WIDTH // JOIN
+        live_column = (td < TD) & (th < TH) & live_w
     base_d = td * AXIS_D[OUT_STEP] + phase_d - AXIS_D[ORIGIN]
     base_h = th * AXIS_H[OUT_STEP] + phase_h - AXIS_H[ORIGIN]
     base_w = tw * AXIS_W[OUT_STEP] + phase_w - AXIS_W[ORIGIN] + column % JOIN
-    write(tile, y, residual, pre, b, group.to(INDEX) * ROWS + channel, rd, rh, rw, n, base_d, base_h, base_w, live,
-          first_position * JOIN + column < P * JOIN,
+    write(tile, y, residual, pre, b, group.to(INDEX) * ROWS + channel, rd, rh, rw, n, base_d, base_h, base_w, live, live_column,
           YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, Y_LAST, Y_RUN,
           ACTIVATION, A, B)

@@ -57,6 +57,13 @@ def position(index, TD, TH, TW):
 
 
 @triton.jit
+def box_origin(i_box, TD, TH, TW, BOX: tl.constexpr):
+    """The coarse place (n, d, h, w) at which a box begins; the boxes of a sample are counted along w, then h, then d."""
+    n, d, h, w = position(i_box, tl.cdiv(TD, BOX[0]), tl.cdiv(TH, BOX[1]), tl.cdiv(TW, BOX[2]))
+    return n, d * BOX[0], h * BOX[1], w * BOX[2]
+
+
+@triton.jit
 def place(n, c, d, h, w, s_n, s_c, s_d, s_h, s_w):
     """Offset of an element. Indices come as wide as launch.py found necessary."""
     return n * s_n + c * s_c + d * s_d + h * s_h + w * s_w
