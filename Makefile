@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= auto
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -15,13 +16,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." is passed on: make test ARGS="-k geometry -x", make demo ARGS="--output head.png"\n'
+	@printf '  JOBS=1 runs the tests in one process; by default there are as many as cores\n'
 	@printf '  PYTHON=python3.12 picks the interpreter for .venv; PIP_FIND_LINKS and other pip settings are honoured\n'
 
 demo: $(STAMP)  ## upsample a real MRI volume, compare with PyTorch, write demo.png
 	$(PY) -m triton_conv3dt demo $(ARGS)
 
 test: $(STAMP)  ## run the test suite
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 install: $(STAMP)  ## make .venv and install the pinned versions
 

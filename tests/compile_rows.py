@@ -1,6 +1,8 @@
 """Compile layers for GPUs that are not there and print, as JSON, what each kernel uses: the worker of test_compile.py.
 
-    python compile_rows.py name,direction,device ...
+    python compile_rows.py name,direction,device[,path] ...
+
+With a path, the cheapest sensible config of that path is compiled instead of the default.
 """
 
 import json
@@ -26,17 +28,20 @@ LAYERS = {
 
 
 def compile_row(row: str) -> tuple[str, dict]:
-    from triton_conv3dt import config, inspect, launch
+    from triton_conv3dt import config, inspect, launch, search
     from triton_conv3dt.device import Device
     from triton_conv3dt.problem import Problem
 
-    name, direction, device = row.split(",")
-    plan = launch.plan(Problem.of_layer(direction, **LAYERS[name]), Device.named(device))
+    name, direction, device, *path = row.split(",")
+    problem, device = Problem.of_layer(direction, **LAYERS[name]), Device.named(device)
+    expected = lambda c: search.cost(c, problem, device)
+    given = min((c for c in search.sensible(problem, device) if c.path in path), key=expected) if path else None
+    plan = launch.plan(problem, device, given)
     try:
         used = inspect.resources(inspect.compile_plan(plan))
     except Exception as error:  # one row that fails must not hide the others
         return row, {"error": f"{type(error).__name__}: {error}"}
-    return row, asdict(used) | dict(spills=used.spills, config=str(plan.config),
+    return row, asdict(used) | dict(spills=used.spills, config=str(plan.config), path=plan.config.path,
                                     budget=config.shared_memory(plan.config, plan.problem),
                                     limit=plan.device.shared_memory)
 

@@ -11,6 +11,8 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     assert "triton" not in sys.modules, "Triton was imported before it could be told to interpret"
     os.environ["TRITON_INTERPRET"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the processes share the cores
 
 from triton_conv3dt import store  # noqa: E402
 

@@ -13,12 +13,16 @@ from triton_conv3dt import inspect, launch
 from triton_conv3dt.device import Device
 from triton_conv3dt.problem import DIRECTIONS, Problem
 
+pytestmark = pytest.mark.xdist_group("compile")  # one process compiles all rows, for all tests
 ROOT = Path(__file__).parents[1]
 TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
 DENSE = [name for name in LAYERS if not name.startswith("depthwise")]
 ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS for direction in DIRECTIONS
         if name in DENSE or device == "nvidia_h200"]
-# One step reads all channels: nothing to overlap, so loads go by registers and no asynchronous copy is made.
+# Where the default reads by descriptor, the pointer form is compiled, too.
+DESCRIBED = [name for name in DENSE if "channels_last" in name]
+ROWS += [(name, direction, "nvidia_h200", "gather") for name in DESCRIBED for direction in DIRECTIONS[:2]]
+# One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {("k2s2", "forward"), ("k2s2 channels_last", "forward")}
 # wgmma and tcgen05 take tf32 with the reduction side by side, here it is not, so single values are copied.
 TRANSPOSED_TF32 = {("k2s2 tf32", "forward", "nvidia_h200"), ("k2s2 tf32", "forward", "nvidia_b200")}
@@ -45,11 +49,13 @@ def test_compiled_kernel(compiled, row):
     assert "error" not in used, used["error"]
     assert used["spills"] == used["stack"] == 0, used
     assert used["shared"] <= used["limit"], used
-    name, direction, device = row
+    name, direction, device, *path = row
     if name in DENSE:
         assert used["shared"] <= used["budget"], used
         assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
-        check_loads(used, row)
+        described = device != "nvidia_a100" and direction != "grad_weight" and name in DESCRIBED and not path
+        assert used["path"] == ("descriptor" if described else "gather") or row[:2] == ("k3s2p1op1", "forward"), used
+        check_loads(used, row[:3])
     if name in DENSE or direction != "grad_weight":  # that of depthwise layers writes single sums
         assert max(used["widths"]["STG"]) == 128, used
 
@@ -57,8 +63,12 @@ def test_compiled_kernel(compiled, row):
 def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     """Global memory is read 128 bits at a time, and asynchronously where a loop can overlap it."""
     copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
+    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] == "descriptor"), used
+    if used["path"] == "descriptor" and "channels_last" in row[0]:
+        # From shared memory to the tensor cores, not by registers. (Phases of w joined for the store pass by LDSM.)
+        assert "LDSM" not in used["instructions"], used
     if row[:2] in ONE_STEP:
-        assert (copies, loads) == ([], [128]), used
+        assert {*copies, *loads} == {128}, used
     elif row not in TRANSPOSED_TF32:
         assert max(copies) == 128, used
         assert row[:2] in MIXED or {*copies, *loads} == {128}, used

@@ -11,8 +11,7 @@ import torch
 from cases import CORPUS, layer_classes, sample
 from layouts import LAYOUTS, RedZone, lay_out
 from tolerances import assert_exact, assert_smooth
-from triton_conv3dt import config as configs
-from triton_conv3dt import launch, reference
+from triton_conv3dt import launch, reference, search
 from triton_conv3dt.config import Config, fits
 from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation
 
@@ -160,19 +159,22 @@ def test_weights(name, order, direction, device):
 def use(monkeypatch, config):
     """From now on every problem is computed so."""
     monkeypatch.setattr(launch, "_records", {})
-    monkeypatch.setattr(configs, "default", config if callable(config) else lambda problem, device: config)
+    monkeypatch.setattr(search, "default", config if callable(config) else lambda problem, device: config)
 
 
-def random_config(rng):
-    """A chooser in place of config.default: small tiles of either path, any merged axes that fit the problem."""
+def random_config(rng, paths=("gather", "descriptor", "direct")):
+    """A chooser in place of search.default: small tiles of one of the paths, any merged axes that fit the problem."""
     def choose(problem, device):
         while True:
-            if rng.random() < 0.3:
+            path = rng.choice(paths)
+            if path == "direct":
                 tried = Config("direct", rng.choice((16, 32)), rng.choice((32, 64)))
             else:
                 blocks = (rng.choice((16, 32, 64)), rng.choice((16, 32)), rng.choice((16, 32)))
                 merge = tuple(rng.random() < 0.5 for _ in range(3)) if problem.direction == "forward" else (False,) * 3
-                tried = Config("gather", *blocks, merge=merge)
+                d, h = rng.choice((1, 1, 2)), rng.choice((1, 2, 4))
+                box = rng.choice(((d, h, blocks[1] // (d * h)), (0, 0, 0))) if path == "descriptor" else (0, 0, 0)
+                tried = Config(path, *blocks, merge=merge, box=box)
             tried = replace(tried, shares=rng.choice((1, 2, 5)) if problem.direction == "grad_weight" else 1)
             if fits(tried, problem, device) is None:
                 return tried
@@ -190,6 +192,30 @@ def test_any_config_computes_the_same(name, layout, direction, device, monkeypat
     check(direction, BY_NAME[name], t, (True, True, RELU))
 
 
+def described():
+    """The corpus with channels enough for a descriptor, wherever one can see what is gathered."""
+    for case in CORPUS:
+        groups = case.groups if case.groups == 2 else 1
+        wide = replace(case, ci=16 * groups, co=16 * groups, groups=groups)
+        if case.n:
+            yield wide, "forward"
+            if not any(out % s for out, s in zip(case.out_size[1:], case.stride[1:])):
+                yield wide, "grad_input"
+
+
+@pytest.mark.parametrize("i, asked", [pytest.param(i, asked, id=f"{asked[0]}, {asked[1]}")
+                                      for i, asked in enumerate(described())])
+def test_descriptors(i, asked, device, monkeypatch):
+    """Every form of descriptor, of dense tensors and of channel slices, whose margins are NaN."""
+    (case, direction), used = asked, []
+    choose = random_config(random.Random(i), paths=("descriptor",))
+    use(monkeypatch, lambda problem, device: used.append(choose(problem, device)) or used[-1])
+    layout = ("channels_last", "concatenated_channels_last")[i % 2]
+    dtype = (torch.float16, torch.float32)[i // 2 % 2]
+    check(direction, case, case.tensors(dtype, layout, device=device), EPILOGUES[i % 7])
+    assert [config.path for config in used] == ["descriptor"]
+
+
 @each_direction
 @pytest.mark.parametrize("name", ("k3s2p1op1", "two groups"))
 def test_offsets_of_64_bits(name, direction, device, monkeypatch):
@@ -202,7 +228,7 @@ def test_offsets_of_64_bits(name, direction, device, monkeypatch):
 @pytest.mark.parametrize("name", ("k3s2p1op1", "depthwise k3s2"))
 def test_two_runs_are_equal(name, direction, device, monkeypatch):
     """With data whose sum depends on the order, and with the reduction over positions shared."""
-    case, default = BY_NAME[name], configs.default
+    case, default = BY_NAME[name], search.default
     use(monkeypatch, lambda problem, device: replace(default(problem, device), shares=3))
     t = case.tensors(torch.float32, device=device)
     for tensor in (t.x, t.w, t.dz):

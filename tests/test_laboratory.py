@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import laboratories
-from triton_conv3dt import config as configs
+from triton_conv3dt import search
 from triton_conv3dt import operands, peers
 from triton_conv3dt.laboratory import Laboratory
 from triton_conv3dt.operands import RedZone, Wrong
@@ -33,7 +33,7 @@ class Spy(laboratories.TableTimer):
 def test_right_configs_are_timed_and_compared(name, monkeypatch):
     problem, spy = PROBLEMS[name], Spy({"default": 50.0})
     laboratory = Laboratory(laboratories.H200, spy, "cpu")
-    config = configs.default(problem, laboratories.H200)
+    config = search.default(problem, laboratories.H200)
     assert laboratory.examine(problem, config, 0.1).median == 100.0
     times = laboratory.compare(problem, {"default": config, "other": config}, 1.0)
     assert {name: t.median for name, t in times.items()} == {"default": 50.0, "other": 100.0, "cudnn": 100.0}
@@ -45,7 +45,7 @@ def test_right_configs_are_timed_and_compared(name, monkeypatch):
 @pytest.mark.parametrize("name", list(PROBLEMS)[::2])
 def test_a_config_that_does_harm_is_never_timed(name, fault, kind, said):
     problem = PROBLEMS[name]
-    config = configs.default(problem, laboratories.H200)
+    config = search.default(problem, laboratories.H200)
     laboratory = laboratories.laboratory(faults={str(config): fault})
     laboratory._timer = spy = Spy()
     with pytest.raises(Wrong, match=said) as raised:
@@ -61,7 +61,7 @@ def test_a_baseline_that_fails_is_left_out(monkeypatch):
 
     monkeypatch.setattr(peers, "product", unavailable)
     laboratory = Laboratory(laboratories.H200, Spy(), "cpu")
-    assert list(laboratory.compare(problem, {"default": configs.default(problem, laboratories.H200)}, 1.0)) == ["default"]
+    assert list(laboratory.compare(problem, {"default": search.default(problem, laboratories.H200)}, 1.0)) == ["default"]
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last", "ci"])

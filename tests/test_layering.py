@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
-    "geometry", "problem", "case", "layers", "device", "config", "search", "configfile", "store", "lowering", "kernels",
+    "geometry", "problem", "case", "layers", "device", "config", "lowering", "search", "configfile", "store", "kernels",
     "binding", "launch", "explain", "reference", "arguments", "composite", "library", "vmap", "ops", "functional", "tf", "nn",
     "inspect", "progress", "timing", "journal", "worker", "machine", "operands", "peers", "results", "laboratory",
     "precompile", "selection", "trace", "tune", "bench", "plots", "report", "figure", "demo", "commands", "cli", "__main__",

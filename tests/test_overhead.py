@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("overhead")
 LIMIT = 12  # times torch.empty_like, in the same process
 
 

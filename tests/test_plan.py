@@ -7,10 +7,11 @@ import pytest
 
 from cases import layers
 from triton_conv3dt import lowering
-from triton_conv3dt.config import Config, default, fits
+from triton_conv3dt.config import Config, fits
 from triton_conv3dt.device import Device
 from triton_conv3dt.launch import plan
 from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
+from triton_conv3dt.search import default
 
 DATACENTER = ("nvidia_h200", "nvidia_a100", "nvidia_b200")
 ANY = (*DATACENTER, "nvidia_t4", "nvidia_rtx_4090")
@@ -77,7 +78,7 @@ def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
 
 GATHER = Config("gather", 64, 64, 32)
 REFUSED = {  # problem, device, config: the reason
-    "path": ({}, "nvidia_h200", replace(GATHER, path="fft"), "path 'fft' is not one of gather, direct"),
+    "path": ({}, "nvidia_h200", replace(GATHER, path="fft"), "path 'fft' is not one of gather, descriptor, direct"),
     "power of two": ({}, "nvidia_h200", replace(GATHER, block_n=48), "block_n = 48 is not a power of two"),
     "warps": ({}, "nvidia_h200", replace(GATHER, warps=3), "warps = 3 is not a power of two"),
     "merged gradient": ({"direction": "grad_input"}, "nvidia_h200", replace(GATHER, merge=(True, False, False)),

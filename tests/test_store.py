@@ -15,7 +15,7 @@ import torch
 from cases import CORPUS
 from tolerances import assert_exact
 from triton_conv3dt import config as configs
-from triton_conv3dt import configfile, device, launch, reference, store
+from triton_conv3dt import configfile, device, launch, reference, search, store
 from triton_conv3dt.config import Config
 from triton_conv3dt.configfile import ConfigFileError, Entry
 from triton_conv3dt.device import Device
@@ -63,7 +63,7 @@ def test_what_was_saved_is_found(folder):
 
 def test_every_layer_is_found_again(folder):
     problems = [layer.problem(direction) for layer in layers() for direction in DIRECTIONS]
-    chosen = {problem: configs.default(problem, H200) for problem in problems}
+    chosen = {problem: search.default(problem, H200) for problem in problems}
     store.save([entry(problem, config) for problem, config in chosen.items()], H200, MADE_WITH, folder)
     for problem, config in chosen.items():
         found = store.lookup(problem, H200)
@@ -95,7 +95,7 @@ def test_near_is_bounded(folder):
     keep(folder, entry(sized(32)))
     assert all(store.lookup(sized(depth), H200).source.count(", near: ") for depth in (16, 31, 33, 64))
     assert store.lookup(sized(15), H200) is store.lookup(sized(65), H200) is None
-    assert store.choose(sized(65), H200).config == configs.default(sized(65), H200)
+    assert store.choose(sized(65), H200).config == search.default(sized(65), H200)
 
 
 def test_the_nearest_wins(folder):
@@ -182,8 +182,8 @@ def test_an_entry_for_other_kernels_is_rejected(folder, monkeypatch):
     keep(folder, entry(sized(24), TILES[2]))
     assert store.lookup(LAYER, H200).config == TILES[2]  # the next that is near
     found = store.choose(sized(50), H200)
-    assert found.config == configs.default(sized(50), H200)
-    assert f"default of config.py, not tuned; {path}:" in found.source
+    assert found.config == search.default(sized(50), H200)
+    assert f"default of search.py, not tuned; {path}:" in found.source
     assert f"tuned for other kernels (digest 0123, these have {store.kernel_digest()})" in found.source
 
 
@@ -248,7 +248,7 @@ def test_malformed_files(folder, name):
         found = launch.plan(LAYER, H200)
     message = str(warned[0].message)
     assert f"{path}:{line}: " in message and reason in message and "move the file away" in message
-    assert found.config == configs.default(LAYER, H200)
+    assert found.config == search.default(LAYER, H200)
     with store.strict(), pytest.raises(store.ConfigFileWarning):
         launch.plan(LAYER, H200)
     with pytest.raises(ConfigFileError, match="move the file away"):

@@ -116,18 +116,19 @@ class Axis:
         return (self.kernel == self.stride and self.dilation == 1 and self.padding == 0
                 and self.out == self.size * self.stride)
 
-    def reads(self) -> set[int]:
+    @cached_property
+    def reads(self) -> frozenset[int]:
         """The input offsets that the phases read, counted from an aligned output."""
-        return {p.offset - j * self.input_step for p in self.phases() for j in range(p.taps)}
+        return frozenset(p.offset - j * self.input_step for p in self.phases() for j in range(p.taps))
 
-    @property
+    @cached_property
     def still(self) -> bool:
         """Coarse step t reads input t and no other, and there are as many steps as inputs."""
-        return self.reads() <= {0} and self.padding % self.stride == 0 and self.steps(0) == self.size
+        return self.reads <= {0} and self.padding % self.stride == 0 and self.steps(0) == self.size
 
     def halo(self) -> tuple[int, int]:
         """How many inputs beyond its own share a block of outputs reads, before and after, per coarse step."""
-        reads = self.reads()
+        reads = self.reads
         return (max(0, -min(reads)), max(0, max(reads))) if reads else (0, 0)
 
     def multiplications(self) -> int:

@@ -4,6 +4,7 @@ A run is the largest power of two of neighbouring elements, 16 bytes at most, th
 starts at a multiple of its length and is contiguous. What is promised to the compiler is proved here.
 """
 
+from functools import lru_cache
 from math import gcd, prod
 
 from .config import Config, copyable, join_factor, rows_and_reduction, split_factor
@@ -37,6 +38,7 @@ def axis_constants(problem: Problem, config: Config) -> list[tuple]:
             for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
 
 
+@lru_cache(maxsize=4096)
 def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
     places = a.steps(origin)
     edge = origin > 0 or places * a.stride - origin > a.out
@@ -45,7 +47,7 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
         halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
         return (a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
                 a.stride, 1, not m.full, edge, halo)
-    reads = a.reads()
+    reads = a.reads
     halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
     only = a.phase(0) if a.stride == 1 else None
     taps, first, offset = (only.taps, only.first, only.offset) if only else (-1, 0, a.padding // a.stride)
@@ -53,6 +55,7 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
             a.inverse, a.dilation, 1, 1 if joined else a.stride, False, edge, halo)
 
 
+@lru_cache(maxsize=4096)
 def _gradient_axis(a: Axis, split: int) -> tuple:
     if split > 1:
         m = a.split()
@@ -136,7 +139,7 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
         return alignment
     width, split = steps(problem, config)[2], split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
-        still = len(problem.axes[2].reads()) <= 1 and problem.padding[2] % problem.stride[2] == 0 and constants[OFFSET] % alignment == 0
+        still = len(problem.axes[2].reads) <= 1 and problem.padding[2] % problem.stride[2] == 0 and constants[OFFSET] % alignment == 0
         return gcd(alignment, width) if still else 1
     if split == 1:
         still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0

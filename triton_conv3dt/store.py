@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import __version__, case, configfile
+from . import __version__, case, configfile, search
 from . import config as configs
 from .config import Config
 from .configfile import ConfigFileError, Entry, file_name
@@ -64,7 +64,7 @@ def choose(problem: Problem, device: Device) -> Found:
     found, rejected = _search(problem, device)
     if found:
         return found
-    return Found(configs.default(problem, device), "; ".join(["default of config.py, not tuned", *rejected]))
+    return Found(search.default(problem, device), "; ".join(["default of search.py, not tuned", *rejected]))
 
 
 @contextmanager

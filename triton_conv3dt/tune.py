@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import case, results, search, store
-from . import config as configs
 from .config import Config
 from .configfile import config_of
 from .device import Device
@@ -72,10 +71,10 @@ def jobs(problems: Iterable[Problem], device: Device, effort: Effort) -> list[Jo
     result = {}
     for problem in map(store.normal, problems):
         if problem not in result:
-            first = [configs.default(problem, device)]
             found = store.lookup(problem, device)
-            ranked = search.ranked(problem, device)[:effort.candidates]
-            result[problem] = Job(problem, tuple(dict.fromkeys(first + ([found.config] if found else []) + ranked)))
+            default, *others = search.ranked(problem, device)[:effort.candidates]
+            candidates = [default, *([found.config] if found else []), *others]
+            result[problem] = Job(problem, tuple(dict.fromkeys(candidates)))
     return list(result.values())
 
 
