@@ -8,9 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
     "geometry", "problem", "case", "layers", "device", "config", "lowering", "search", "configfile", "store", "kernels",
-    "binding", "launch", "explain", "reference", "arguments", "composite", "library", "vmap", "ops", "functional", "tf",
-    "nn", "bench", "tune", "progress", "figure", "demo", "machinecode", "inspect", "inspection", "commands", "cli",
-    "__main__", "__init__",
+    "binding", "launch", "explain", "reference", "arguments", "composite", "library", "vmap", "ops", "functional", "tf", "nn",
+    "machinecode", "inspect", "progress", "timing", "journal", "worker", "inspection", "machine", "operands", "check", "peers",
+    "results", "laboratory", "precompile", "selection", "trace", "tune", "bench", "plots", "report", "figure", "demo", "commands", "cli", "__main__",
+    "__init__",
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine
     "geometry": {"torch", "triton", "numpy", "os"}, "problem": {"torch", "triton", "numpy", "os"},

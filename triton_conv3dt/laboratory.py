@@ -8,9 +8,8 @@ from .binding import bind
 from .config import Config
 from .device import Device
 from .problem import Problem
+from .results import CUDNN
 from .timing import EventTimer, Timer, Times
-
-DEFAULT, CUDNN = "default", "cudnn"  # the names in a comparison that are not a candidate's
 
 
 class Laboratory:

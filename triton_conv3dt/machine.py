@@ -46,12 +46,6 @@ def facts(device: Device, index: int = 0) -> dict:
             "command": " ".join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **clocks(index)}
 
 
-def made_with(found: dict) -> dict[str, str]:
-    """Of such a row, what a tuned config is kept with."""
-    kept = {name: found[name] for name in ("triton", "torch", "cuda", "driver") if found.get(name)}
-    return kept | {"date": found["date"][:10]}
-
-
 def _smi_id(index: int) -> str:
     """How nvidia-smi, which knows no CUDA_VISIBLE_DEVICES, calls a device of this process."""
     import torch

@@ -6,17 +6,15 @@ compiler that takes its process with it, the worker compiles itself, under its w
 
 import multiprocessing
 import os
-import signal
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 
 from .config import Config
 from .device import Device
 from .problem import Problem
-from .worker import Failure, failure
+from .worker import Failure, failure, serve
 
 MOST_PROCESSES = 16
-SECONDS = 120  # for one kernel
 
 
 class Compilers:
@@ -33,22 +31,22 @@ class Compilers:
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._processes, context, initializer=_ignore_interrupts)
+            self._pool = ProcessPoolExecutor(self._processes, context, initializer=serve, initargs=(os.getpid(),))
         try:
             self._pending[problem, config] = self._pool.submit(compile_one, problem, self._device, config)
         except BrokenProcessPool:
-            self._replace()
+            self.close()
 
-    def wait(self, problem: Problem, config: Config) -> Failure | None:
-        """Why this does not compile; None if it does or if nobody knows."""
+    def wait(self, problem: Problem, config: Config, seconds: float) -> Failure | None:
+        """Why this does not compile, after so many seconds at most; None if it does, or if nobody knows."""
         pending: Future | None = self._pending.pop((problem, config), None)
         try:
-            return pending.result(SECONDS) if pending else None
+            return pending.result(seconds) if pending else None
         except TimeoutError:
-            self._replace()
-            return Failure("compile", f"the compiler did not end within {SECONDS} s")
+            self.close()  # the next submit begins anew
+            return Failure("hang", f"the compiler did not end within {seconds:.0f} s")
         except BrokenProcessPool:
-            self._replace()
+            self.close()
             return None
 
     def close(self) -> None:
@@ -59,10 +57,6 @@ class Compilers:
             for process in processes:
                 process.kill()
             self._pool, self._pending = None, {}
-
-    def _replace(self) -> None:
-        """A new pool for what is still to come."""
-        self.close()
 
 
 def compile_one(problem: Problem, device: Device, config: Config) -> Failure | None:
@@ -75,7 +69,3 @@ def compile_one(problem: Problem, device: Device, config: Config) -> Failure | N
         found = failure(error)
         return Failure("compile", found.reason) if found.kind == "error" else found
     return None
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

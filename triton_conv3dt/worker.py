@@ -80,7 +80,7 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, os.getpid(), self._make, self._arguments), daemon=True)
+        self._process = context.Process(target=_answer, args=(theirs, os.getpid(), self._make, self._arguments), daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -103,10 +103,9 @@ class Worker:
         return Failure("crash", f"the worker process ended: {how}")
 
 
-def _serve(connection, parent: int, make: Callable, arguments: tuple) -> None:
+def _answer(connection, parent: int, make: Callable, arguments: tuple) -> None:
     """The worker: make the object, then answer until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    _die_with(parent)
+    serve(parent)
     try:
         target = make(*arguments)
     except Exception as error:
@@ -145,8 +144,9 @@ def failure(error: Exception) -> Failure:
     return Failure("error", f"{name}: {text[:300]} ({os.path.basename(frame.filename)}:{frame.lineno})")
 
 
-def _die_with(parent: int) -> None:
-    """Ask the kernel to end this process with its parent, which may be killed while a question is being answered."""
+def serve(parent: int) -> None:
+    """Make this process one that serves another: it ends with it, whatever that dies of, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
     with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
