@@ -16,7 +16,8 @@ from .problem import Problem
 
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)([^;]*)")
 LOADS, STORES = ("LDG", "LDGSTS", "UTMALDG"), ("STG", "UTMASTG")  # families that move global memory
-BULK = ("UTMALDG", "UTMASTG", "UBLKCP")  # of the copy engine, whose unit is a box and not a thread's share
+BULK = ("UTMALDG", "UTMASTG")  # of the copy engine: one thread asks for a box
+BOX_BITS = 1 << 15  # of 4 KiB, about; what such an instruction counts for beside those of all threads of a warp
 TENSOR_CORES = re.compile(r"(H|I|Q|D)MMA|(H|I|Q)GMMA|UTC[A-Z]*MMA")
 WARPGROUPS = re.compile(r"(H|I|Q)GMMA|UTC[A-Z]*MMA")
 ONE_ACCESS = 128  # bits a thread moves at most
@@ -33,8 +34,8 @@ class Resources:
     """What one block of a compiled kernel uses, and its instructions.
 
     registers are per thread, stack (bytes per thread, where spills go) and shared (bytes) as the driver will reserve
-    them, code in bytes. instructions counts by family ("HGMMA"), and widths gives the bits that each load or store of
-    global memory moves per thread, the set of them by family: {"LDGSTS": (128,), "STG": (16, 128)}.
+    them, code in bytes. instructions counts by family ("HGMMA"); accesses counts those that load or store global memory,
+    by family and by the bits that each moves per thread: {"LDGSTS": {128: 24}, "STG": {16: 2, 128: 8}}, or a box at once.
     register_operands counts the products of warpgroups that read their first operand from registers.
     """
 
@@ -43,7 +44,7 @@ class Resources:
     shared: int
     code: int
     instructions: dict[str, int]
-    widths: dict[str, tuple[int, ...]]
+    accesses: dict[str, dict[int, int]]
     register_operands: int
 
     @property
@@ -52,13 +53,18 @@ class Resources:
         return self.instructions.get("LDL", 0) + self.instructions.get("STL", 0)
 
     @property
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """The bits that loads and stores move, by family: {"LDGSTS": (128,), "STG": (16, 128)}."""
+        return {family: tuple(sorted(counts)) for family, counts in self.accesses.items()}
+
+    @property
     def tensor_cores(self) -> dict[str, int]:
         """The instructions that multiply on tensor cores."""
         return {name: count for name, count in self.instructions.items() if TENSOR_CORES.fullmatch(name)}
 
-    def widest(self, *families: str) -> int:
-        """Bits of the widest instruction of some families, 0 where there is none."""
-        return max((bits for family in families for bits in self.widths.get(family, ())), default=0)
+    def moved(self, families: tuple[str, ...]) -> Counter:
+        """How many instructions of some families move so many bits."""
+        return sum((Counter(self.accesses.get(family, {})) for family in families), Counter())
 
 
 def resources(kernel) -> Resources:
@@ -68,17 +74,17 @@ def resources(kernel) -> Resources:
         cubin.flush()
         usage = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", cubin.name)))
         found = INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin.name))
-    instructions, widths, register_operands = Counter(), {}, 0
+    instructions, accesses, register_operands = Counter(), {}, 0
     for _, name, operands in found:
         family, *modifiers = name.split(".")
         instructions[family] += 1
         if family in LOADS + STORES:
-            widths.setdefault(family, set()).add(ONE_ACCESS if family in BULK else _bits(modifiers))
+            accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else _bits(modifiers)] += 1
         # The accumulator comes first, then the first operand: a register, or a descriptor of shared memory.
         register_operands += bool(re.fullmatch("[HIQ]GMMA", family) and re.match(r"\s*R\w+, R\d", operands))
     return Resources(int(usage["REG"]), int(usage["STACK"]), kernel.metadata.shared,
                      int(found[-1][0], 16) + INSTRUCTION_BYTES if found else 0, dict(instructions),
-                     {family: tuple(sorted(bits)) for family, bits in widths.items()}, register_operands)
+                     {family: dict(counts) for family, counts in accesses.items()}, register_operands)
 
 
 def blocks(used: Resources, config: Config, device: Device) -> int | None:
@@ -110,16 +116,20 @@ def warnings(used: Resources, config: Config, problem: Problem, device: Device) 
     if used.register_operands:
         found.append("A operand goes through registers")
     for what, families in (("stores", STORES), ("loads", LOADS)):
-        width = used.widest(*families)
-        if 0 < width <= 8 * problem.item:
-            found.append(f"scalar {what}: {width} bits")
-        elif 0 < width < ONE_ACCESS:
-            found.append(f"narrow {what}: {width} bits at most")
+        found += _narrow(what, used.moved(families), 8 * problem.item)
     if blocks(used, config, device) == 0:
         found.append(f"no block fits: {used.registers} registers, {used.shared} bytes of shared memory")
     elif (part := occupancy(used, config, device)) is not None and part < 0.1:
         found.append(f"low occupancy: {part:.0%}")
     return found
+
+
+def _narrow(what: str, moved: Counter, element: int) -> list[str]:
+    """What is to be said of so many loads or stores of so many bits. A few single values, a bias say, are no matter."""
+    scalar = sum(bits * count for bits, count in moved.items() if bits <= element)
+    if 4 * scalar > sum(bits * count for bits, count in moved.items()):
+        return [f"scalar {what}: {sum(n for bits, n in moved.items() if bits <= element)} of {moved.total()} move {element} bits"]
+    return [f"narrow {what}: {max(moved)} bits at most"] if moved and max(moved) < ONE_ACCESS else []
 
 
 def _bits(modifiers: list[str]) -> int:
