@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from triton_conv3dt import cli
+from triton_conv3dt.problem import DIRECTIONS
 
 LAYER = ["explain", "--input", "2,64,8,8,8", "--channels", "32", "--kernel", "2", "--stride", "2"]
+EPILOGUE = dict(bias=True, activation="relu")
 ROOT = Path(__file__).parents[1]
 
 
@@ -54,6 +56,12 @@ def test_module_runs_and_reports_usage_errors():
     ([*LAYER, "--groups", "3"], "--groups 3 does not divide"),
     ([*LAYER, "--output-padding", "2"], "smaller than --stride"),
     ([*LAYER, "--padding", "9"], "no output"),
+    (["explain"], "one of --layers, --case and --input says what is asked; received none"),
+    ([*LAYER, "--layers", "nnunet"], "received --layers and --input"),
+    (["explain", "--layers", "nnunt"], "did you mean 'nnU-Net v2'"),
+    (["explain", "--layers", "nnunet", "--kernel", "3"], "--kernel cannot be combined with --layers"),
+    (["explain", "--case", "ci4 co4 in4 k2 stride2"], "'stride2' is not a word of a case"),
+    (["explain", "--case", "ci4 co4 in4 k2", "--dtype", "float32"], "write it into the case"),
 ])
 def test_refuses_with_what_would_work(capsys, arguments, expected):
     message = refusal(capsys, *arguments)
@@ -62,9 +70,11 @@ def test_refuses_with_what_would_work(capsys, arguments, expected):
 
 def test_info_names_versions_and_settings(capsys, monkeypatch):
     monkeypatch.setenv("TRITON_CONV3DT_FALLBACK", "error")
+    monkeypatch.setattr("triton_conv3dt.store.search_path", lambda: [ROOT / "autotune_configs", ROOT / "none"])
     assert cli.main(["info"]) == 0
     shown = capsys.readouterr().out
-    for fact in (metadata.version("torch"), "device", "interpreter", "TRITON_CONV3DT_FALLBACK=error", "configs"):
+    for fact in (metadata.version("torch"), "device", "interpreter", "TRITON_CONV3DT_FALLBACK=error",
+                 "TRITON_CONV3DT_CONFIG_DIR=", f"{ROOT / 'autotune_configs'}: ", f"{ROOT / 'none'}: not there"):
         assert fact in shown
 
 
@@ -76,14 +86,81 @@ def test_explain_prints_the_plan_of_the_layer_asked_for(capsys, device, directio
     from triton_conv3dt.problem import Problem
 
     problem = Problem.of_layer(direction, n=2, ci=64, co=32, in_size=(8, 16, 24), kernel=(1, 2, 2), stride=(1, 2, 2),
-                               dtype="float16", layout="channels_last", bias=True, activation="relu")
+                               dtype="float16", layout="channels_last", **EPILOGUE if direction == "forward" else {})
     asked = ["explain", "--input", "2,64,8,16,24", "--channels", "32", "--kernel", "1,2,2", "--stride", "1,2,2",
              "--layout", "channels_last", "--bias", "--activation", "relu", "--direction", direction,
              "--device", device]
     assert cli.main(asked) == 0
     shown = capsys.readouterr().out
-    assert shown == f"{launch.plan(problem, Device.named(device))}\n"
-    assert device in shown
+    assert f"\n{launch.plan(problem, Device.named(device))}\n" in shown
+    line = shown.splitlines()[0].removeprefix("case").strip()
+    assert f"triton-conv3dt tune --case '{line}'" in shown
+    assert cli.main(["explain", "--case", line, "--device", device]) == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("device", ["nvidia_h200", "nvidia_a100", "nvidia_b200"])
+def test_explain_all_layers(capsys, device):
+    from triton_conv3dt.layers import layers
+
+    assert cli.main(["explain", "--layers", "all", "--direction", *DIRECTIONS, "--device", device]) == 0
+    head, columns, *rows, tune = capsys.readouterr().out.splitlines()
+    assert head == f"{device}: 660 problems, 660 of them not tuned"
+    assert [row.split()[0] for row in rows] == [layer.name for layer in layers() for _ in DIRECTIONS]
+    assert all(row[columns.index("source"):] == "default" for row in rows)
+    assert not any("?" in row for row in rows), "the rates of these devices are known"
+    assert tune.endswith("triton-conv3dt tune --layers all")
+
+
+ALL, W = (True, True, True), (False, False, True)
+
+
+@pytest.mark.parametrize("text, merge, expected", [
+    ("ci64 co32 in8 k2 s2", ALL, "1 product of all 8 phases: 32 channels of each phase by 512 positions, a sum over 64 channels "
+     "and 1 tap"),
+    ("ci64 co64 in8 k3 s2 p1", (), "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 1 to 8 "
+     "taps"),
+    ("ci64 co32 in8 k3 s2 p1 op1 channels_last", W, "4 products of 2 phases each: 32 channels of each phase by 576 positions, a "
+     "sum over 64 channels and 2 to 8 taps"),
+    ("ci64 co64 in8 k1 s2", (), "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 0 to 1 "
+     "taps"),
+    ("ci64 co32 in8 k3", (), "1 product: 32 channels by 1000 positions, a sum over 64 channels and 27 taps"),
+    ("ci64 co32 in8 k3 g2", (), "1 product: 16 channels in each of 2 groups by 1000 positions, a sum over 32 channels and 27 "
+     "taps"),
+    ("grad_input n2 ci64 co32 in8 k3 s2", (), "1 product: 64 channels by 1024 positions, a sum over 32 channels and 27 taps"),
+    ("grad_weight n2 ci64 co32 in8 k2 s2", (), "8 products, one per tap: 64 by 32 channels, a sum over 1024 positions in 4 "
+     "shares"),
+])
+def test_explain_says_what_is_multiplied(text, merge, expected):
+    from triton_conv3dt import case, explain, launch
+    from triton_conv3dt.config import Config
+    from triton_conv3dt.device import Device
+
+    problem = case.parse(text)
+    config = Config("gather", 64, 32, 16, merge=merge or (False,) * 3, shares=4 if "weight" in text else 1)
+    plan = launch.plan(problem, Device.named("nvidia_h200"), config)
+    assert explain.product(plan) == expected
+    assert f"product   {expected}\n" in explain.text(plan)
+
+
+def test_explain_says_where_a_config_came_from(capsys, tmp_path, monkeypatch):
+    from triton_conv3dt import case, store
+    from triton_conv3dt.config import Config
+    from triton_conv3dt.device import Device
+
+    monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
+    text = "forward n2 ci64 co32 in8 k2 s2 float16 channels_first"
+    entry = store.Entry(case.parse(text), Config("gather", 32, 32, 32))
+    path, = store.save([entry], Device.named("nvidia_h200"), {}, tmp_path)
+    assert cli.main(["explain", "--case", text, "--device", "nvidia_h200"]) == 0
+    shown = capsys.readouterr().out
+    assert f"source    tuned: {path}:8, exact" in shown and "gather, 32x32x32" in shown and "tune  " not in shown
+    assert cli.main(["explain", "--case", text.replace("in8", "in9"), "--device", "nvidia_h200"]) == 0
+    shown = capsys.readouterr().out
+    assert f"source    tuned: {path}:8, near: {text}" in shown and "tune --case" in shown
+    path.write_text(path.read_text()[:-9])
+    assert cli.main(["explain", "--case", text, "--device", "nvidia_h200"]) == 1
+    assert f"error: {path}:8: not valid JSON" in capsys.readouterr().err
 
 
 def test_explain_without_a_gpu_here_plans_for_a_common_one(capsys, monkeypatch):

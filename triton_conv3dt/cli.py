@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from .commands import demo, explain, info
+from .commands import demo, explain, info, inspect
 
-COMMANDS = (info, demo, explain)
+COMMANDS = (info, demo, explain, inspect)
 
 
 def main(argv: list[str] | None = None) -> int:

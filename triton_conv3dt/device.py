@@ -1,7 +1,14 @@
 """What a GPU offers, as a value. `current()` is the only place that asks the driver."""
 
+import json
+import re
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+SHIPPED = (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs")  # tuned configs, of the wheel and of a checkout
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,24 @@ KNOWN = {d.name: d for d in (
 )}
 
 
-def canonical_name(reported: str, capability: tuple[int, int]) -> str:
-    """The name configs are kept under: "NVIDIA H200 NVL" and "NVIDIA H200" are one device here."""
-    words = reported.lower().replace("-", " ").replace("/", " ").split()
-    for name, device in KNOWN.items():
-        if device.capability == capability and all(part in words for part in name.split("_")):
-            return name
-    return "_".join(words)
+def canonical_name(reported: str) -> str:
+    """The name configs are kept under: "NVIDIA H200" and "NVIDIA H200 NVL" are one device in devices.json.
+
+    A name that is not in it stands for itself: "NVIDIA L40S" is nvidia_l40s.
+    """
+    return _aliases().get(reported) or "_".join(re.findall("[a-z0-9]+", reported.lower()))
+
+
+@lru_cache(maxsize=None)
+def _aliases() -> dict[str, str]:
+    for path in (folder / "devices.json" for folder in SHIPPED):
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except OSError:
+            continue
+        except ValueError as error:
+            warnings.warn(f"{path} is not valid JSON ({error}); devices keep the names they report", stacklevel=2)
+    return {}
 
 
 @lru_cache(maxsize=None)
@@ -82,7 +100,7 @@ def current(index: int = 0) -> Device:
         raise RuntimeError("no CUDA device is available; pass Device.named(...) to plan for one that is not here")
     properties = torch.cuda.get_device_properties(index)
     capability = (properties.major, properties.minor)
-    name = canonical_name(properties.name, capability)
+    name = canonical_name(properties.name)
     known = KNOWN.get(name)
     return Device(name, capability, properties.multi_processor_count, properties.shared_memory_per_block_optin,
                   *((known.bandwidth, known.rate_16bit, known.rate_tf32) if known else ()))

@@ -14,7 +14,7 @@ import torch
 
 from . import config as configs
 from . import device as devices
-from . import lowering, search
+from . import lowering, store
 from .binding import Descriptor, Record, bind, load
 from .config import Config
 from .device import Device
@@ -43,22 +43,29 @@ class Plan:
         lines += [f"config    {self.config}", f"source    {self.source}"]
         lines += [f"launch {i}  {step}" for i, step in enumerate(self.steps, 1)]
         lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
-        if d.bandwidth:
-            rate = d.rate_16bit if p.item == 2 else d.rate_tf32
-            memory, matmul = p.bytes / d.bandwidth * 1e6, p.flops / rate * 1e6
-            bound = "memory" if memory >= matmul else "compute"
-            lines.append(f"roofline  {max(memory, matmul):.1f} us by the vendor's rates, {bound} bound")
+        if self.roofline:
+            time, bound = self.roofline
+            lines.append(f"roofline  {time * 1e6:.1f} us by the vendor's rates, {bound} bound")
         return "\n".join(lines)
+
+    @property
+    def roofline(self) -> tuple[float, str] | None:
+        """The least time in seconds, and what bounds it, "memory" or "compute"; None where the rates are not known."""
+        p, d = self.problem, self.device
+        if not d.bandwidth:
+            return None
+        memory, matmul = p.bytes / d.bandwidth, p.flops / (d.rate_16bit if p.item == 2 else d.rate_tf32)
+        return max(memory, matmul), "memory" if memory >= matmul else "compute"
 
 
 def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
-    """The plan of a problem: a pure function, for any device, present or not.
+    """The plan of a problem: a function of problem, device and the files of tuned configs; the device need not be here.
 
     Raises:
         ValueError: the given config does not fit, with the reason.
     """
-    source = "given" if config else "default of search.py"
-    config = config or search.default(problem, device)
+    found = store.Found(config, "given") if config else store.choose(problem, device)
+    config, source = found.config, found.source
     if reason := configs.fits(config, problem, device):
         raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
     steps = []
@@ -160,9 +167,28 @@ def grad_weight(x, dz, *, kernel, stride, padding, dilation, groups, precision, 
         torch.empty(size, dtype=x.dtype, device=x.device)
     if x.numel() == 0 or dz.numel() == 0:
         return dw.zero_()
-    if dw.numel() == 0:
-        return dw
-    record = _record("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision)
+    if dw.numel():
+        record = _record("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision)
+        _grad_weight(record, x, dz, dw)
+    return dw
+
+
+def run(record: Record, x, w, y, b=None, residual=None) -> None:
+    """Every launch of a bound plan (binding.bind) on the layer's tensors, gradients in the places of what they are of.
+
+    Written is y forward, x by the input gradient and w by the weight gradient. The tensors must be those of the plan's
+    problem: nothing is checked. This is how a config is tried without becoming what calls of that shape use.
+    """
+    direction = record.plan.problem.direction
+    if direction == "forward":
+        _gather(record, x, w, y, b, residual, None)
+    elif direction == "grad_input":
+        _gather(record, y, w, x, None, None, None)
+    else:
+        _grad_weight(record, x, y, w)
+
+
+def _grad_weight(record: Record, x, dz, dw) -> None:
     problem, shares = record.plan.problem, record.plan.config.shares
     taps, co = problem.taps, problem.co_group
     accumulator = torch.float64 if x.dtype is torch.float64 else torch.float32
@@ -177,7 +203,8 @@ def grad_weight(x, dz, *, kernel, stride, padding, dilation, groups, precision, 
         size = parts[0].numel()
         load()["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps,
                                                       *_weight_strides(target, packed=False), BLOCK=BLOCK)
-    return target if target is dw else dw.copy_(target)
+    if target is not dw:
+        dw.copy_(target)
 
 
 def grad_bias(dz):

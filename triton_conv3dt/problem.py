@@ -134,15 +134,19 @@ class Problem:
     @staticmethod
     def of_layer(direction="forward", *, n=1, ci, co, in_size, kernel, stride=1, padding=0, output_padding=0, dilation=1,
                  groups=1, dtype="float16", layout="channels_first", w_minor=None, bias=False, activation=None,
-                 residual=False, precision="tf32") -> "Problem":
-        """The problem of a layer with dense tensors in one layout, in the terms of torch.nn.ConvTranspose3d."""
+                 residual=False, precision="tf32", out_size=None) -> "Problem":
+        """The problem of a layer with dense tensors in one layout, in the terms of torch.nn.ConvTranspose3d.
+
+        out_size overrides output_padding: it can say what PyTorch's arguments cannot.
+        """
         triple = lambda v: tuple(v) if isinstance(v, (tuple, list)) else (v,) * 3
         in_size, kernel, stride, padding = triple(in_size), triple(kernel), triple(stride), triple(padding)
         dilation = triple(dilation)
-        out_size = tuple(map(output_size, in_size, kernel, stride, padding, triple(output_padding), dilation))
+        out_size = triple(out_size) if out_size is not None else \
+            tuple(map(output_size, in_size, kernel, stride, padding, triple(output_padding), dilation))
         activation = Activation.of(activation)
         w_minor = w_minor or ("co" if layout == "channels_last" else "tap")
-        sizes = [n * ci * _product(in_size), n * co * _product(out_size)]
+        sizes = [n * ci * _product(in_size), 2 * n * co * _product(out_size)]  # as launch.py decides
         return Problem(direction, n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups, dtype,
                        precision, layout, layout, w_minor, Epilogue(bias, residual, activation),
                        wide=max(sizes) >= 2**31)

@@ -8,21 +8,37 @@ from . import options
 def add(commands) -> None:
     explain = commands.add_parser(
         "explain", help="what would run for a layer, and why",
-        description="Print what would run for a layer on a GPU, which need not be here, and why.",
-        epilog="example: triton-conv3dt explain --input 2,64,64,64,64 --channels 32 --kernel 2 --stride 2 --bias "
-               "--activation leaky_relu --dtype float16 --device nvidia_h200")
-    options.add_layer(explain)
+        description="Print what would run for a layer on a GPU, which need not be here, and why; a table for several.",
+        epilog="examples: triton-conv3dt explain --layers nnunet --device nvidia_h200; triton-conv3dt explain "
+               "--input 2,64,64,64,64 --channels 32 --kernel 2 --stride 2 --bias --activation leaky_relu")
+    options.add_problems(explain)
     options.add_run(explain)
+    options.add_devices(explain)
     explain.set_defaults(run=run, refuse=explain.error)
 
 
 def run(arguments) -> int:
-    problem = options.problem_of(arguments)
-    from .. import launch  # imports torch: only where it is needed
+    problems = options.problems_of(arguments)
+    from .. import explain, launch, store  # torch, too: only where it is needed
 
     try:
-        print(launch.plan(problem, options.device_of(arguments)))
-    except (ValueError, RuntimeError) as error:
+        with store.strict():
+            for i, device in enumerate(options.devices_of(arguments)):
+                plans = [(name, launch.plan(problem, device)) for name, problem in problems]
+                several = len({name for name, _ in plans}) > 1
+                print("\n" * (i > 0) + (_table(arguments, device, plans) if several else
+                                        "\n\n".join(explain.text(plan) for _, plan in plans)))
+    except (ValueError, RuntimeError, store.ConfigFileWarning) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _table(arguments, device, plans) -> str:
+    from .. import explain
+
+    untuned = sum(explain.tuned(plan) != "exact" for _, plan in plans)
+    lines = [f"{device.name}: {len(plans)} problems, {untuned} of them not tuned", explain.table(plans)]
+    if untuned:
+        lines.append(f"to tune them, on such a GPU: triton-conv3dt tune --layers {options.patterns(arguments)}")
+    return "\n".join(lines)

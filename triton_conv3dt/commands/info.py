@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_CONV3DT_FALLBACK", "CUDA_VISIBLE_DEVICES")
+ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_CONV3DT_FALLBACK", "TRITON_CONV3DT_CONFIG_DIR", "CUDA_VISIBLE_DEVICES")
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -22,6 +22,8 @@ def run(arguments) -> int:
 def _facts():
     """What a bug report needs, as pairs (name, value)."""
     import platform
+
+    from .. import store
 
     version = _version("triton_conv3dt") or "(not installed, a checkout)"
     yield "package", f"triton_conv3dt {version} in {PACKAGE}"
@@ -43,7 +45,8 @@ def _facts():
     yield "interpreter", "on: backend=\"triton\" runs the kernels on CPU tensors" if interpreted else "off"
     for variable in ENVIRONMENT:
         yield "environment", f"{variable}={os.environ.get(variable, '(not set)')}"
-    yield "configs", _configs()
+    for folder in store.search_path():
+        yield "configs", f"{folder}: " + (f"{len(store.files(folder))} files" if folder.is_dir() else "not there")
 
 
 def _gpu(index: int) -> str:
@@ -54,14 +57,6 @@ def _gpu(index: int) -> str:
     gpu = device.current(index)
     return (f"{torch.cuda.get_device_name(index)} ({gpu.name}), capability {gpu.capability[0]}.{gpu.capability[1]}, "
             f"{gpu.sms} SMs, {gpu.shared_memory >> 10} KiB of shared memory for a block")
-
-
-def _configs() -> str:
-    for folder in (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs"):
-        if folder.is_dir():
-            tuned = len(list(folder.rglob("*.json")))
-            return f"{folder}: {tuned} files" + ("" if tuned else "; the defaults of search.py are used")
-    return "none; the defaults of search.py are used"
 
 
 def _version(distribution: str) -> str | None:

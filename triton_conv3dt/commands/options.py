@@ -1,75 +1,142 @@
-"""What the commands share: the kinds of arguments, the options that describe a layer and a device, and the problem asked."""
+"""What the commands share: the kinds of arguments, the options that say what is asked, and the problems they describe."""
 
 import argparse
+import shlex
 
 from ..device import KNOWN, Device
 from ..problem import ACTIVATIONS, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
 
-DEVICES = f"one of {', '.join(KNOWN)} (default: the GPU here, or nvidia_h200 where there is none)"
+DEVICES = f"one or more of {', '.join(KNOWN)} (default: the GPU here, or nvidia_h200 where there is none)"
+SHAPE = {  # the options of a layer beside --input, and what they are where they are not given
+    "channels": None, "kernel": None, "stride": (1, 1, 1), "padding": (0, 0, 0), "output_padding": (0, 0, 0),
+    "dilation": (1, 1, 1), "groups": 1, "bias": False, "residual": False, "activation": None}
 
 
-def add_layer(command) -> None:
-    """--input, --channels and the other numbers of a layer, in PyTorch's terms."""
-    layer = command.add_argument_group("layer", "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
-    layer.add_argument("--input", type=sizes, required=True, metavar="N,CI,D,H,W", help="shape of the input")
-    layer.add_argument("--channels", type=positive, required=True, metavar="CO", help="output channels")
-    layer.add_argument("--kernel", type=triple(1), required=True, metavar="K", help="kernel size")
-    layer.add_argument("--stride", type=triple(1), default="1", metavar="S", help="stride (default: %(default)s)")
-    layer.add_argument("--padding", type=triple(0), default="0", metavar="P", help="padding (default: %(default)s)")
-    layer.add_argument("--output-padding", type=triple(0), default="0", metavar="OP",
-                       help="output padding (default: %(default)s)")
-    layer.add_argument("--dilation", type=triple(1), default="1", metavar="D", help="dilation (default: %(default)s)")
-    layer.add_argument("--groups", type=positive, default=1, metavar="G", help="groups (default: %(default)s)")
-    layer.add_argument("--bias", action="store_true", help="add a bias")
-    layer.add_argument("--residual", action="store_true", help="add a residual before the activation")
+def add_problems(command) -> None:
+    """--layers, --case, or --input with the numbers of one layer: what is asked, one of the three."""
+    command.usage = "%(prog)s (--layers NAME ... | --case TEXT | --input N,CI,D,H,W --channels CO --kernel K ...) [options]"
+    asked = command.add_argument_group("what is asked", "layers of real networks, problems as text, or one layer by its shape")
+    asked.add_argument("--layers", type=layers, nargs="+", metavar="NAME",
+                       help='layers of real networks by name, network, tag or kind, or how one begins: nnunet, k=s, k3s2, '
+                            '"*_up4", all')
+    asked.add_argument("--case", type=case, action="append", metavar="TEXT",
+                       help='a problem as other commands print it, such as "forward n2 ci64 co32 in64 k2 s2 float16"; '
+                            "may be repeated")
+    layer = command.add_argument_group("one layer", "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
+    layer.add_argument("--input", type=sizes, metavar="N,CI,D,H,W", help="shape of the input")
+    layer.add_argument("--channels", type=positive, metavar="CO", help="output channels")
+    layer.add_argument("--kernel", type=triple(1), metavar="K", help="kernel size")
+    layer.add_argument("--stride", type=triple(1), metavar="S", help="stride (default: 1)")
+    layer.add_argument("--padding", type=triple(0), metavar="P", help="padding (default: 0)")
+    layer.add_argument("--output-padding", type=triple(0), metavar="OP", help="output padding (default: 0)")
+    layer.add_argument("--dilation", type=triple(1), metavar="D", help="dilation (default: 1)")
+    layer.add_argument("--groups", type=positive, metavar="G", help="groups (default: 1)")
+    layer.add_argument("--bias", action="store_true", default=None, help="add a bias")
+    layer.add_argument("--residual", action="store_true", default=None, help="add a residual before the activation")
     layer.add_argument("--activation", type=activation, metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
 
 
-def add_run(command) -> None:
-    """--direction, --dtype, --precision, --layout and --device: how a layer is run."""
-    run = command.add_argument_group("how it is run")
-    run.add_argument("--direction", choices=DIRECTIONS, default="forward",
-                     help="which of the three products (default: %(default)s)")
-    run.add_argument("--dtype", choices=tuple(ITEM_SIZES), default="float16",
-                     help="type of the tensors (default: %(default)s)")
-    run.add_argument("--precision", choices=PRECISIONS, default="tf32",
-                     help="of products in float32 (default: %(default)s)")
-    run.add_argument("--layout", choices=LAYOUTS, default="channels_first",
-                     help="memory format of the tensors (default: %(default)s)")
-    run.add_argument("--device", choices=tuple(KNOWN), metavar="NAME", help=DEVICES)
+def add_run(command, directions: tuple[str, ...] = ("forward",)) -> None:
+    """--direction, --dtype, --precision and --layout: how layers are run; directions are those of the default."""
+    run = command.add_argument_group("how it is run", "a case says so itself")
+    run.add_argument("--direction", nargs="+", choices=DIRECTIONS, metavar="NAME",
+                     help=f"one or more of {', '.join(DIRECTIONS)} (default: {' '.join(directions)})")
+    run.add_argument("--dtype", choices=tuple(ITEM_SIZES),
+                     help="type of the tensors (default: a layer's own, else float16)")
+    run.add_argument("--precision", choices=PRECISIONS, help="of products in float32 (default: tf32)")
+    run.add_argument("--layout", choices=LAYOUTS,
+                     help="memory format of the tensors (default: a layer's own, else channels_first)")
+    command.set_defaults(directions=directions)
 
 
-def problem_of(arguments) -> Problem:
-    """The problem that the options of add_layer and add_run describe; arguments.refuse ends the program where there is none."""
+def add_devices(command) -> None:
+    """--device: GPUs that need not be here."""
+    command.add_argument("--device", nargs="+", choices=tuple(KNOWN), metavar="NAME", help=DEVICES)
+
+
+def problems_of(arguments) -> list[tuple[str, Problem]]:
+    """What the options of add_problems and add_run describe: each problem and the name of its layer ("" without one).
+
+    arguments.refuse ends the program where they contradict each other or describe nothing.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in SHAPE if getattr(arguments, name) is not None]
+    run = [f"--{name}" for name in ("direction", "dtype", "precision", "layout") if getattr(arguments, name)]
+    kinds = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
+    if len(kinds) != 1:
+        arguments.refuse(f"one of --layers, --case and --input says what is asked; received {' and '.join(kinds) or 'none'}")
+    if kinds != ["--input"] and given:
+        arguments.refuse(f"{', '.join(given)} cannot be combined with {kinds[0]}: they describe the layer of --input")
+    if kinds == ["--case"] and run:
+        arguments.refuse(f"{', '.join(run)} cannot be combined with --case: write it into the case")
+    if arguments.case:
+        return [("", problem) for problem in arguments.case]
+    directions = dict.fromkeys(arguments.direction or arguments.directions)
+    if arguments.input:
+        return [("", _layer(arguments, direction)) for direction in directions]
+    chosen = dict.fromkeys(layer for _, found in arguments.layers for layer in found)
+    return [(layer.name, layer.problem(direction, arguments.dtype, arguments.layout, arguments.precision))
+            for layer in chosen for direction in directions]
+
+
+def _layer(arguments, direction: str) -> Problem:
+    """The layer of --input."""
+    shape = {name: default if (value := getattr(arguments, name)) is None else value for name, default in SHAPE.items()}
+    missing = [f"--{name}" for name in ("channels", "kernel") if shape[name] is None]
+    if missing:
+        arguments.refuse(f"--input needs {' and '.join(missing)} too")
     n, ci, *in_size = arguments.input
-    for name, channels in (("--input has CI", ci), ("--channels", arguments.channels)):
-        if channels % arguments.groups:
-            arguments.refuse(f"{name} = {channels}, which --groups {arguments.groups} does not divide")
-    if any(op >= max(s, d) for op, s, d in zip(arguments.output_padding, arguments.stride, arguments.dilation)):
+    co = shape.pop("channels")
+    for name, channels in (("--input has CI", ci), ("--channels", co)):
+        if channels % shape["groups"]:
+            arguments.refuse(f"{name} = {channels}, which --groups {shape['groups']} does not divide")
+    if any(op >= max(s, d) for op, s, d in zip(shape["output_padding"], shape["stride"], shape["dilation"])):
         arguments.refuse("--output-padding must be smaller than --stride or --dilation on every axis, "
-                         f"received {commas(arguments.output_padding)}")
-    problem = Problem.of_layer(
-        arguments.direction, n=n, ci=ci, co=arguments.channels, in_size=tuple(in_size), kernel=arguments.kernel,
-        stride=arguments.stride, padding=arguments.padding, output_padding=arguments.output_padding,
-        dilation=arguments.dilation, groups=arguments.groups, dtype=arguments.dtype, layout=arguments.layout,
-        bias=arguments.bias, activation=arguments.activation, residual=arguments.residual,
-        precision=arguments.precision)
+                         f"received {commas(shape['output_padding'])}")
+    if direction != "forward":
+        shape |= dict(bias=False, residual=False, activation=None)
+    problem = Problem.of_layer(direction, n=n, ci=ci, co=co, in_size=tuple(in_size), **shape,
+                               dtype=arguments.dtype or "float16", layout=arguments.layout or "channels_first",
+                               precision=arguments.precision or "tf32")
     if min(problem.out_size) < 1:
         arguments.refuse(f"this layer has no output: its size would be {commas(problem.out_size)}; "
                          "use less --padding or a larger --input")
     return problem
 
 
-def device_of(arguments) -> Device:
-    """The device asked for, else the GPU here, else nvidia_h200."""
+def devices_of(arguments) -> list[Device]:
+    """The devices asked for, else the GPU here, else nvidia_h200."""
     from .. import device
 
     if arguments.device:
-        return Device.named(arguments.device)
+        return [Device.named(name) for name in dict.fromkeys(arguments.device)]
     try:
-        return device.current()
+        return [device.current()]
     except RuntimeError:
-        return Device.named("nvidia_h200")
+        return [Device.named("nvidia_h200")]
+
+
+def patterns(arguments) -> str:
+    """What was given to --layers, to be given to it again."""
+    return " ".join(shlex.quote(pattern) for pattern, _ in arguments.layers)
+
+
+def layers(text: str) -> tuple[str, tuple]:
+    """A pattern and the layers it names."""
+    from ..layers import select
+
+    try:
+        return text, select([text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def case(text: str) -> Problem:
+    from ..case import parse
+
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:

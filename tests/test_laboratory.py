@@ -1,0 +1,111 @@
+"""A config is checked before it is timed, into an output whose surroundings are watched."""
+
+import pytest
+import torch
+
+import laboratories
+from triton_conv3dt import search
+from triton_conv3dt import operands, peers
+from triton_conv3dt.laboratory import Laboratory
+from triton_conv3dt.operands import RedZone, Wrong
+from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Problem
+
+PROBLEMS = {
+    f"{direction} {layout}": Problem.of_layer(direction, n=2, ci=16, co=8, in_size=(2, 3, 4), kernel=k, stride=2, padding=p,
+                                              layout=layout, dtype=dtype, bias=direction == "forward", activation=activation)
+    for direction, k, p, activation in zip(DIRECTIONS, (2, 3, 2), (0, 1, 0), ("relu", None, None))
+    for layout, dtype in zip(LAYOUTS, ("float16", "float32"))
+}
+
+
+class Spy(laboratories.TableTimer):
+    """Remembers what was timed, and how."""
+
+    timed = ()
+
+    def device(self, calls, *, cold, seconds):
+        assert cold, "a config is chosen by its time with a cold L2"
+        self.timed += tuple(calls)
+        return super().device(calls, cold=cold, seconds=seconds)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_right_configs_are_timed_and_compared(name, monkeypatch):
+    problem, spy = PROBLEMS[name], Spy({"default": 50.0})
+    laboratory = Laboratory(laboratories.H200, spy, "cpu")
+    config = search.default(problem, laboratories.H200)
+    assert laboratory.examine(problem, config, 0.1).median == 100.0
+    times = laboratory.compare(problem, {"default": config, "other": config}, 1.0)
+    assert {name: t.median for name, t in times.items()} == {"default": 50.0, "other": 100.0, "cudnn": 100.0}
+    assert spy.timed == (str(config), "default", "other", "cudnn")
+
+
+@pytest.mark.parametrize("fault, kind, said", [("wrong result", "wrong result", "1 of"), ("unwritten", "wrong result", "NaN"),
+                                               ("red zone", "red zone", "bytes around the output were overwritten")])
+@pytest.mark.parametrize("name", list(PROBLEMS)[::2])
+def test_a_config_that_does_harm_is_never_timed(name, fault, kind, said):
+    problem = PROBLEMS[name]
+    config = search.default(problem, laboratories.H200)
+    laboratory = laboratories.laboratory(faults={str(config): fault})
+    laboratory._timer = spy = Spy()
+    with pytest.raises(Wrong, match=said) as raised:
+        laboratory.examine(problem, config, 0.1)
+    assert raised.value.kind == kind and spy.timed == ()
+
+
+def test_a_baseline_that_fails_is_left_out(monkeypatch):
+    problem = PROBLEMS["grad_input channels_first"]
+
+    def unavailable(*_):
+        raise peers.Unavailable("no")
+
+    monkeypatch.setattr(peers, "product", unavailable)
+    laboratory = Laboratory(laboratories.H200, Spy(), "cpu")
+    assert list(laboratory.compare(problem, {"default": search.default(problem, laboratories.H200)}, 1.0)) == ["default"]
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last", "ci"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_red_zone_sees_every_byte_around_the_output(layout, dtype):
+    shape = (2, 3, 2, 1, 4)
+    truth = torch.arange(48.0).view(shape)
+    zone = RedZone(shape, dtype, layout, "cpu")
+    assert zone.view.stride() == operands.strides(shape, layout) and zone.view.isnan().all()
+    assert zone.view.data_ptr() % 16 == 0
+    with pytest.raises(Wrong, match="48 of them NaN"):
+        zone.check(truth)
+    zone.view.copy_(truth)
+    zone.check(truth)
+    for place in (0, operands.GUARD * dtype.itemsize - 1, -operands.GUARD * dtype.itemsize, -1):
+        before = int(zone._bytes[place])
+        zone._bytes[place] = 0
+        with pytest.raises(Wrong, match="1 of the .* bytes around"):
+            zone.check(truth)
+        zone._bytes[place] = before
+    zone.view[1, 2, 1, 0, 3] += 1
+    with pytest.raises(Wrong, match=r"1 of 48 values are wrong; the first at \[1, 2, 1, 0, 3\]: 48.0, expected 47.0"):
+        zone.check(truth)
+    zone.check(truth, ulps=1 / (40 * torch.finfo(dtype).eps))
+
+
+def test_integers_stay_exact():
+    """A long reduction takes smaller integers; every sum is far below what fp32 counts exactly and fp16 can hold."""
+    small = Problem.of_layer(n=1, ci=64, co=8, in_size=(2, 2, 2), kernel=2, stride=2)
+    long = Problem.of_layer("grad_weight", n=2, ci=1, co=1, in_size=(96, 96, 96), kernel=1)
+    for problem, largest in ((small, 15), (long, 3)):
+        given = operands.integers(problem, "cpu")
+        assert given.x.abs().max() <= largest and torch.equal(given.x, given.x.round()) and given.x.unique().numel() > 2
+        exact = operands.exact(problem, given)
+        assert exact.abs().max() < operands.LARGEST_SUM
+        assert torch.equal(exact, operands.exact(problem, given, torch.float64).float())
+    assert operands.integers(small, "cpu", 1).x.equal(operands.integers(small, "cpu", 1).x)
+
+
+def test_operands_lie_in_memory_as_the_problem_says():
+    for layout in LAYOUTS:
+        problem = Problem.of_layer(n=2, ci=3, co=5, in_size=(2, 3, 4), kernel=2, stride=2, layout=layout, residual=True)
+        given = operands.normals(problem, "cpu")
+        form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
+        for t in (given.x, given.w, given.y, given.residual):
+            assert t.is_contiguous(memory_format=form)
+        assert given.b is None and given.x.dtype is torch.float16

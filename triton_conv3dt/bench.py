@@ -1,0 +1,266 @@
+"""Measuring layers: ours and what people use instead, in turns in one run, each verified before it is timed.
+
+Every setting (a layer in one direction, dtype and layout) gives one row per peer, kept in a journal; bench.json and
+bench.csv are made from it. Times are microseconds.
+"""
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from . import peers, selection, store
+from .device import Device
+from .journal import Journal
+from .layers import Layer
+from .peers import MEASURED, OURS, PEERS, Setting, Unavailable
+from .progress import Progress
+from .timing import EventTimer, Timer
+from .worker import Failure, Worker
+
+SCHEMA = 1
+WATCHDOG = 120.0  # seconds for one peer: torch.compile and cuDNN's search take their time
+SHORTEST_WATCH = 30.0
+COLD_SECONDS, WARM_SECONDS = 0.4, 0.15  # of measuring, all peers of a setting together
+TIMES, STATISTICS = ("cold", "warm", "host"), ("median", "p20", "p80")
+COLUMNS = ("device", "network", "layer", "direction", "dtype", "layout", "follows", "peer", "outcome",
+           *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error", "limit",
+           "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape")
+
+
+class Stand:
+    """Checks and times peers on one device, in a worker process.
+
+    Args:
+        device: what plans are made for.
+        timer: measures.
+        where: the torch device of the tensors.
+    """
+
+    def __init__(self, device: Device, timer: Timer, where="cuda"):
+        self._device, self._timer, self._where = device, timer, where
+        self._setting = self._given = None
+        self._calls = {}
+
+    def card(self) -> dict[str, float]:
+        """What this very card can do: bytes per second of a copy, FLOP per second of a matrix product by dtype, and the
+        microseconds that a call which does nothing seems to take."""
+        rates = {f"rate_{dtype}": self._timer.matmul_rate(dtype) for dtype in ("float16", "bfloat16", "float32")}
+        nothing = self._timer.device({"": lambda: None}, cold=True, seconds=0.1)[""].median
+        return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing}
+
+    def check(self, name: str, setting: Setting) -> dict:
+        """The row of a peer so far: whether its result is right."""
+        if setting != self._setting:
+            self._calls.clear()
+            self._setting = self._given = None
+            self._given, self._setting = peers.tensors(setting, self._where), setting
+        try:
+            call = peers.build(name, setting, self._given)
+        except Unavailable as error:
+            return {"outcome": "unavailable", "reason": str(error)}
+        waits = isinstance(call, peers.Waits)
+        error = peers.error(setting, self._given, call.result() if waits else call())
+        limit = peers.LIMITS[setting.dtype]
+        row = {"error": float(f"{error:.3g}"), "limit": limit, "clock": "wall" if waits else "events"}
+        if not error <= limit:
+            return {"outcome": "wrong result", "reason": f"RMS error {error:.2g} of the result, at most {limit:.2g} is "
+                                                         "explained by rounding", **row}
+        self._calls[name] = call
+        return {"outcome": "ok", **row}
+
+    def measure(self, setting: Setting, names: Sequence[str]) -> dict[str, dict]:
+        """The times of peers that were right, in turns."""
+        calls = {name: self._calls[name] for name in names}
+        waiting = {name: call for name, call in calls.items() if isinstance(call, peers.Waits)}
+        on_device = {name: call for name, call in calls.items() if name not in waiting}
+        cold = self._timer.device(on_device, cold=True, seconds=COLD_SECONDS) if on_device else {}
+        warm = self._timer.device(on_device, cold=False, seconds=WARM_SECONDS) if on_device else {}
+        found = {name: {"cold": cold[name].fields(), "warm": warm[name].fields(),
+                        "host": self._timer.host(call).fields(), "kernels": peers.kernels(call)}
+                 for name, call in on_device.items()}
+        return found | {name: {"warm": self._timer.wall(call).fields()} for name, call in waiting.items()}
+
+
+class Bench:
+    """One run over settings.
+
+    Args:
+        device: what is measured on.
+        journal: where rows go.
+        worker: answers as a Stand does.
+        deadline: on time.monotonic(); None for no limit.
+    """
+
+    def __init__(self, device: Device, journal: Journal, worker: Worker, *, known: dict, deadline: float | None = None,
+                 progress: Progress | None = None):
+        self._device, self._journal, self._worker = device, journal, worker
+        self._known, self._deadline, self._progress = known, deadline, progress or Progress(0, quiet=True)
+        self._card = None
+
+    def run(self, settings: Sequence[Setting], names: Sequence[str], facts: dict) -> int:
+        """Measure until all is done or the time is up. Returns how many settings are left.
+
+        Raises:
+            RuntimeError: the worker cannot start, or this card cannot be measured.
+            OSError: the journal cannot be written.
+        """
+        left = [setting for setting in settings if key(setting, self._device) not in self._known]
+        for place, setting in enumerate(left):
+            if self._late():
+                return len(left) - place
+            if self._card is None:
+                self._card = self._describe(facts)
+            self._measure(setting, names)
+        return 0
+
+    def _describe(self, facts: dict) -> dict:
+        """A row with every version and clock, and what this card can do."""
+        card = self._worker.ask("card", seconds=WATCHDOG)
+        if isinstance(card, Failure):
+            raise RuntimeError(f"this card could not be measured: {card.reason}")
+        self._journal.append({"event": "session", "device": self._device.name, "facts": facts, "card": card})
+        return card
+
+    def _measure(self, setting: Setting, names: Sequence[str]) -> None:
+        rows = {}
+        for name in names:
+            self._progress.step(f"{setting}: {name}")
+            answer = self._worker.ask("check", name, setting, seconds=self._patience())
+            rows[name] = _failed(answer) if isinstance(answer, Failure) else answer
+            if isinstance(answer, Failure) and answer.lost:
+                self._check_again(setting, rows)
+        right = [name for name, row in rows.items() if row["outcome"] == "ok"]
+        times = self._worker.ask("measure", setting, right, seconds=self._patience()) if right else {}
+        for name, row in rows.items():
+            if name in right:
+                row |= _failed(times) if isinstance(times, Failure) else times[name]
+            self._journal.append(self._row(setting, name) | row)
+        if not isinstance(times, Failure):
+            self._progress.say(line(setting, rows))
+
+    def _check_again(self, setting: Setting, rows: dict) -> None:
+        """A new worker knows nothing of the peers that were right before."""
+        for name, row in rows.items():
+            if row["outcome"] == "ok":
+                answer = self._worker.ask("check", name, setting, seconds=self._patience())
+                rows[name] = _failed(answer) if isinstance(answer, Failure) else answer
+
+    def _row(self, setting: Setting, name: str) -> dict:
+        layer, work = setting.layer, roofline(setting, self._card)
+        row = {"event": "measured", "key": key(setting, self._device), "device": self._device.name,
+               "network": layer.network, "layer": layer.name, "direction": setting.direction, "dtype": setting.dtype,
+               "layout": setting.layout, "follows": str(setting.after), "shape": str(setting.problem), "peer": name, **work}
+        if name == OURS:
+            found = [store.choose(problem, self._device) for problem in setting.problems]
+            row |= {"config": "; ".join(str(f.config) for f in found), "source": "; ".join(f.source for f in found)}
+        return row
+
+    def _patience(self) -> float:
+        if self._deadline is None:
+            return WATCHDOG
+        return min(WATCHDOG, max(SHORTEST_WATCH, self._deadline - time.monotonic()))
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+def settings(layers: Iterable[Layer], directions: Sequence[str] | None = None, dtypes: Sequence[str] = (selection.OWN,),
+             layouts: Sequence[str] = (selection.OWN,)) -> list[Setting]:
+    """What is measured, each once: the layers by weight."""
+    own = lambda asked, mine: mine if asked == selection.OWN else asked
+    return list(dict.fromkeys(
+        Setting(layer, direction, own(dtype, layer.dtype), own(layout, layer.layout))
+        for layer in selection.by_weight(layers) for dtype in dtypes for layout in layouts
+        for direction in selection.directions_of(layer, directions, MEASURED)))
+
+
+def key(setting: Setting, device: Device) -> str:
+    """What a measurement is of: the setting, the kernels, and the configs that run."""
+    configs = [str(store.choose(problem, device).config) for problem in setting.problems]
+    return " | ".join([str(setting), device.name, store.kernel_digest(), *configs])
+
+
+def roofline(setting: Setting, card: dict[str, float]) -> dict:
+    """The work of a setting, and the least time it can take on this card: each product moves its tensors once. A
+    concatenation moves the skip, too."""
+    flops = sum(problem.flops for problem in setting.problems)
+    moved = sum(problem.bytes for problem in setting.problems)
+    p = setting.problem
+    y = p.item * p.n * p.co * p.out_size[0] * p.out_size[1] * p.out_size[2]
+    moved += y * (2 * bool(setting.after.concat) + setting.after.residual)
+    rate = card.get(f"rate_{setting.dtype}", 0.0)
+    memory, compute = moved / card["bandwidth"] * 1e6, flops / rate * 1e6 if rate else 0.0
+    return {"flops": flops, "bytes": moved, "roofline_us": round(max(memory, compute), 3),
+            "bound": "memory" if memory >= compute else "compute"}
+
+
+def known(rows: Iterable[dict]) -> dict[str, dict]:
+    """The settings that a journal has, by key: those where ours was timed or failed for good."""
+    return {row["key"]: row for row in rows if row.get("event") == "measured"}
+
+
+def write(journal: Journal, folder: Path) -> list[Path]:
+    """Make bench.json and bench.csv from a journal; each is replaced in one step.
+
+    Raises:
+        OSError: one cannot be written; the old one is as it was.
+    """
+    rows = journal.rows()
+    sessions = [row for row in rows if row.get("event") == "session"]
+    measured = {(row["key"], row["peer"]): row for row in rows if row.get("event") == "measured"}
+    plain = [{name: value for name, value in row.items() if name not in ("event", "key")} for row in measured.values()]
+    lines = lambda items: ",\n".join(json.dumps(item) for item in items)
+    text = f'{{"schema": {SCHEMA},\n"sessions": [\n{lines(sessions)}\n],\n"rows": [\n{lines(plain)}\n]}}\n'
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_flat, plain))
+    return [_replace(folder / "bench.json", text), _replace(folder / "bench.csv", table.getvalue())]
+
+
+def line(setting: Setting, rows: dict[str, dict]) -> str:
+    """A setting's times in one line."""
+    def cell(name, row):
+        if "cold" in row or "warm" in row:
+            return f"{name} {row.get('cold', row.get('warm'))['median']:.1f}"
+        return "" if row["outcome"] == "unavailable" else f"{name}: {row['outcome']}"
+
+    return f"{setting}: {', '.join(filter(None, (cell(*item) for item in rows.items())))} (us)"
+
+
+def here(index: int = 0) -> Stand:
+    """The stand of the CUDA device with this index."""
+    import torch
+
+    from . import device
+
+    torch.backends.cudnn.benchmark = True  # what nnU-Net and everybody who cares sets
+    torch.backends.cudnn.allow_tf32 = True
+    torch.cuda.set_device(index)
+    return Stand(device.current(index), EventTimer(index), torch.device("cuda", index))
+
+
+def _failed(failure: Failure) -> dict:
+    return {"outcome": failure.kind, "reason": failure.reason}
+
+
+def _flat(row: dict) -> dict:
+    flat = {name: value for name, value in row.items() if name not in TIMES}
+    for kind in TIMES:
+        flat |= {f"{kind}_{statistic}_us": row[kind][statistic] for statistic in STATISTICS if kind in row}
+    return flat | {"rounds": row.get("cold", {}).get("rounds"), "kernels": "; ".join(row.get("kernels", ()))}
+
+
+def _replace(path: Path, text: str) -> Path:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,222 @@
+"""Finding the best config for problems on this device: examine candidates, compare the best, keep what wins.
+
+Every candidate is a row of a journal before the next is tried, whatever became of it, so a sweep can be stopped in any
+way and go on. Config files are derived from the journal: writing them again, from one journal or several, changes
+nothing.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import case, results, search, store
+from .config import Config
+from .configfile import config_of
+from .device import Device
+from .journal import Journal
+from .precompile import Compilers
+from .problem import Problem
+from .progress import Progress
+from .results import CUDNN, DEFAULT, Known
+from .timing import Times
+from .worker import Failure, Worker
+
+FINALISTS = 3  # compared with the default
+COMPARE_SECONDS = 1.0  # for one comparison
+WATCHDOG, SHORTEST_WATCH = 90.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
+HOPELESS = 3  # failures in a row that are the problem's and not the config's: memory, an error in the operands
+LOST_IN_A_ROW = 10  # workers; then it is the device that is broken
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many candidates of each problem are examined (None: all), and for how many seconds each is timed."""
+
+    candidates: int | None
+    seconds: float
+
+
+EFFORTS = {"quick": Effort(20, 0.05), "full": Effort(None, 0.1)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A problem and what is to be tried for it, the default first."""
+
+    problem: Problem
+    candidates: tuple[Config, ...]
+
+    @property
+    def default(self) -> Config:
+        return self.candidates[0]
+
+
+@dataclass
+class Summary:
+    """What came of a sweep: problems that have a better config than the default, that have not, and that have neither
+    since time ran out or nothing could be measured."""
+
+    better: int = 0
+    kept: int = 0
+    open: int = 0
+
+
+class DeviceBroken(RuntimeError):
+    """One worker after another was lost."""
+
+
+def jobs(problems: Iterable[Problem], device: Device, effort: Effort) -> list[Job]:
+    """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model."""
+    result = {}
+    for problem in map(store.normal, problems):
+        if problem not in result:
+            found = store.lookup(problem, device)
+            default, *others = search.ranked(problem, device)[:effort.candidates]
+            candidates = [default, *([found.config] if found else []), *others]
+            result[problem] = Job(problem, tuple(dict.fromkeys(candidates)))
+    return list(result.values())
+
+
+class Sweep:
+    """One run of the tuner.
+
+    Args:
+        device: what is tuned for.
+        journal: where every row goes.
+        worker: answers `examine` and `compare` as laboratory.Laboratory does.
+        compilers: compile ahead; None leaves it to the worker.
+        output: the folder of config files.
+        made_with: what the results depend on, kept beside them.
+        effort: how long each candidate is timed.
+        known: rows that are not measured again.
+        deadline: on time.monotonic(); None for no limit.
+    """
+
+    def __init__(self, device: Device, journal: Journal, worker: Worker, *, output: Path, made_with: dict[str, str],
+                 effort: Effort, known: Known, compilers: Compilers | None = None, deadline: float | None = None,
+                 progress: Progress | None = None):
+        self._device, self._journal, self._worker, self._compilers = device, journal, worker, compilers
+        self._output, self._made_with, self._effort, self._known = output, made_with, effort, known
+        self._deadline, self._progress = deadline, progress or Progress(0, quiet=True)
+        self._lost = 0
+
+    def run(self, todo: list[Job]) -> Summary:
+        """Tune every job, in order, until all are done or the time is up. What is found is stored at once.
+
+        Raises:
+            DeviceBroken: many workers were lost one after another.
+            OSError: the journal or a config file cannot be written; what was found before is kept.
+            KeyboardInterrupt: what was found before is kept.
+        """
+        left = [job for job in todo if self._known.result(job.problem) is None]
+        for place, job in enumerate(left):
+            if self._late():
+                break
+            self._compile_ahead(left[place:place + 2])
+            self._decide(job, self._examine_all(job))
+        rows = [row for job in todo if (row := self._known.result(job.problem))]
+        results.save(rows, self._device, self._output)
+        better = sum(row["better"] for row in rows)
+        return Summary(better, len(rows) - better, len(todo) - len(rows))
+
+    def _compile_ahead(self, few: list[Job]) -> None:
+        if self._compilers is None:
+            return
+        for job in few:
+            for config in job.candidates:
+                if self._known.tried(job.problem, config) is None:
+                    self._compilers.submit(job.problem, config)
+
+    def _examine_all(self, job: Job) -> dict[Config, Times]:
+        """The times of the candidates that are right."""
+        found, hopeless, left = {}, 0, missing(job, self._known)
+        for config in job.candidates:
+            row = self._known.tried(job.problem, config)
+            if row is None:
+                if self._late() or hopeless >= HOPELESS:
+                    break
+                self._progress.step(f"{case.format(job.problem)}: {config}")
+                row = self._examine(job.problem, config)
+                if row is None:
+                    break
+                left -= 1
+            hopeless = hopeless + 1 if row["outcome"] in ("memory", "error") else 0
+            if row["outcome"] == "ok":
+                found[config] = Times(**row["us"])
+        self._progress.skip(left)
+        return found
+
+    def _examine(self, problem: Problem, config: Config) -> dict | None:
+        """The row of a candidate; None where the budget ended first."""
+        start, patience = time.monotonic(), self._patience()
+        answer = self._compilers.wait(problem, config, patience) if self._compilers else None
+        if answer is None:
+            answer = self._ask("examine", problem, config, self._effort.seconds)
+        if isinstance(answer, Failure):
+            if answer.kind == "hang" and patience < WATCHDOG:
+                return None  # it was given less time than others, so nothing is said about it
+            outcome = {"outcome": answer.kind, "reason": answer.reason}
+        else:
+            outcome = {"outcome": "ok", "us": answer.fields()}
+        return self._append("candidate", problem, config=results.plain(config), **outcome,
+                            seconds=round(time.monotonic() - start, 3))
+
+    def _decide(self, job: Job, found: dict[Config, Times]) -> None:
+        """Compare the best with the default in turns, and keep what wins."""
+        ordered = sorted(found, key=lambda config: (found[config].median, str(config)))
+        best = [config for config in ordered if config != job.default][:FINALISTS]
+        finalists = {str(config): config for config in best} | ({DEFAULT: job.default} if job.default in found else {})
+        if not finalists:
+            return
+        times = self._ask("compare", job.problem, finalists, COMPARE_SECONDS)
+        if isinstance(times, Failure):
+            self._append("comparison", job.problem, outcome=times.kind, reason=times.reason)
+            return
+        winner = results.choose({name: times[name] for name in finalists})
+        us = {name: value for name, value in times[winner].fields().items() if name != "rounds"}
+        us |= {name: times[name].fields()["median"] for name in (DEFAULT, CUDNN) if name in times}
+        row = self._append("result", job.problem, config=results.plain(finalists[winner]), better=winner != DEFAULT, us=us,
+                           made_with=self._made_with)
+        results.save([row], self._device, self._output)
+        self._progress.say(line(row))
+
+    def _append(self, event: str, problem: Problem, **what) -> dict:
+        row = {"event": event, "device": self._device.name, "kernel": store.kernel_digest(), "case": case.format(problem),
+               **what}
+        self._journal.append(row)
+        self._known.add(row)
+        return row
+
+    def _ask(self, method: str, *arguments):
+        answer = self._worker.ask(method, *arguments, seconds=self._patience())
+        self._lost = self._lost + 1 if isinstance(answer, Failure) and answer.lost else 0
+        if self._lost >= LOST_IN_A_ROW:
+            raise DeviceBroken(f"{self._lost} workers were lost one after another, the last one so: {answer.reason}. The "
+                               "device needs attention (nvidia-smi); --resume goes on from here")
+        return answer
+
+    def _patience(self) -> float:
+        """Seconds for one answer: near the end of the budget a hang must not take much more than is left."""
+        if self._deadline is None:
+            return WATCHDOG
+        return min(WATCHDOG, max(SHORTEST_WATCH, self._deadline - time.monotonic()))
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+def missing(job: Job, known: Known) -> int:
+    """How many candidates of a job are still to be examined."""
+    if known.result(job.problem):
+        return 0
+    return sum(known.tried(job.problem, config) is None for config in job.candidates)
+
+
+def line(row: dict) -> str:
+    """A result in one line."""
+    us = row["us"]
+    default = f"default {us[DEFAULT]:.1f}" if DEFAULT in us else "the default fails"
+    theirs = f", cuDNN {us[CUDNN]:.1f}" if CUDNN in us else ""
+    verdict = str(config_of(row["config"])) if row["better"] else "the default stays"
+    return f"{us['median']:9.1f} us ({default}{theirs})  {row['case']}: {verdict}"
