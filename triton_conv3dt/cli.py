@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from .commands import demo, explain, info
+from .commands import bench, demo, explain, info, merge, report, tune
 
-COMMANDS = (info, demo, explain)
+COMMANDS = (info, demo, explain, tune, bench, report, merge)
 
 
 def main(argv: list[str] | None = None) -> int:
