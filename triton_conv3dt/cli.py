@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from .commands import demo, explain, info, inspect
+from .commands import bench, demo, explain, info, inspect, merge, report, tune
 
-COMMANDS = (info, demo, explain, inspect)
+COMMANDS = (info, demo, explain, inspect, tune, bench, report, merge)
 
 
 def main(argv: list[str] | None = None) -> int:
