@@ -1,7 +1,7 @@
 """What TensorFlow's arguments may be: its acceptances, its kinds of error, and messages that say what would work.
 
-A value that cannot be is a ValueError and a wrong type a TypeError. TensorFlow raises these two itself in part; the rest
-of its errors are of its own class, InvalidArgumentError, for which these two stand.
+A value that cannot be is a ValueError and a wrong type a TypeError. TensorFlow raises these only in part; they stand as
+well for the class of its own that it raises otherwise, InvalidArgumentError.
 """
 
 import operator
@@ -119,11 +119,11 @@ def check_tensors(value, filter) -> None:
         if t.dim() != 5:
             raise ValueError(f"{name} must have {axes[name]}, received {t.dim()}: {list(t.shape)}")
     if value.dtype != filter.dtype and not torch.is_autocast_enabled(value.device.type):
-        raise TypeError(f"value has dtype {value.dtype} and filter has dtype {filter.dtype}: nothing is promoted. Convert "
-                        "one of them, such as filter.to(value.dtype), or use torch.autocast")
+        raise TypeError(f"value has dtype {value.dtype} and filter has dtype {filter.dtype}: nothing is promoted. "
+                        "Convert one of them, such as filter.to(value.dtype), or use torch.autocast")
     if value.device != filter.device:
-        raise ValueError(f"value is on {value.device} and filter is on {filter.device}: expected both on one device, such "
-                         "as filter.to(value.device)")
+        raise ValueError(f"value is on {value.device} and filter is on {filter.device}: expected both on one device, "
+                         "such as filter.to(value.device)")
 
 
 def output_shape_of(output_shape, data_format: str) -> tuple:
@@ -170,11 +170,11 @@ def fit(value, filter, output_shape, strides, dilations, padding: str, data_form
         raise ValueError(f"value has {ci} channels and filter takes {ci_filter}, its last axis; they must be equal. "
                          f"Received {shapes}")
     if ci % groups:
-        raise ValueError(f"output_shape {list(output_shape)} has {groups} times the {co_group} channels of filter, which "
-                         f"asks for {groups} groups, and {ci} channels of value cannot be split into {groups} groups")
+        raise ValueError(f"output_shape {list(output_shape)} has {groups} times the {co_group} channels of filter, "
+                         f"which asks for {groups} groups, and the {ci} channels of value cannot be split into them")
     if output_shape[0] != batch:
-        raise ValueError(f"output_shape {list(output_shape)} has batch size {output_shape[0]} and value has {batch}; they "
-                         f"must be equal. Received {shapes}")
+        raise ValueError(f"output_shape {list(output_shape)} has batch size {output_shape[0]} and value has {batch}; "
+                         f"they must be equal. Received {shapes}")
     numbers = list(zip(in_size, kernel, strides, dilations))
     bounds = [accepted(*n, padding) for n in numbers]
     if not all(low <= o <= high for o, (low, high) in zip(out_size, bounds)):

@@ -41,4 +41,4 @@ def layer_length(size: int, kernel: int, stride: int, dilation: int, padding: st
     if output_padding is None:
         return size * stride + (max(covered - stride, 0) if padding == "VALID" else 0)
     cropped = 2 * (covered // 2) if padding == "SAME" else 0
-    return (size - 1) * stride + covered - cropped + output_padding
+    return max(0, (size - 1) * stride + covered - cropped + output_padding)
