@@ -1,7 +1,7 @@
 """Keras's constraints, projections of a weight, and applying them after an optimizer's step.
 
-`axis` is what a norm is taken over, one axis or a list. Keras's default, 0, is made for matrices; the norm of each filter
-of a kernel [depth, height, width, filters, in_channels] is taken over [0, 1, 2, 4].
+`axis` is what a norm is taken over, one axis or a list. Keras's default, 0, is made for matrices; the norm of each
+filter of a kernel [depth, height, width, filters, in_channels] is taken over [0, 1, 2, 4].
 """
 
 import functools

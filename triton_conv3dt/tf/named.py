@@ -27,18 +27,18 @@ def named(kind: str, spec, table: dict, operands: int):
     elif isinstance(spec, (tuple, list)) and spec:
         name, *given = spec
     if not isinstance(name, str):
-        raise TypeError(f"{kind} must be None, a callable, a name or a pair (name, parameter), received {spec!r} of type "
-                        f"{type(spec).__name__}")
+        raise TypeError(f"{kind} must be None, a callable, a name or a pair (name, parameter), received {spec!r} of "
+                        f"type {type(spec).__name__}")
     function = table.get(name.replace("_", "").lower())
     if function is None:
         known = ", ".join(dict.fromkeys(f.__name__ for f in table.values()))
         raise ValueError(f"{kind} {name!r} is not known; known are {known}, or pass a callable")
     parameters = list(inspect.signature(function).parameters)[operands:]
-    if len(given) == 1 and isinstance(given[0], dict):
-        given = {k: v for k, v in given[0].items() if k != "dtype"}  # of Keras's older initializers
+    by_name = len(given) == 1 and isinstance(given[0], dict)
+    if by_name:
+        bound = {k: v for k, v in given[0].items() if k != "dtype"}  # of Keras's older initializers
     else:
-        given = dict(zip(parameters, given)) if len(given) <= len(parameters) else dict.fromkeys(given)
-    if unknown := [k for k in given if k not in parameters]:
-        raise ValueError(f"{kind} {name!r} takes {', '.join(parameters) or 'no parameters'}, received {spec!r}: "
-                         f"{', '.join(map(repr, unknown))} is too much")
-    return partial(function, **given) if given else function
+        bound = dict(zip(parameters, given))
+    if not bound.keys() <= set(parameters) or not by_name and len(given) > len(parameters):
+        raise ValueError(f"{kind} {name!r} takes {', '.join(parameters) or 'no parameters'}; received {spec!r}")
+    return partial(function, **bound) if bound else function

@@ -51,8 +51,8 @@ def to_torch(layer: Conv3DTranspose) -> torch.nn.ConvTranspose3d:
         after = reach(k, d) - before - out
         if after > before:
             raise ValueError(f"layer {layer.name} crops {before} before and {after} after along {name} (kernel {k}, "
-                             f"stride {s}, dilation {d}, padding {layer.padding!r}), and torch.nn.ConvTranspose3d crops "
-                             "both ends alike. No padding and output_padding of PyTorch express it: keep the layer")
+                             f"stride {s}, dilation {d}, padding {layer.padding!r}), and torch.nn.ConvTranspose3d "
+                             "crops both ends alike. None of PyTorch's paddings can express it: keep the layer")
         padding.append(before)
         output_padding.append(before - after)
     module = torch.nn.ConvTranspose3d(
@@ -88,8 +88,8 @@ def from_torch(module: torch.nn.ConvTranspose3d, data_format: str = "channels_la
     else:
         raise ValueError(
             f"TensorFlow's layer cannot express {module}: it crops {module.padding} before the output and "
-            f"{tuple(p - e for p, e in zip(module.padding, module.output_padding))} after it, but 'valid' crops nothing "
-            "and 'same' crops the odd rest at the end. Keep the module, or use triton_conv3dt.nn.ConvTranspose3d")
+            f"{tuple(p - e for p, e in zip(module.padding, module.output_padding))} after it, but 'valid' crops "
+            "nothing, and 'same' an odd rest at the end. Keep the module, or use triton_conv3dt.nn.ConvTranspose3d")
     weight, bias = module.weight, module.bias
     layer = Conv3DTranspose(
         module.out_channels, k, s, padding, data_format, use_bias=bias is not None, output_padding=output_padding,

@@ -29,7 +29,7 @@ def keywords(given: dict) -> dict:
             raise TypeError(f"Keyword argument not understood: {name!r}. In PyTorch {MEANINGLESS[name]}")
         if name not in KEYWORDS:
             known = ", ".join(k for k in KEYWORDS if not k.startswith("_"))
-            raise TypeError(f"Keyword argument not understood: {name!r}. Known beside the arguments by position are {known}")
+            raise TypeError(f"Keyword argument not understood: {name!r}. Known are also {known}")
     return KEYWORDS | given
 
 
@@ -79,8 +79,8 @@ def output_padding(value, kernel_size, strides, dilation_rate, padding: str) -> 
         if not low <= layer_length(1, k, s, d, padding.upper(), extra) <= high:
             others = f"1 to {s - 1}, or " if s > 1 else ""
             raise ValueError(f"output_padding {extra} along {axis} with padding 'same' and a kernel that covers "
-                             f"{reach(k, d)} gives the length (I - 1) * {s}, which no convolution takes to I. It may be "
-                             f"{others}None on all axes, which gives I * stride")
+                             f"{reach(k, d)} gives the length (I - 1) * {s}, which no convolution takes to I. It may "
+                             f"be {others}None on all axes, which gives I * stride")
     return values
 
 
