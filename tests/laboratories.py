@@ -103,3 +103,14 @@ def _memory():
     import torch
 
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+
+
+def quick_laboratory():
+    """Where OTHERS[2] of test_tune.py takes half the time of the rest."""
+    return FaultyLaboratory({"gather, 32x16x16, 4 warps, 1 stages, phases merged along d, h, w": 50.0})
+
+
+def stand():
+    from triton_conv3dt.bench import Stand
+
+    return Stand(H200, TableTimer(), "cpu")

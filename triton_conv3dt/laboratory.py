@@ -3,6 +3,8 @@
 A laboratory lives in a worker process: what it runs may hang or take the process with it.
 """
 
+import torch
+
 from . import launch, operands, peers
 from .binding import bind
 from .config import Config
@@ -57,6 +59,7 @@ class Laboratory:
         if problem == self._problem:
             return
         self._problem = self._given = self._truth = self._timed = None  # the memory of the last one goes first
+        torch.cuda.empty_cache()  # does nothing where CUDA was never used
         self._given = operands.integers(problem, self._where)
         self._truth = operands.exact(problem, self._given)
         self._timed = operands.normals(problem, self._where)
@@ -77,8 +80,6 @@ class Laboratory:
 
 def here(index: int = 0) -> Laboratory:
     """The laboratory of the CUDA device with this index."""
-    import torch
-
     from . import device
 
     torch.backends.cudnn.benchmark = True
