@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from .commands import demo, explain, info, inspect
+from .commands import check, demo, explain, info, inspect
 
-COMMANDS = (info, demo, explain, inspect)
+COMMANDS = (info, demo, explain, inspect, check)
 
 
 def main(argv: list[str] | None = None) -> int:
