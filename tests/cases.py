@@ -8,8 +8,7 @@
 """
 
 import math
-import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -17,6 +16,8 @@ import torch
 
 from layouts import lay_out
 from triton_conv3dt import layers as shipped
+from triton_conv3dt import sampling
+from triton_conv3dt.sampling import reduced, uncropped
 
 EXACT = 2**24  # integers below it are exact in fp32, in any order of summation
 
@@ -88,11 +89,6 @@ def case(name, *, n=1, ci=3, co=4, in_size, kernel, stride=1, padding=0, dilatio
         full = uncropped(in_size, kernel, stride, dilation)
         out_size = tuple(f - 2 * p + e for f, p, e in zip(full, padding, _triple(output_padding)))
     return Case(name, n, ci, co, in_size, kernel, stride, padding, dilation, groups, _triple(out_size))
-
-
-def uncropped(in_size, kernel, stride, dilation) -> tuple[int, int, int]:
-    """What all taps of all inputs reach."""
-    return tuple((i - 1) * s + (k - 1) * d + 1 for i, k, s, d in zip(in_size, kernel, stride, dilation))
 
 
 def _triple(value) -> tuple[int, int, int]:
@@ -173,38 +169,9 @@ CORPUS = (
 
 def sample(seed: int, n: int) -> list[Case]:
     """n random problems that the interpreter can run, half of them such as PyTorch can express."""
-    rng = random.Random(seed)
-    result = []
-    while len(result) < n:
-        candidate = _random_case(rng, f"random-{seed}-{len(result)}")
-        if candidate is not None:
-            result.append(candidate)
-    return result
-
-
-def _random_case(rng: random.Random, name: str) -> Case | None:
-    """None where the draw has an empty output or is too large."""
-    triple = lambda *values: tuple(rng.choice(values) for _ in range(3))
-    groups = rng.choice((1, 1, 1, 2, 3))
-    ci, co = (groups * rng.choice((1, 2, 3, 5, 8, 16, 17)) for _ in range(2))
-    if rng.random() < 0.15:
-        groups, co = ci, ci * rng.choice((1, 1, 2))
-    in_size, kernel, stride = triple(1, 2, 3, 4, 5, 7), triple(1, 2, 3, 3, 4, 5), triple(1, 2, 2, 3, 4)
-    if rng.random() < 0.25:
-        kernel = stride
-    dilation = triple(1, 2, 3, 4) if rng.random() < 0.3 else (1, 1, 1)
-    full = uncropped(in_size, kernel, stride, dilation)
-    if rng.random() < 0.5:
-        padding = tuple(rng.randint(0, k) for k in kernel)
-        extra = (rng.randrange(max(s, d)) for s, d in zip(stride, dilation))
-        out_size = tuple(f - 2 * p + e for f, p, e in zip(full, padding, extra))
-    else:
-        padding = tuple(rng.randint(-3, k + 2) for k in kernel)
-        out_size = tuple(max(1, f - p + rng.randint(-4, 4)) for f, p in zip(full, padding))
-    if min(out_size) < 1 or math.prod(out_size) > 2000 or math.prod(kernel) > 64:
-        return None
-    return case(name, n=rng.choice((1, 1, 2, 3)), ci=ci, co=co, in_size=in_size, kernel=kernel, stride=stride,
-                padding=padding, dilation=dilation, groups=groups, out_size=out_size)
+    sizes = [field.name for field in fields(Case) if field.name != "name"]
+    return [Case(f"random-{seed}-{i}", **{name: getattr(shape, name) for name in sizes})
+            for i, shape in enumerate(sampling.shapes(seed, n))]
 
 
 @dataclass(frozen=True)
@@ -242,35 +209,3 @@ def layer_classes() -> tuple[Layer, ...]:
         seen.setdefault((replace(small, name="", n=0), layer.layout), replace(layer, case=small))
     return tuple(seen.values())
 
-
-def reduced(real: Case) -> Case:
-    """A problem of the same class that the interpreter can run, with three different sizes where there were any."""
-    kernel, stride = real.kernel, real.stride
-    if kernel == stride:  # every k = s is one product; 32 ** 3 taps are too many for the reference
-        kernel = stride = tuple(min(k, 8) for k in kernel)
-    full = uncropped(real.in_size, real.kernel, real.stride, real.dilation)
-    after = [o - f for o, f in zip(real.out_size, full)]
-    for enough in range(8):  # a large crop needs more input for some output to remain
-        in_size = tuple(min(i, small + enough) for i, small in zip(real.in_size, (2, 3, 4)))
-        if min(_add(uncropped(in_size, kernel, stride, real.dilation), after)) > 0:
-            break
-    groups, ci, co = _small_channels(real)
-    out_size = _add(uncropped(in_size, kernel, stride, real.dilation), after)
-    return replace(real, n=min(real.n, 2), ci=ci, co=co, in_size=in_size, kernel=kernel, stride=stride, groups=groups,
-                   out_size=out_size)
-
-
-def _small_channels(real: Case) -> tuple[int, int, int]:
-    """groups, ci, co: as divisible by powers of two as the real ones, up to 16, and in the same order."""
-    small = lambda c: c if c <= 16 else {1: 17, 2: 18, 4: 20, 8: 24, 16: 16}[math.gcd(c, 16)]
-    if real.groups > 1:
-        groups = min(real.groups, 16 if real.groups % 16 == 0 else small(real.groups))
-        return groups, groups * min(real.ci // real.groups, 16), groups * min(real.co // real.groups, 16)
-    ci, co = small(real.ci), small(real.co)
-    if ci == co == 16 and real.ci != real.co:
-        ci, co = (32, 16) if real.ci > real.co else (16, 32)
-    return 1, ci, co
-
-
-def _add(a, b) -> tuple[int, ...]:
-    return tuple(map(sum, zip(a, b)))

@@ -28,7 +28,7 @@ LAYERS = {
 
 
 def compile_row(row: str) -> tuple[str, dict]:
-    from triton_conv3dt import config, inspect, launch, search
+    from triton_conv3dt import config, inspect, launch, machinecode, search
     from triton_conv3dt.device import Device
     from triton_conv3dt.problem import Problem
 
@@ -38,10 +38,10 @@ def compile_row(row: str) -> tuple[str, dict]:
     given = min((c for c in search.sensible(problem, device) if c.path in path), key=expected) if path else None
     plan = launch.plan(problem, device, given)
     try:
-        used = inspect.resources(inspect.compile_plan(plan))
+        used = machinecode.resources(inspect.compile_plan(plan))
     except Exception as error:  # one row that fails must not hide the others
         return row, {"error": f"{type(error).__name__}: {error}"}
-    return row, asdict(used) | dict(spills=used.spills, config=str(plan.config), path=plan.config.path,
+    return row, asdict(used) | dict(spills=used.spills, widths=used.widths, config=str(plan.config), path=plan.config.path,
                                     budget=config.shared_memory(plan.config, plan.problem),
                                     limit=plan.device.shared_memory)
 

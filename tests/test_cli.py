@@ -112,24 +112,35 @@ def test_explain_all_layers(capsys, device):
     assert tune.endswith("triton-conv3dt tune --layers all")
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("ci64 co32 in8 k2 s2", "1 product of all 8 phases: 32 channels of each phase by 512 positions, a sum over 64 channels "
+ALL, W = (True, True, True), (False, False, True)
+
+
+@pytest.mark.parametrize("text, merge, expected", [
+    ("ci64 co32 in8 k2 s2", ALL, "1 product of all 8 phases: 32 channels of each phase by 512 positions, a sum over 64 channels "
      "and 1 tap"),
-    ("ci64 co64 in8 k3 s2 p1", "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 1 to 8 "
+    ("ci64 co64 in8 k3 s2 p1", (), "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 1 to 8 "
      "taps"),
-    ("ci64 co32 in8 k3 s2 p1 op1 channels_last", "4 products of 2 phases each: 32 channels of each phase by 576 positions, a "
+    ("ci64 co32 in8 k3 s2 p1 op1 channels_last", W, "4 products of 2 phases each: 32 channels of each phase by 576 positions, a "
      "sum over 64 channels and 2 to 8 taps"),
-    ("ci64 co64 in8 k1 s2", "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 0 to 1 "
+    ("ci64 co64 in8 k1 s2", (), "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 0 to 1 "
      "taps"),
-    ("ci64 co32 in8 k3", "1 product: 32 channels by 1000 positions, a sum over 64 channels and 27 taps"),
-    ("ci64 co32 in8 k3 g2", "1 product: 16 channels in each of 2 groups by 1000 positions, a sum over 32 channels and 27 taps"),
-    ("grad_input n2 ci64 co32 in8 k3 s2", "1 product: 64 channels by 1024 positions, a sum over 32 channels and 27 taps"),
-    ("grad_weight n2 ci64 co32 in8 k2 s2", "8 products, one per tap: 64 by 32 channels, a sum over 1024 positions in 4 "
+    ("ci64 co32 in8 k3", (), "1 product: 32 channels by 1000 positions, a sum over 64 channels and 27 taps"),
+    ("ci64 co32 in8 k3 g2", (), "1 product: 16 channels in each of 2 groups by 1000 positions, a sum over 32 channels and 27 "
+     "taps"),
+    ("grad_input n2 ci64 co32 in8 k3 s2", (), "1 product: 64 channels by 1024 positions, a sum over 32 channels and 27 taps"),
+    ("grad_weight n2 ci64 co32 in8 k2 s2", (), "8 products, one per tap: 64 by 32 channels, a sum over 1024 positions in 4 "
      "shares"),
 ])
-def test_explain_says_what_is_multiplied(capsys, text, expected):
-    assert cli.main(["explain", "--case", text, "--device", "nvidia_h200"]) == 0
-    assert f"product   {expected}\n" in capsys.readouterr().out
+def test_explain_says_what_is_multiplied(text, merge, expected):
+    from triton_conv3dt import case, explain, launch
+    from triton_conv3dt.config import Config
+    from triton_conv3dt.device import Device
+
+    problem = case.parse(text)
+    config = Config("gather", 64, 32, 16, merge=merge or (False,) * 3, shares=4 if "weight" in text else 1)
+    plan = launch.plan(problem, Device.named("nvidia_h200"), config)
+    assert explain.product(plan) == expected
+    assert f"product   {expected}\n" in explain.text(plan)
 
 
 def test_explain_says_where_a_config_came_from(capsys, tmp_path, monkeypatch):

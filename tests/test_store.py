@@ -14,7 +14,6 @@ import torch
 
 from cases import CORPUS
 from tolerances import assert_exact
-from triton_conv3dt import config as configs
 from triton_conv3dt import configfile, device, launch, reference, search, store
 from triton_conv3dt.config import Config
 from triton_conv3dt.configfile import ConfigFileError, Entry

@@ -18,7 +18,7 @@ from typing import get_args, get_origin
 
 from . import case
 from .config import Config
-from .device import Device
+from .device import KNOWN, Device
 from .problem import Problem
 
 SCHEMA = 1
@@ -48,19 +48,7 @@ def read(path: Path) -> list[tuple[int, Entry]]:
     Raises:
         ConfigFileError: the file is malformed, of a later schema, or cannot be read.
     """
-    try:
-        text = path.read_text("utf-8")
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _refused(path, error.lineno, f"not valid JSON: {error.msg} (column {error.colno})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict) or type(content.get("schema")) is not int:
-        raise _refused(path, 1, 'not a file of tuned configs: it has no "schema"')
-    if content["schema"] > SCHEMA:
-        line = text.count("\n", 0, text.index('"schema"')) + 1
-        raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of triton_conv3dt, this one "
-                              f"reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
+    text, content = _content(path)
     sources, rows = content.get("made_with"), content.get("entries")
     if not isinstance(sources, dict) or not isinstance(rows, list):
         raise _refused(path, 1, '"made_with" must be an object and "entries" a list')
@@ -75,6 +63,23 @@ def read(path: Path) -> list[tuple[int, Entry]]:
             raise _refused(path, line, what) from None
         entries.append((line, entry))
     return entries
+
+
+def device_of(path: Path) -> Device:
+    """The device a file is about: the one known by its name, else what the file says of it.
+
+    Raises:
+        ConfigFileError: as read, or the file does not say it.
+    """
+    text, content = _content(path)
+    try:
+        about = content["device"]
+        major, minor = about["capability"].split(".")
+        return KNOWN.get(about["name"]) or Device(about["name"], (int(major), int(minor)), int(about["sms"]),
+                                                  int(about["shared_memory"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _refused(path, _line_of(text, '"device"'), '"device" must have a name, a capability such as "9.0", sms and '
+                       "shared_memory") from None
 
 
 def write(path: Path, device: Device, entries) -> None:
@@ -135,6 +140,29 @@ def _value(name: str, kind, value):
         expected = kind.__name__ if isinstance(kind, type) and not members else str(kind)
         raise ValueError(f"{name!r} must be {expected}, received {value!r}")
     return value
+
+
+def _content(path: Path) -> tuple[str, dict]:
+    """The text of a file and the object it holds, of a schema that is understood."""
+    try:
+        text = path.read_text("utf-8")
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _refused(path, error.lineno, f"not valid JSON: {error.msg} (column {error.colno})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or type(content.get("schema")) is not int:
+        raise _refused(path, 1, 'not a file of tuned configs: it has no "schema"')
+    if content["schema"] > SCHEMA:
+        line = _line_of(text, '"schema"')
+        raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of "
+                              f"triton_conv3dt, this one reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
+    return text, content
+
+
+def _line_of(text: str, word: str) -> int:
+    """The line where a word stands first, 1 where it does not."""
+    return text.count("\n", 0, max(0, text.find(word))) + 1
 
 
 def _entry(row, sources: dict) -> Entry:

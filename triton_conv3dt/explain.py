@@ -1,5 +1,6 @@
 """A plan in words, and many plans as a table."""
 
+import re
 import shlex
 from math import prod
 
@@ -55,13 +56,16 @@ def tuned(plan: Plan) -> str:
 
 
 def table(named: list[tuple[str, Plan]]) -> str:
-    """One line per plan, the columns aligned."""
-    rows = [_row(name, plan) for name, plan in named]
-    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-    left = {0, 1, 2, 7, 8}
-    lines = ["  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
-             for row in [COLUMNS, *rows]]
-    return "\n".join(lines)
+    """One line per plan."""
+    return aligned([COLUMNS, *(_row(name, plan) for name, plan in named)])
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """The cells in columns; those of numbers, below the heading, to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows)]
+    right = [all(re.fullmatch("[-0-9.,%?]*", cell) for cell in cells[1:]) for cells in zip(*rows)]
+    return "\n".join("  ".join(cell.rjust(width) if to_right else cell.ljust(width)
+                               for cell, width, to_right in zip(row, widths, right)).rstrip() for row in rows)
 
 
 def _row(name: str, plan: Plan) -> tuple[str, ...]:

@@ -1,14 +1,4 @@
-"""Compile the kernel of a plan for its device, present or not, and read what the compiler made of it.
-
-Triton's wheel brings the assembler and the disassemblers, so no GPU and no CUDA installation is needed.
-"""
-
-import re
-import subprocess
-import tempfile
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+"""Compile the kernel of a plan for its device, present or not. Triton brings the assembler; no GPU is needed."""
 
 import torch
 
@@ -18,33 +8,6 @@ from .launch import Plan
 from .problem import Problem
 
 DTYPES = {name: dtype for dtype, name in launch.DTYPES.items()}
-INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)")
-MOVES = ("LDGSTS", "LDG", "STG", "UTMALDG", "UTMASTG")  # families that move global memory
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one block of a compiled kernel uses, and its instructions.
-
-    registers are per thread, stack (bytes per thread, where spills go) and shared (bytes) as the driver will reserve
-    them. instructions counts by family ("HGMMA"), and widths gives the bits that each load or store of global memory
-    moves per thread, the set of them by family: {"LDGSTS": (128,), "STG": (16, 128)}.
-    """
-
-    registers: int
-    stack: int
-    shared: int
-    instructions: dict[str, int]
-    widths: dict[str, tuple[int, ...]]
-
-    @property
-    def spills(self) -> int:
-        """Instructions that move registers to the stack and back."""
-        return self.instructions.get("LDL", 0) + self.instructions.get("STL", 0)
-
-    def widest(self, family: str) -> int:
-        """Bits of the widest instruction of a family, 0 where there is none."""
-        return max(self.widths.get(family, (0,)))
 
 
 def compile_plan(plan: Plan):
@@ -74,36 +37,6 @@ def compile_plan(plan: Plan):
     options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=target, options=options.__dict__)
-
-
-def resources(kernel) -> Resources:
-    """What a kernel of `compile_plan` uses, read from its machine code."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
-        cubin.flush()
-        usage = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", cubin.name)))
-        names = Counter(INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin.name)))
-    instructions, widths = Counter(), {}
-    for name, count in names.items():
-        family, *modifiers = name.split(".")
-        instructions[family] += count
-        if family in MOVES:
-            widths.setdefault(family, set()).add(_bits(modifiers))
-    return Resources(int(usage["REG"]), int(usage["STACK"]), kernel.metadata.shared, dict(instructions),
-                     {family: tuple(sorted(bits)) for family, bits in widths.items()})
-
-
-def _bits(modifiers: list[str]) -> int:
-    narrow = {"U8": 8, "S8": 8, "U16": 16, "S16": 16}
-    numbers = [int(m) for m in modifiers if m in ("64", "128", "256")]
-    return numbers[0] if numbers else next((narrow[m] for m in modifiers if m in narrow), 32)
-
-
-def _tool(name: str, *arguments: str) -> str:
-    import triton
-
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    return subprocess.run([path, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def _arguments(record: Record) -> tuple:

@@ -1,0 +1,110 @@
+"""inspect: compile what would run, for GPUs that need not be here, and report what the kernels use."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ..device import KNOWN, Device
+from ..problem import DIRECTIONS
+from . import options
+
+
+def add(commands) -> None:
+    inspect = commands.add_parser(
+        "inspect", help="compile what would run, and report what the kernels use",
+        description="Compile the main kernel of layers, or of tuned configs, for GPUs that need not be here, and report "
+                    "registers, shared memory, tensor-core instructions, load and store widths, and what should be better.",
+        epilog="exit status 1 where a kernel does not compile or does not fit. example: triton-conv3dt inspect --layers "
+               "nnunet --device nvidia_h200 nvidia_a100")
+    options.add_problems(inspect)
+    options.add_run(inspect, DIRECTIONS)
+    inspect.usage = inspect.usage.replace("(--layers", "(--configs [DIR ...] | --layers")
+    inspect.add_argument("--configs", type=Path, nargs="*", metavar="DIR",
+                         help="every tuned config of these folders (default: of those that were shipped)")
+    inspect.add_argument("--default", action="store_true", help="compile the defaults, whatever has been tuned")
+    where = inspect.add_mutually_exclusive_group()
+    where.add_argument("--device", nargs="+", choices=tuple(KNOWN), metavar="NAME", help=options.DEVICES)
+    where.add_argument("--arch", nargs="+", type=arch, metavar="SM", help="or their architectures: sm_80, sm_90, sm_100, ...")
+    inspect.add_argument("--json", action="store_true", help="print JSON: one object per line, all that is known of a kernel")
+    inspect.add_argument("--jobs", type=options.positive, metavar="N", help="processes that compile (default: one per core)")
+    inspect.add_argument("--quiet", action="store_true", help="no progress")
+    inspect.set_defaults(run=run, refuse=inspect.error)
+
+
+def arch(text: str) -> Device:
+    """The first known device of an architecture."""
+    known = {str(device.arch): device for device in reversed(KNOWN.values())}
+    device = known.get(text.lower().removeprefix("sm").removeprefix("_"))
+    if device is None:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join('sm_' + name for name in sorted(known, key=int))}, "
+                                         f"received {text!r}")
+    return device
+
+
+def run(arguments) -> int:
+    asked = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
+    if arguments.configs is not None and (asked or arguments.device or arguments.arch or arguments.default):
+        arguments.refuse("--configs says itself which problems, which devices and which configs: it stands alone")
+    problems = options.problems_of(arguments) if arguments.configs is None else None
+    from .. import inspection, store
+    from ..progress import Progress
+
+    try:
+        with store.strict():
+            tasks = _layers(arguments, problems) if problems else _configs(arguments)
+    except (ValueError, RuntimeError, store.ConfigFileWarning) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    progress = Progress(len(tasks), arguments.quiet, every=10.0)
+    try:
+        kernels = inspection.inspect(tasks, arguments.jobs, progress)
+    finally:
+        progress.close()
+    if arguments.json:
+        for kernel in kernels:
+            print(json.dumps(kernel.as_json()))
+    else:
+        _print(kernels)
+    return 1 if any(kernel.failure for kernel in kernels) else 0
+
+
+def _layers(arguments, problems) -> list:
+    """Every problem on every device, with the config that would run."""
+    from .. import search, store
+    from ..inspection import Task
+
+    tasks = []
+    for device in dict.fromkeys(arguments.arch or options.devices_of(arguments)):
+        for name, problem in problems:
+            found = store.Found(search.default(problem, device), "default of search.py") if arguments.default else \
+                store.choose(problem, device)
+            tasks.append(Task(name, problem, device, found.config, found.source))
+    return tasks
+
+
+def _configs(arguments) -> list:
+    """Every entry of every file."""
+    from .. import configfile, device, store
+    from ..inspection import Task
+
+    tasks = []
+    for folder in arguments.configs or [folder for folder in device.SHIPPED if folder.is_dir()]:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder")
+        for path in store.files(folder):
+            made_on = configfile.device_of(path)
+            tasks += [Task(f"{path.relative_to(folder)}:{line}", entry.problem, made_on, entry.config, f"{path}:{line}")
+                      for line, entry in configfile.read(path)]
+    return tasks
+
+
+def _print(kernels) -> None:
+    from ..inspection import table
+
+    for i, device in enumerate(dict.fromkeys(kernel.task.device for kernel in kernels)):
+        of_device = [kernel for kernel in kernels if kernel.task.device == device]
+        print("\n" * (i > 0) + f"{device.name}, sm_{device.arch}, compiled by triton {of_device[0].triton}")
+        print(table(of_device))
+    if not kernels:
+        print("no tuned configs")
