@@ -40,8 +40,8 @@ def setting(name="relu", direction="forward", layout="channels_first"):
 
 
 @pytest.fixture
-def stand():
-    return Stand(H200, laboratories.TableTimer({CUDNN: 120.0}), "cpu")
+def stand(device):
+    return Stand(H200, laboratories.TableTimer({CUDNN: 120.0}), device)
 
 
 def test_what_follows_is_read_from_the_words():

@@ -1,5 +1,6 @@
 """The tuner, with the interpreter for a GPU and a table for a clock: what it keeps, and what it survives."""
 
+import json
 import os
 import signal
 import subprocess
@@ -150,9 +151,10 @@ def test_a_comparison_that_fails_is_made_again(journal):
 
 
 def test_a_problem_that_does_not_fit_into_memory_is_left(journal):
-    full = Answers({config: Failure("memory", "80 GiB") for config in (DEFAULT, *OTHERS)})
-    assert sweep(journal, full).run([job(), job(OTHER, others=())]) == tune.Summary(open=2)
-    assert len(full.examined_configs()) == tune.HOPELESS + 1
+    full = Answers({DEFAULT: Failure("problem", "its operands cannot be made: 80 GiB")})
+    assert sweep(journal, full).run([job(), job(OTHER)]) == tune.Summary(open=2)
+    assert full.examined_configs() == [DEFAULT, DEFAULT]
+    assert sweep(journal, full).run([job()]).open == 1 and len(full.asked) == 2
 
 
 def test_a_broken_device_ends_the_sweep(journal, monkeypatch):
@@ -235,7 +237,7 @@ def test_real_workers_survive_every_kind_of_candidate(journal, monkeypatch):
     faulty = tuple(replace(DEFAULT, block_m=m, stages=s) for m in (16, 32) for s in (1, 2, 3, 4))
     faults = {str(config): kind for config, kind in zip(faulty, kinds)}
     best = faulty[len(kinds)]
-    monkeypatch.setattr(tune, "WATCHDOG", 12.0)
+    monkeypatch.setattr(tune, "WATCHDOG", 6.0)
     with Worker(laboratories.laboratory, {str(best): 50.0}, faults) as worker:
         assert sweep(journal, worker).run([job(others=faulty)]) == tune.Summary(better=1)
     assert outcomes(journal) == {DEFAULT: "ok", **dict(zip(faulty, kinds)), best: "ok"}
@@ -266,7 +268,7 @@ def start(folder, problem="PROBLEM", delay=0.0):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_killed_in_the_middle_it_goes_on(journal, how):
-    process = start(journal.path.parent, delay=1.0)
+    process = start(journal.path.parent, delay=0.5)
     deadline = time.monotonic() + 60
     while len(journal.rows()) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
@@ -294,6 +296,7 @@ def test_two_sweeps_at_once_share_a_journal_and_the_config_files(journal):
 
 
 def test_compiling_ahead_says_what_fails_and_survives_its_pool(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     compilers = Compilers(H200, processes=1)
     try:
         assert compilers.wait(PROBLEM, DEFAULT, 1.0) is None, "what was never begun is left to the worker"
@@ -315,3 +318,11 @@ def test_compiling_ahead_says_what_fails_and_survives_its_pool(monkeypatch):
         time.sleep(0.05)
     assert not any(map(alive, pids))
     assert compile_one(PROBLEM, H200, replace(DEFAULT, warps=3)).kind == "compile"
+
+
+def test_what_was_compiled_ahead_is_what_is_launched(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, ROOT / "tests" / "precompiled.py"], capture_output=True, text=True, timeout=300,
+                            env=environment | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == {"answers": [None, None], "ahead": 2, "later": []}

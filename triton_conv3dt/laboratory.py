@@ -12,6 +12,13 @@ from .device import Device
 from .problem import Problem
 from .results import CUDNN
 from .timing import EventTimer, Timer, Times
+from .worker import failure
+
+
+class Unprepared(Exception):
+    """A problem cannot be tried, whatever the config: its operands do not fit into memory, for instance."""
+
+    kind = "problem"
 
 
 class Laboratory:
@@ -32,6 +39,7 @@ class Laboratory:
 
         Raises:
             Wrong: it does not, or it wrote outside its output.
+            Unprepared: it is not the config's fault.
             Exception: whatever compiling and launching raise.
         """
         self._prepare(problem)
@@ -60,9 +68,15 @@ class Laboratory:
             return
         self._problem = self._given = self._truth = self._timed = None  # the memory of the last one goes first
         torch.cuda.empty_cache()  # does nothing where CUDA was never used
-        self._given = operands.integers(problem, self._where)
-        self._truth = operands.exact(problem, self._given)
-        self._timed = operands.normals(problem, self._where)
+        try:
+            self._given = operands.integers(problem, self._where)
+            self._truth = operands.exact(problem, self._given)
+            self._timed = operands.normals(problem, self._where)
+        except Exception as error:
+            found = failure(error)
+            if found.lost:
+                raise
+            raise Unprepared(f"its operands cannot be made: {found.reason}") from error
         self._problem = problem
 
     def _bind(self, problem: Problem, config: Config):

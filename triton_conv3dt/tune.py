@@ -26,7 +26,6 @@ from .worker import Failure, Worker
 FINALISTS = 3  # compared with the default
 COMPARE_SECONDS = 1.0  # for one comparison
 WATCHDOG, SHORTEST_WATCH = 90.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
-HOPELESS = 3  # failures in a row that are the problem's and not the config's: memory, an error in the operands
 LOST_IN_A_ROW = 10  # workers; then it is the device that is broken
 
 
@@ -137,19 +136,20 @@ class Sweep:
 
     def _examine_all(self, job: Job) -> dict[Config, Times]:
         """The times of the candidates that are right."""
-        found, hopeless, left = {}, 0, missing(job, self._known)
+        found, left = {}, missing(job, self._known)
         self._progress.skip(self._effort.expected - left)
         for config in job.candidates:
             row = self._known.tried(job.problem, config)
             if row is None:
-                if self._late() or hopeless >= HOPELESS:
+                if self._late():
                     break
                 self._progress.step(f"{case.format(job.problem)}: {config}")
                 row = self._examine(job.problem, config)
                 if row is None:
                     break
                 left -= 1
-            hopeless = hopeless + 1 if row["outcome"] in ("memory", "error") else 0
+            if row["outcome"] == "problem":
+                break  # no config can help
             if row["outcome"] == "ok":
                 found[config] = Times(**row["us"])
         self._progress.skip(left)
