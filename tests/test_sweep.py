@@ -147,13 +147,13 @@ def test_bench_and_report_from_the_first_run_to_the_last(gpu, capsys):
 
 
 def test_ctrl_c_keeps_what_there_is_and_says_how_to_go_on(gpu, capsys, monkeypatch):
-    def interrupted(self, problem, config):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tune.Sweep, "_examine", interrupted)
     assert cli.main(["tune", "--case", CASE]) == 130
     assert "--resume goes on" in capsys.readouterr().err
-    monkeypatch.setattr(bench.Bench, "_checked", lambda *_: interrupted(None, None, None))
+    monkeypatch.setattr(bench.Bench, "_checked", interrupted)
     assert cli.main(["bench", "--case", CASE]) == 130
     assert "--resume goes on" in capsys.readouterr().err
 

@@ -157,8 +157,23 @@ def test_a_problem_that_does_not_fit_into_memory_is_left(journal):
     assert sweep(journal, full).run([job()]).open == 1 and len(full.asked) == 2
 
 
+def test_a_path_that_costs_one_worker_after_another_is_left_out(journal):
+    losing = Answers({config: Failure("illegal access", "CUDA error") for config in (DEFAULT, *OTHERS)})
+    assert sweep(journal, losing).run([job()]).open == 1
+    assert losing.examined_configs() == [DEFAULT, OTHERS[0]] and set(outcomes(journal).values()) == {"illegal access", "left out"}
+    assert "2 workers were lost by other configs of the gather path" in journal.rows()[-1]["reason"]
+    problems = [job(replace(PROBLEM, n=n)) for n in range(2, 6)]
+    losing.asked.clear()
+    sweep(journal, losing).run(problems)
+    assert len(losing.asked) == 6 and "none of its configs was right" in journal.rows()[-1]["reason"]
+    some = Answers({OTHERS[0]: Failure("crash", "SIGSEGV"), OTHERS[1]: Failure("crash", "SIGSEGV")})
+    assert sweep(journal, some).run([job(OTHER)]).kept == 1
+    assert some.examined_configs() == [DEFAULT, *OTHERS[:2]]
+
+
 def test_a_broken_device_ends_the_sweep(journal, monkeypatch):
     monkeypatch.setattr(tune, "LOST_IN_A_ROW", 3)
+    monkeypatch.setattr(tune, "LOST_BY_PATH", (9, 9))
     worker = Answers({config: Failure("illegal access", "CUDA error") for config in (DEFAULT, *OTHERS)})
     with pytest.raises(tune.DeviceBroken, match="3 workers were lost.*CUDA error.*nvidia-smi"):
         sweep(journal, worker).run([job()])
@@ -234,6 +249,7 @@ def test_shards_merge_into_what_one_sweep_would_have_stored(journal, tmp_path):
 def test_real_workers_survive_every_kind_of_candidate(journal, monkeypatch):
     """The whole path: kernels in the interpreter in a process of its own, and a fault of each kind."""
     kinds = ("wrong result", "red zone", "crash", "illegal access", "compile", "hang", "resources")
+    monkeypatch.setattr(tune, "LOST_BY_PATH", (9, 9))
     faulty = tuple(replace(DEFAULT, block_m=m, stages=s) for m in (16, 32) for s in (1, 2, 3, 4))
     faults = {str(config): kind for config, kind in zip(faulty, kinds)}
     best = faulty[len(kinds)]
