@@ -1,7 +1,8 @@
 """Run as a program: a Triton driver that is not there. Kernels compile for an H200 and are 'launched' on CPU tensors.
 
-Prints as JSON, per layout, the launches of a forward and the time of a repeated call against torch.empty_like. Nothing is
-computed. Public hooks of Triton alone (triton.runtime.driver.set_active).
+Prints as JSON {"launches": {name: launches of a forward and its gradients}, "ratios": {name: time of a repeated forward
+against torch.empty_like}}. A launch is [kernel, grid, arguments]; a tensor among the arguments is its shape, a descriptor
+its shape, strides and block. Nothing is computed. Public hooks of Triton alone (triton.runtime.driver.set_active).
 """
 
 import json
@@ -20,7 +21,7 @@ from triton_conv3dt.device import Device  # noqa: E402
 
 
 class Launcher:
-    """What a launcher is to a compiled kernel; keeps the names and grids of launches while a list is there."""
+    """What a launcher is to a compiled kernel; keeps launches while a list is there."""
 
     launches = None
 
@@ -28,8 +29,16 @@ class Launcher:
         self.name = src.fn.__name__
 
     def __call__(self, *args):
-        if Launcher.launches is not None:
-            Launcher.launches.append((self.name, args[:3]))
+        if Launcher.launches is not None:  # grid, stream, function, metadata, three hooks, then the kernel's own
+            Launcher.launches.append((self.name, args[:3], [shown(a) for a in args[9:]]))
+
+
+def shown(argument):
+    if isinstance(argument, torch.Tensor):
+        return list(argument.shape)
+    if hasattr(argument, "block_shape"):
+        return dict(shape=argument.shape, strides=argument.strides, block=argument.block_shape)
+    return argument if isinstance(argument, (int, type(None))) else str(argument)
 
 
 class Utils:
@@ -78,23 +87,42 @@ def ratio(call, unit, calls=300, repeats=30):
     return best[0] / best[1]
 
 
-def measure(layout):
-    x = torch.ones(2, 64, 8, 8, 8, dtype=torch.float16).contiguous(memory_format=layout)
-    w = torch.ones(64, 32, 2, 2, 2, dtype=torch.float16).contiguous(memory_format=layout)
-    b = torch.ones(32, dtype=torch.float16)
-    call = lambda: t3.conv_transpose3d(x, w, b, 2, activation="relu", backend="triton")
+def tensors(layout, ci, co, size, kernel, groups=1):
+    x = torch.ones(2, ci, *size, dtype=torch.float16).contiguous(memory_format=layout).requires_grad_()
+    w = torch.ones(ci, co // groups, kernel, kernel, kernel, dtype=torch.float16).contiguous(memory_format=layout)
+    return x, w.requires_grad_(), torch.ones(co, dtype=torch.float16, requires_grad=True)
+
+
+def launches(x, w, b, padding, groups):
+    call = lambda: t3.conv_transpose3d(x, w, b, 2, padding, groups=groups, activation="relu", backend="triton")
+    back = lambda y: torch.autograd.grad(y, (x, w, b), torch.ones_like(y))
+    back(call())  # the first time compiles
+    Launcher.launches = []
+    back(call())
+    found, Launcher.launches = Launcher.launches, None
+    return found
+
+
+def ratio_of(x, w, b, padding, groups):
     with torch.no_grad():
+        call = lambda: t3.conv_transpose3d(x, w, b, 2, padding, groups=groups, activation="relu", backend="triton")
         y = call()
-        Launcher.launches = []
-        call()
-        launches, Launcher.launches = Launcher.launches, None
-        cost = ratio(call, lambda: torch.empty_like(y))
-    return dict(launches=launches, ratio=cost)
+        return ratio(call, lambda: torch.empty_like(y))
+
+
+FIRST, LAST = torch.contiguous_format, torch.channels_last_3d
+LAYERS = {  # layout, input and output channels, input size, kernel, groups; padding
+    "k2s2 channels_first": ((FIRST, 64, 32, (8, 8, 8), 2), 0),
+    "k2s2 channels_last": ((LAST, 64, 32, (8, 8, 8), 2), 0),
+    "k4s2p1 channels_last": ((LAST, 64, 128, (4, 16, 16), 4), 1),
+    "depthwise channels_first": ((FIRST, 32, 32, (4, 8, 8), 3, 32), 1),
+}
 
 
 if __name__ == "__main__":
     driver.set_active(StubDriver())
     launch.devices.current = lambda index=0: Device.named("nvidia_h200")
     functional.unsupported = lambda x, w: None
-    layouts = dict(channels_first=torch.contiguous_format, channels_last=torch.channels_last_3d)
-    print(json.dumps({name: measure(layout) for name, layout in layouts.items()}))
+    given = {name: (*tensors(*shape), padding, shape[5] if len(shape) > 5 else 1) for name, (shape, padding) in LAYERS.items()}
+    print(json.dumps(dict(launches={name: launches(*layer) for name, layer in given.items()},
+                          ratios={name: ratio_of(*layer) for name, layer in given.items()})))

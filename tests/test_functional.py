@@ -1,5 +1,6 @@
 """conv_transpose3d as PyTorch's function: what it accepts, what it refuses, and which backend runs."""
 
+import inspect
 import warnings
 
 import numpy
@@ -282,8 +283,9 @@ def test_calls_with_a_callable_are_not_remembered(monkeypatch):
 
 @pytest.mark.parametrize("setting, expected", [("tf32", "tf32"), ("ieee", "ieee")])
 def test_precision_follows_the_setting_of_convolutions(device, monkeypatch, setting, expected):
-    seen = []
-    monkeypatch.setattr(launch, "forward", lambda *args, precision, **_: seen.append(precision) or args[:2])
+    seen, names = [], inspect.signature(launch.forward)
+    monkeypatch.setattr(launch, "forward",
+                        lambda *args: seen.append(names.bind(*args).arguments["precision"]) or args[:2])
     x, w, b = operands(device)
     before = torch.backends.cudnn.conv.fp32_precision
     try:

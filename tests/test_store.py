@@ -83,7 +83,7 @@ def test_a_call_asks_for_the_problem_of_its_layer(direction, layout):
     for c in CORPUS[:20]:
         t = c.tensors(torch.float16, layout)
         y = torch.empty(c.shapes.y, dtype=t.x.dtype, memory_format=launch.memory_format(t.x))
-        called = launch._problem(direction, t.x, t.w, y, None, c.stride, c.padding, c.dilation, c.groups, "ieee")
+        called = launch._problem(direction, t.x, t.w, y, Epilogue(), c.stride, c.padding, c.dilation, c.groups, "ieee")
         layer = Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
                         c.groups, x_layout=called.x_layout, y_layout=called.y_layout, w_minor=called.w_minor)
         assert store.normal(called) == store.normal(layer), c

@@ -69,7 +69,7 @@ def only_these_configs(tmp_path, monkeypatch):
 
 
 def job(problem=PROBLEM, others=OTHERS):
-    return tune.Job(problem, (DEFAULT, *others))
+    return tune.Job(problem, lambda: (DEFAULT, *others))
 
 
 def sweep(journal, worker, *, resume=True, **given):

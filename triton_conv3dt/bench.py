@@ -1,34 +1,29 @@
 """Measuring layers: ours and what people use instead, in turns in one run, each verified before it is timed.
 
-Every setting (a layer in one direction, dtype and layout) gives one row per peer, kept in a journal; bench.json and
-bench.csv are made from it. Times are microseconds.
+Every setting (a layer in one direction, dtype and layout) is one row of a journal with all its peers; records.py makes
+bench.json and bench.csv of it. Times are microseconds.
 """
 
-import csv
-import io
-import json
-import os
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from . import peers, selection, store
 from .device import Device
 from .journal import Journal
 from .layers import Layer
-from .peers import MEASURED, OURS, PEERS, Setting, Unavailable
+from .peers import Setting, Unavailable
 from .progress import Progress
+from .selection import COMPILED, JAX, MATMUL, MEASURED, OURS
 from .timing import EventTimer, Timer
-from .worker import Failure, Worker
+from .worker import LOST, Failure, Worker
 
-SCHEMA = 1
 WATCHDOG = 120.0  # seconds for one peer: torch.compile and cuDNN's search take their time
 SHORTEST_WATCH = 30.0
 COLD_SECONDS, WARM_SECONDS = 0.4, 0.15  # of measuring, all peers of a setting together
-TIMES, STATISTICS = ("cold", "warm", "host"), ("median", "p20", "p80")
-COLUMNS = ("device", "network", "layer", "direction", "dtype", "layout", "follows", "peer", "outcome",
-           *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error", "limit",
-           "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape")
+
+
+class OutOfTime(Exception):
+    """The budget ended while an answer was waited for: nothing is known of whoever was asked."""
 
 
 class Stand:
@@ -112,52 +107,57 @@ class Bench:
         for place, setting in enumerate(left):
             if self._late():
                 return len(left) - place
-            if self._card is None:
-                self._card = self._describe(facts)
-            self._measure(setting, names)
+            try:
+                if self._card is None:
+                    self._card = self._describe(facts)
+                self._measure(setting, names)
+            except OutOfTime:
+                return len(left) - place
         return 0
 
     def _describe(self, facts: dict) -> dict:
         """A row with every version and clock, and what this card can do."""
-        card = self._worker.ask("card", seconds=WATCHDOG)
+        card = self._ask("card")
         if isinstance(card, Failure):
             raise RuntimeError(f"this card could not be measured: {card.reason}")
         self._journal.append({"event": "session", "device": self._device.name, "facts": facts, "card": card})
         return card
 
     def _measure(self, setting: Setting, names: Sequence[str]) -> None:
+        """Check every peer by itself, so that one who takes the worker with it is known; then time those that are right.
+        The row is written when all is known: a setting that was interrupted, or ran out of time, has none."""
         rows = {}
-        for name in names:
+        mine = peers_of(setting, names)
+        self._progress.skip(len(names) - len(mine))
+        for name in mine:
             self._progress.step(f"{setting}: {name}")
-            answer = self._worker.ask("check", name, setting, seconds=self._patience())
-            rows[name] = _failed(answer) if isinstance(answer, Failure) else answer
-            if isinstance(answer, Failure) and answer.lost:
-                self._check_again(setting, rows)
+            rows[name] = self._checked(setting, name)
+            if rows[name]["outcome"] in LOST:  # a new worker knows nothing of those that were right before
+                rows |= {other: self._checked(setting, other) for other, row in rows.items() if row["outcome"] == "ok"}
         right = [name for name, row in rows.items() if row["outcome"] == "ok"]
-        times = self._worker.ask("measure", setting, right, seconds=self._patience()) if right else {}
-        for name, row in rows.items():
-            if name in right:
-                row |= _failed(times) if isinstance(times, Failure) else times[name]
-            self._journal.append(self._row(setting, name) | row)
-        if not isinstance(times, Failure):
-            self._progress.say(line(setting, rows))
+        times = self._ask("measure", setting, right) if right else {}
+        for name in right:
+            rows[name] |= _failed(times) if isinstance(times, Failure) else times[name]
+        self._journal.append(self._row(setting) | {"peers": rows})
+        self._progress.say(line(setting, rows))
 
-    def _check_again(self, setting: Setting, rows: dict) -> None:
-        """A new worker knows nothing of the peers that were right before."""
-        for name, row in rows.items():
-            if row["outcome"] == "ok":
-                answer = self._worker.ask("check", name, setting, seconds=self._patience())
-                rows[name] = _failed(answer) if isinstance(answer, Failure) else answer
+    def _checked(self, setting: Setting, name: str) -> dict:
+        answer = self._ask("check", name, setting)
+        return _failed(answer) if isinstance(answer, Failure) else answer
 
-    def _row(self, setting: Setting, name: str) -> dict:
-        layer, work = setting.layer, roofline(setting, self._card)
-        row = {"event": "measured", "key": key(setting, self._device), "device": self._device.name,
-               "network": layer.network, "layer": layer.name, "direction": setting.direction, "dtype": setting.dtype,
-               "layout": setting.layout, "follows": str(setting.after), "shape": str(setting.problem), "peer": name, **work}
-        if name == OURS:
-            found = [store.choose(problem, self._device) for problem in setting.problems]
-            row |= {"config": "; ".join(str(f.config) for f in found), "source": "; ".join(f.source for f in found)}
-        return row
+    def _ask(self, method: str, *arguments):
+        patience = self._patience()
+        answer = self._worker.ask(method, *arguments, seconds=patience)
+        if isinstance(answer, Failure) and answer.kind == "hang" and patience < WATCHDOG:
+            raise OutOfTime
+        return answer
+
+    def _row(self, setting: Setting) -> dict:
+        layer, found = setting.layer, [store.choose(problem, self._device) for problem in setting.problems]
+        return {"event": "measured", "key": key(setting, self._device), "device": self._device.name, "network": layer.network,
+                "layer": layer.name, "shape": str(setting.problem), "direction": setting.direction, "dtype": setting.dtype,
+                "layout": setting.layout, "follows": str(setting.after), **roofline(setting, self._card),
+                "config": "; ".join(str(f.config) for f in found), "source": "; ".join(f.source for f in found)}
 
     def _patience(self) -> float:
         if self._deadline is None:
@@ -176,6 +176,14 @@ def settings(layers: Iterable[Layer], directions: Sequence[str] | None = None, d
         Setting(layer, direction, own(dtype, layer.dtype), own(layout, layer.layout))
         for layer in selection.by_weight(layers) for dtype in dtypes for layout in layouts
         for direction in selection.directions_of(layer, directions, MEASURED)))
+
+
+def peers_of(setting: Setting, names: Sequence[str]) -> list[str]:
+    """Those of the peers that a setting is measured with; whether they can run here shows later."""
+    gradient = setting.direction in ("grad_input", "grad_weight")
+    skipped = {COMPILED, MATMUL, JAX} if gradient else set()
+    skipped |= set() if setting.problem.exact else {MATMUL}
+    return [name for name in names if name not in skipped]
 
 
 def key(setting: Setting, device: Device) -> str:
@@ -199,27 +207,8 @@ def roofline(setting: Setting, card: dict[str, float]) -> dict:
 
 
 def known(rows: Iterable[dict]) -> dict[str, dict]:
-    """The settings that a journal has, by key: those where ours was timed or failed for good."""
+    """The settings that a journal has, by key."""
     return {row["key"]: row for row in rows if row.get("event") == "measured"}
-
-
-def write(journal: Journal, folder: Path) -> list[Path]:
-    """Make bench.json and bench.csv from a journal; each is replaced in one step.
-
-    Raises:
-        OSError: one cannot be written; the old one is as it was.
-    """
-    rows = journal.rows()
-    sessions = [row for row in rows if row.get("event") == "session"]
-    measured = {(row["key"], row["peer"]): row for row in rows if row.get("event") == "measured"}
-    plain = [{name: value for name, value in row.items() if name not in ("event", "key")} for row in measured.values()]
-    lines = lambda items: ",\n".join(json.dumps(item) for item in items)
-    text = f'{{"schema": {SCHEMA},\n"sessions": [\n{lines(sessions)}\n],\n"rows": [\n{lines(plain)}\n]}}\n'
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(_flat, plain))
-    return [_replace(folder / "bench.json", text), _replace(folder / "bench.csv", table.getvalue())]
 
 
 def line(setting: Setting, rows: dict[str, dict]) -> str:
@@ -246,21 +235,3 @@ def here(index: int = 0) -> Stand:
 
 def _failed(failure: Failure) -> dict:
     return {"outcome": failure.kind, "reason": failure.reason}
-
-
-def _flat(row: dict) -> dict:
-    flat = {name: value for name, value in row.items() if name not in TIMES}
-    for kind in TIMES:
-        flat |= {f"{kind}_{statistic}_us": row[kind][statistic] for statistic in STATISTICS if kind in row}
-    return flat | {"rounds": row.get("cold", {}).get("rounds"), "kernels": "; ".join(row.get("kernels", ()))}
-
-
-def _replace(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return path

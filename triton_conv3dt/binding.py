@@ -22,7 +22,7 @@ class Record:
         self.grid = lowering.grid(plan.problem, plan.config)
         self.copies, self.packs = lowering.copies(plan.problem, plan.config), lowering.packs(plan.problem, plan.config)
         self.compiled = self.arguments = self.get_stream = self.result = None
-        self.box, self.descriptor = None, load()["descriptor"]  # lowering.described for the strides of the first launch
+        self.describe: Descriptor | None = None  # made by the first launch, which knows the strides
 
     def launch(self, index: int | None, tensors: tuple, strides) -> None:
         """Launch on the current stream of CUDA device `index`. strides are looked at by the first launch alone."""
@@ -41,6 +41,20 @@ class Record:
             names = self.kernel.arg_names[len(tensors) + len(self.sizes) + len(strides):]
             self.arguments = (*self.sizes, *strides, *(self.constants[name] for name in names))
             self.get_stream, self.compiled = driver.active.get_current_stream, compiled
+
+
+class Descriptor:
+    """Makes tensor descriptors that differ only in their tensor: the first is checked by Triton, the others are like it."""
+
+    def __init__(self, tensor, shape, strides, block):
+        self.kind = load()["descriptor"]
+        self.fields = vars(self.kind(tensor, shape, strides, block)) | {"base": None}
+
+    def __call__(self, tensor):
+        described = object.__new__(self.kind)
+        described.__dict__.update(self.fields)
+        described.base = tensor
+        return described
 
 
 def bind(plan) -> Record:

@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from .commands import check, demo, explain, info, inspect
+from .commands import bench, check, demo, explain, info, inspect, merge, report, tune
 
-COMMANDS = (info, demo, explain, inspect, check)
+COMMANDS = (info, demo, explain, inspect, check, tune, bench, report, merge)
 
 
 def main(argv: list[str] | None = None) -> int:

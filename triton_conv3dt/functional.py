@@ -28,6 +28,7 @@ class _Call(NamedTuple):
     triton: bool
     batched: bool
     then: Callable | None  # applied to the result
+    records: dict  # what launch.py remembers of such calls
 
 
 _calls: dict[tuple, _Call] = {}
@@ -153,7 +154,7 @@ def _checked(numbers, x, w, b, groups, activation, residual, out, precision, bac
     fused = None if then else Activation.of(activation)
     name, parameters = (fused.name, fused.parameters) if fused else (None, ())
     return _Call((out_size, stride, padding, dilation, groups, precision, name, parameters),
-                 _takes_triton(backend, x, w), x.dim() == 5, then)
+                 _takes_triton(backend, x, w), x.dim() == 5, then, {})
 
 
 def _run(call: _Call, x, w, b, residual, out):
@@ -162,7 +163,7 @@ def _run(call: _Call, x, w, b, residual, out):
     if not call.batched:
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     if call.triton:
-        y = ops.forward(x, w, b, residual, *call.arguments, False)[0]
+        y = ops.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
     else:
         y = composite.conv_transpose3d(x, w, b, residual, *call.arguments)
     if not call.batched:

@@ -3,7 +3,7 @@
 import torch
 
 from . import launch, lowering
-from .binding import Record, bind
+from .binding import Descriptor, Record, bind
 from .launch import Plan
 from .problem import Problem
 
@@ -56,7 +56,7 @@ def _arguments(record: Record) -> tuple:
     extra = target if p.epilogue.residual else None
     strides = source.stride()
     if record.plan.config.path == "descriptor":
-        source = record.descriptor(source, *lowering.described(p, record.plan.config, source.shape[1]))
+        source = Descriptor(source, *lowering.described(p, record.plan.config, source.shape[1]))(source)
     return (source, w, target, w.new_empty(p.co) if p.epilogue.bias else None, extra,
             target if p.epilogue.keep_pre else None, *record.sizes, *strides, row, red, tap, p.ci_group * ci,
             *target.stride(), *(extra.stride() if p.epilogue.residual else (0,) * 5))

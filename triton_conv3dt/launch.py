@@ -15,7 +15,7 @@ import torch
 from . import config as configs
 from . import device as devices
 from . import lowering, store
-from .binding import Record, bind, load
+from .binding import Descriptor, Record, bind, load
 from .config import Config
 from .device import Device
 from .geometry import ceil_div, power_of_two_divisor
@@ -122,25 +122,28 @@ def unsupported(x: torch.Tensor, w: torch.Tensor) -> str | None:
     return _unsupported(x.device.type, x.device.index or 0, x.dtype)
 
 
-def forward(x, w, b, residual, *, stride, padding, dilation, out_size, groups, activation, precision, out=None,
-            keep_pre=False):
+def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, out=None,
+            keep_pre=False, records=None):
     """y [N, CO, *out_size] and the value before the activation (None unless keep_pre), in one launch of the layer.
 
-    y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller.
+    y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller. records is
+    the caller's own memory of calls that differ in nothing but where their tensors lie, and in precision.
     """
-    epilogue = _epilogue_key(b, residual, activation, keep_pre)
-    key = (x.shape, x.stride(), w.shape, w.stride(), x.dtype, x.device, out_size, stride, padding, dilation, groups,
-           precision, epilogue, x.data_ptr() % 16, w.data_ptr() % 16)
-    if out is not None:
-        key += (out.stride(), out.data_ptr() % 16)
-    record = _records.get(key)
+    key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
+           b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
+           out if out is None else _place(out))
+    if records is None:
+        records = _records
+        key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
+    record = records.get(key)
     if record is None:
         y = _result((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
         if y.numel() == 0:
             return y, torch.empty_like(y) if keep_pre else None
-        record = _remember(key, _bind("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision))
+        epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
+        record = _remember(records, key, _bind("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision))
         record.result = y.shape, y.stride()
-    y = torch.empty_strided(*record.result, dtype=x.dtype, device=x.device) if out is None else out
+    y = x.new_empty_strided(*record.result) if out is None else out
     pre = torch.empty_like(y) if keep_pre else None
     _gather(record, x, w, y, b, residual, pre)
     return y, pre
@@ -253,8 +256,8 @@ def _gather(record: Record, x, w, y, b, residual, pre) -> None:
     if record.packs:
         w = _pack(w)
     strides = None if record.compiled else _gather_strides(record, x, w, y, residual)
-    if record.box is not None:
-        x = record.descriptor(x, *record.box)
+    if record.describe is not None:
+        x = record.describe(x)
     record.launch(y.device.index, (x, w, y, b, residual, pre), strides)
 
 
@@ -266,7 +269,7 @@ def _gather_strides(record: Record, x, w, y, residual) -> tuple[int, ...]:
     x_strides = x.stride()
     if config.path == "descriptor":
         step = _even_step(x)
-        record.box, x_strides = lowering.described(problem, config, step), (*x_strides[:4], step)
+        record.describe, x_strides = Descriptor(x, *lowering.described(problem, config, step)), (*x_strides[:4], step)
     return *x_strides, row, red, tap, problem.ci_group * ci, *y.stride(), *rest
 
 
@@ -304,10 +307,9 @@ def _even_step(t) -> int | None:
     return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), c) or None
 
 
-def _epilogue_key(b, residual, activation, keep_pre):
-    """What of the epilogue's operands specialises a kernel."""
-    return (None if b is None else b.data_ptr() % 16,
-            None if residual is None else (residual.stride(), residual.data_ptr() % 16), activation, keep_pre)
+def _place(t) -> tuple:
+    """What of a tensor's place in memory specialises a kernel."""
+    return t.stride(), t.data_ptr() % 16
 
 
 _records: dict = {}
@@ -318,13 +320,13 @@ def _record(direction, x, w, y, stride, padding, dilation, groups, precision) ->
     key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, stride,
            padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16)
     record = _records.get(key)
-    return record or _remember(key, _bind(direction, x, w, y, None, stride, padding, dilation, groups, precision))
+    return record or _remember(_records, key, _bind(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision))
 
 
-def _remember(key, record: Record) -> Record:
-    if len(_records) >= 4096:  # shapes without end: forget rather than grow
-        _records.clear()
-    _records[key] = record
+def _remember(records: dict, key, record: Record) -> Record:
+    if len(records) >= 4096:  # shapes without end: forget rather than grow
+        records.clear()
+    records[key] = record
     return record
 
 
@@ -348,11 +350,10 @@ def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, pr
     x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
     y_alignment = _alignment(y, 1 if y_layout == "channels_last" else 4)
     gathered = x if direction == "forward" else y
-    bias, residual, activation, keep_pre = epilogue or (None, None, None, False)
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
-        Epilogue(bias is not None, residual is not None, activation, keep_pre), x_alignment, y_alignment, w_alignment,
+        epilogue, x_alignment, y_alignment, w_alignment,
         wide=max(_extent(x), 2 * _extent(y)) >= 2**31, even=_even_step(gathered) is not None)
 
 

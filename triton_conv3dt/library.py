@@ -54,18 +54,14 @@ def _precision(given: str | None, dtype: torch.dtype) -> str:
 # Implementations: every sequence is a tuple. `forward` returns None for a pre-activation that is not kept.
 
 def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters,
-            keep_pre):
-    return launch.forward(
-        x, w, b, residual, stride=stride, padding=padding, dilation=dilation, out_size=out_size, groups=groups,
-        activation=activation_of(activation, parameters) if activation else None,
-        precision=_precision(precision, x.dtype), keep_pre=keep_pre)
+            keep_pre, records=None):
+    return launch.forward(x, w, b, residual, out_size, stride, padding, dilation, groups, _precision(precision, x.dtype),
+                          activation_of(activation, parameters) if activation else None, None, keep_pre, records)
 
 
 def forward_out(x, w, b, residual, out, out_size, stride, padding, dilation, groups, precision, activation, parameters):
-    launch.forward(
-        x, w, b, residual, stride=stride, padding=padding, dilation=dilation, out_size=out_size, groups=groups,
-        activation=activation_of(activation, parameters) if activation else None,
-        precision=_precision(precision, x.dtype), out=out)
+    launch.forward(x, w, b, residual, out_size, stride, padding, dilation, groups, _precision(precision, x.dtype),
+                   activation_of(activation, parameters) if activation else None, out)
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)
 

@@ -40,7 +40,10 @@ def _tracked(tensors) -> bool:
 
 
 class Operator:
-    """One operator: `operator(*args)` with `tensors` operands first; `function(direct, *args)` is differentiable."""
+    """One operator: `operator(*args)` with `tensors` operands first; `function(direct, *args)` is differentiable.
+
+    memory is what a caller who repeats himself may keep for the implementation, by name.
+    """
 
     def __init__(self, name: str, tensors: int, function):
         self.implementation = IMPLEMENTATIONS[name]
@@ -48,10 +51,10 @@ class Operator:
         self.tensors, self.function = tensors, function
         library.impl(name, self._autograd, "Autograd")
 
-    def __call__(self, *args):
+    def __call__(self, *args, **memory):
         tensors = args[:self.tensors]
         if _plain(tensors):
-            return self.function(True, *args) if _tracked(tensors) else self.implementation(*args)
+            return self.function(True, *args) if _tracked(tensors) else self.implementation(*args, **memory)
         if _is_compiling() or not _C._is_any_autocast_enabled():
             return self.overload(*args)
         # The dtypes are settled by now, and those of a derivative are those of its forward pass.

@@ -14,10 +14,8 @@ from . import composite, operands, reference
 from .case import output_padding
 from .layers import Layer
 from .problem import DIRECTIONS, Activation, Problem
+from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
 
-STEP = "step"  # forward and every gradient: a whole training step of the layer
-MEASURED = (*DIRECTIONS, STEP)
-OURS, CUDNN, CUDNN_LAST = "triton_conv3dt", "cudnn", "cudnn channels_last"
 # The RMS error that rounding the inputs and the result explains, over the RMS of the result, several times.
 LIMITS = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-3, "float64": 1e-12}
 
@@ -52,7 +50,7 @@ class After:
         """Read from the words of layers.json: only the first step counts, a normalisation ends it."""
         step = layer.followed_by.replace("(replicate pad if odd) ->", "").replace("(activation None) ->", "").strip().lower()
         if step.startswith("concat"):
-            return After(concat="last" if "output last" in step or step.startswith("concat(skip") else "first")
+            return After(concat="last" if step.startswith(("concat(skip", "concat(prev")) else "first")
         if step.startswith("+="):
             return After(residual=True)
         name = next((name for name in ("relu", "gelu") if step.startswith(name)), None)
@@ -122,7 +120,7 @@ def build(name: str, setting: Setting, given: Tensors) -> Callable:
     Raises:
         Unavailable: it cannot take this setting here.
     """
-    return PEERS[name](setting, given)
+    return _BUILDERS[name](setting, given)
 
 
 def product(problem: Problem, given: operands.Operands) -> Callable:
@@ -350,11 +348,7 @@ def _jax(setting: Setting, t: Tensors) -> Callable:
                  lambda y: torch.from_numpy(numpy.array(y.astype("float32"))).to(t.x.device))
 
 
-PEERS: dict[str, Callable[[Setting, Tensors], Callable]] = {
-    OURS: _ours,
-    CUDNN: _cudnn("channels_first"),
-    CUDNN_LAST: _cudnn("channels_last"),
-    "torch.compile": _compiled,
-    "matmul and shuffle": _matmul,
-    "jax": _jax,
+_BUILDERS: dict[str, Callable[[Setting, Tensors], Callable]] = {
+    OURS: _ours, CUDNN: _cudnn("channels_first"), CUDNN_LAST: _cudnn("channels_last"), COMPILED: _compiled, MATMUL: _matmul,
+    JAX: _jax,
 }

@@ -1,20 +1,25 @@
-"""What a sweep goes through, and in which order: after any budget the layers that weigh most are done."""
+"""What a sweep goes through, by which names, and in which order: after any budget the layers that weigh most are done."""
 
 from collections.abc import Iterable, Sequence
 
 from .layers import Layer
 from .problem import DIRECTIONS, Problem
 
+STEP = "step"  # forward and every gradient: a whole training step of a layer
+MEASURED = (*DIRECTIONS, STEP)
+OURS, CUDNN, CUDNN_LAST, COMPILED, MATMUL, JAX = PEERS = (
+    "triton_conv3dt", "cudnn", "cudnn channels_last", "torch.compile", "matmul and shuffle", "jax")
 OWN = "own"  # the dtype or the layout in which a layer's network runs it
 
 
 def by_weight(layers: Iterable[Layer]) -> list[Layer]:
-    """The layer of each network that moves the most bytes, then the second of each, and so on."""
+    """The layer of each network that moves the most bytes, then the second of each, and so on; then, in the same way,
+    shapes of benchmarks and of bug reports."""
     networks: dict[str, list[Layer]] = {}
     for layer in layers:
         networks.setdefault(layer.network, []).append(layer)
-    ranked = [(rank, layer) for own in networks.values() for rank, layer in enumerate(sorted(own, key=_weight, reverse=True))]
-    return [layer for _, layer in sorted(ranked, key=lambda pair: (pair[0], -_weight(pair[1])))]
+    ranked = {layer: rank for own in networks.values() for rank, layer in enumerate(sorted(own, key=_weight, reverse=True))}
+    return sorted(ranked, key=lambda layer: (_made_up(layer), ranked[layer], -_weight(layer)))
 
 
 def directions_of(layer: Layer, asked: Sequence[str] | None, known: Sequence[str] = DIRECTIONS) -> Sequence[str]:
@@ -35,6 +40,10 @@ def shard(items: Sequence, part: tuple[int, int]) -> list:
     """The i-th of n parts, i from 1, each as heavy as the others when the items are in order of weight."""
     i, n = part
     return list(items[i - 1::n])
+
+
+def _made_up(layer: Layer) -> bool:
+    return "public benchmark" in layer.tags or "issue shape" in layer.network
 
 
 def _own(asked: str, own: str) -> str:

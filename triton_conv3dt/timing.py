@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Callable, Protocol
 
-WARM_UP, FEWEST, MOST = 3, 7, 100  # calls before the first measurement, and measurements of a call
+WARM_UP, FEWEST, MOST = 2, 5, 100  # calls before the first measurement, and measurements of a call
 HOST_CALLS = 20  # between two synchronisations, so that the queue of the device never fills
 CYCLES_PER_SECOND = 2e9  # about the clock of any recent GPU: how long the device is held back need not be exact
 COPY_BYTES, MATMUL_SIZE = 2**30, 8192

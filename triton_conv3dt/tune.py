@@ -6,8 +6,9 @@ nothing.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from . import case, results, search, store
@@ -31,21 +32,29 @@ LOST_IN_A_ROW = 10  # workers; then it is the device that is broken
 
 @dataclass(frozen=True)
 class Effort:
-    """How many candidates of each problem are examined (None: all), and for how many seconds each is timed."""
+    """How many candidates of each problem are examined (None: all), and for how many seconds each is timed. expected:
+    how many there will be, about."""
 
     candidates: int | None
     seconds: float
+
+    @property
+    def expected(self) -> int:
+        return self.candidates or 400
 
 
 EFFORTS = {"quick": Effort(20, 0.05), "full": Effort(None, 0.1)}
 
 
-@dataclass(frozen=True)
 class Job:
-    """A problem and what is to be tried for it, the default first."""
+    """A problem and what is to be tried for it, the default first: found when it is needed, which can take a second."""
 
-    problem: Problem
-    candidates: tuple[Config, ...]
+    def __init__(self, problem: Problem, find: Callable[[], Iterable[Config]]):
+        self.problem, self._find = problem, find
+
+    @cached_property
+    def candidates(self) -> tuple[Config, ...]:
+        return tuple(dict.fromkeys(self._find()))
 
     @property
     def default(self) -> Config:
@@ -68,14 +77,12 @@ class DeviceBroken(RuntimeError):
 
 def jobs(problems: Iterable[Problem], device: Device, effort: Effort) -> list[Job]:
     """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model."""
-    result = {}
-    for problem in map(store.normal, problems):
-        if problem not in result:
-            found = store.lookup(problem, device)
-            default, *others = search.ranked(problem, device)[:effort.candidates]
-            candidates = [default, *([found.config] if found else []), *others]
-            result[problem] = Job(problem, tuple(dict.fromkeys(candidates)))
-    return list(result.values())
+    def find(problem):
+        found = store.lookup(problem, device)
+        default, *others = search.ranked(problem, device)[:effort.candidates]
+        return [default, *([found.config] if found else []), *others]
+
+    return [Job(problem, partial(find, problem)) for problem in dict.fromkeys(map(store.normal, problems))]
 
 
 class Sweep:
@@ -131,6 +138,7 @@ class Sweep:
     def _examine_all(self, job: Job) -> dict[Config, Times]:
         """The times of the candidates that are right."""
         found, hopeless, left = {}, 0, missing(job, self._known)
+        self._progress.skip(self._effort.expected - left)
         for config in job.candidates:
             row = self._known.tried(job.problem, config)
             if row is None:

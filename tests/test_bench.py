@@ -1,0 +1,237 @@
+"""Measuring without a GPU: whether every peer computes the same, what a row holds, and what becomes of one who fails."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import laboratories
+from triton_conv3dt import bench, peers, records, selection
+from triton_conv3dt.bench import Bench, OutOfTime, Stand
+from triton_conv3dt.journal import Journal
+from triton_conv3dt.layers import layers, select
+from triton_conv3dt.peers import After, Setting
+from triton_conv3dt.problem import LAYOUTS
+from triton_conv3dt.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
+from triton_conv3dt.worker import Failure
+
+H200 = laboratories.H200
+SMALL = dict(n=2, ci=8, co=6, in_size=(2, 3, 2), out_size=(4, 6, 4), padding=(0, 0, 0), output_padding=(0, 0, 0),
+             kernel=(2, 2, 2), stride=(2, 2, 2), dtype="float32", tags=(), mode="train")
+LAYERS = {
+    "concat first": SMALL | dict(followed_by="concat(x, skip) along C (deconv output FIRST) -> Conv3d"),
+    "concat last": SMALL | dict(followed_by="concat(skip, x) -> Conv3d", bias=False),
+    "relu": SMALL | dict(followed_by="ReLU (fused bias+ReLU)", kernel=(3, 3, 3), padding=(1, 1, 1), output_padding=(1, 1, 1)),
+    "gelu": SMALL | dict(followed_by="GELU (fused bias+GELU)"),
+    "residual": SMALL | dict(followed_by="+= second conv_transpose3d (in-place add)"),
+    "norm": SMALL | dict(followed_by="BatchNorm3d -> ReLU", dtype="float16"),
+}
+
+
+def layer(name):
+    return dataclasses.replace(layers()[0], name=name, network="net", **LAYERS[name])
+
+
+def setting(name="relu", direction="forward", layout="channels_first"):
+    own = layer(name)
+    return Setting(own, direction, own.dtype, layout)
+
+
+@pytest.fixture
+def stand():
+    return Stand(H200, laboratories.TableTimer({CUDNN: 120.0}), "cpu")
+
+
+def test_what_follows_is_read_from_the_words():
+    said = {step: str(After.of(dataclasses.replace(layers()[0], followed_by=step))) for step in (
+        "concat(x, skip) along C (deconv output FIRST) -> Conv3d", "concat(prev, y) -> 1x1 Conv", "BatchNorm3d -> ReLU -> + skip",
+        "(replicate pad if odd) -> concat(skip, x) (deconv output LAST) -> Conv", "(activation None) -> concat", "",
+        "ReLU (fused bias+ReLU) -> crop -> concat", "GELU (fused bias+GELU) -> 1x1 Conv", "+= second conv_transpose3d")}
+    first, last = "concatenation, output first", "concatenation, output last"
+    assert list(said.values()) == [first, last, "nothing", last, first, "nothing", "relu", "gelu", "residual"]
+    assert all(After.of(own) for own in layers())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("direction", ["forward", "step"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_whatever_computes_the_layer_computes_the_same(stand, name, direction, layout):
+    own = setting(name, direction, layout)
+    exact = own.problem.exact
+    for peer in (CUDNN, CUDNN_LAST, *((MATMUL,) if exact else ())) + ((OURS,) if layout == LAYOUTS[len(name) % 2] else ()):
+        row = stand.check(peer, own)
+        assert row["outcome"] == "ok" and row["error"] < row["limit"] / 2, (peer, row)
+        result = stand._calls[peer]()
+        y = result[0] if direction == "step" else result
+        after, p = own.after, own.problem
+        assert y.shape == (p.n, p.co * (2 if after.concat else 1), *p.out_size)
+        if peer == OURS and not after.concat:
+            form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
+            assert y.is_contiguous(memory_format=form)
+
+
+@pytest.mark.parametrize("direction", ["grad_input", "grad_weight"])
+def test_gradients_by_themselves(stand, direction):
+    own = setting("relu", direction)
+    for peer in (OURS, CUDNN, CUDNN_LAST):
+        assert stand.check(peer, own)["outcome"] == "ok"
+    assert bench.peers_of(own, selection.PEERS) == [OURS, CUDNN, CUDNN_LAST]
+
+
+def test_who_cannot_take_a_setting_says_why(stand):
+    cropped = dataclasses.replace(layer("norm"), out_size=(3, 6, 4), output_padding=None)
+    own = Setting(cropped, "grad_input", "float32", "channels_first")
+    assert "cannot express this crop" in stand.check(CUDNN, own)["reason"]
+    assert stand.check(OURS, own)["outcome"] == "ok"
+    assert "kernel and stride differ" in stand.check(MATMUL, setting("relu"))["reason"]
+    assert stand.check(JAX, setting())["outcome"] == "unavailable"
+
+
+def test_a_wrong_peer_is_never_timed(stand, monkeypatch):
+    right = peers._BUILDERS[CUDNN]
+    for spoil in (lambda y: y * 1.01, lambda y: torch.full_like(y, float("nan")), torch.zeros_like):
+        monkeypatch.setitem(peers._BUILDERS, CUDNN, lambda s, t, spoil=spoil: lambda: spoil(right(s, t)()))
+        row = stand.check(CUDNN, setting())
+        assert row["outcome"] == "wrong result" and "explained by rounding" in row["reason"]
+        assert CUDNN not in stand._calls
+
+
+def test_times_are_taken_cold_warm_and_on_the_host(stand, monkeypatch):
+    monkeypatch.setattr(peers, "kernels", lambda call: ["a_kernel"])
+    own = setting("norm")
+    for peer in (CUDNN, CUDNN_LAST):
+        stand.check(peer, own)
+    found = stand.measure(own, [CUDNN, CUDNN_LAST])
+    assert list(found) == [CUDNN, CUDNN_LAST]
+    assert found[CUDNN]["cold"] == {"median": 120.0, "p20": 119.5, "p80": 120.5, "rounds": 7}
+    assert found[CUDNN]["warm"]["median"] == 119.0 and found[CUDNN]["host"]["median"] == 5.0
+    assert found[CUDNN]["kernels"] == ["a_kernel"]
+    stand._calls[JAX] = peers.Waits(lambda: 1, torch.tensor)
+    waited = stand.measure(own, [JAX])[JAX]
+    assert waited == {"warm": laboratories.TableTimer.times(200.0).fields()}
+
+
+class Answers:
+    """A worker in this process: what each peer's check gives, and its cold time."""
+
+    def __init__(self, checks=(), times=()):
+        self.checks, self.times, self.asked = dict(checks), dict(times), []
+
+    def ask(self, method, *arguments, seconds):
+        self.asked.append((method, *arguments))
+        if method == "card":
+            return {"bandwidth": 4e12, "rate_float16": 6e14, "rate_bfloat16": 6e14, "rate_float32": 3e14, "floor_us": 2.0}
+        if method == "check":
+            answer = self.checks.get(arguments[0], {"outcome": "ok", "error": 1e-4, "limit": 2e-3, "clock": "events"})
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer if isinstance(answer, Failure) else dict(answer)
+        times = laboratories.TableTimer.times
+        return {name: {kind: times(self.times.get(name, 100.0) - less).fields() for kind, less in
+                       (("cold", 0), ("warm", 10), ("host", 90))} | {"kernels": ["k"]} for name in arguments[1]}
+
+
+FACTS = {"command": "triton-conv3dt bench", "date": "2026-01-01 00:00 UTC", "torch": "2"}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal(tmp_path / "bench.jsonl")
+
+
+def run(journal, worker, settings, names=(OURS, CUDNN), **given):
+    known = bench.known(journal.rows())
+    return Bench(H200, journal, worker, known=known, **given).run(settings, names, FACTS)
+
+
+def test_a_setting_is_one_row_with_the_work_and_the_roofline(journal):
+    assert run(journal, Answers(times={CUDNN: 150.0}), [setting("concat first")]) == 0
+    session, row = journal.rows()
+    assert session["facts"] == FACTS and session["card"]["bandwidth"] == 4e12
+    p = setting("concat first").problem
+    moved = p.bytes + 2 * 4 * p.n * p.co * 4 * 6 * 4
+    assert (row["bytes"], row["flops"], row["bound"]) == (moved, p.flops, "memory")
+    assert row["roofline_us"] == round(moved / 4e12 * 1e6, 3) and row["follows"] == "concatenation, output first"
+    assert row["peers"][CUDNN]["cold"]["median"] == 150.0 and row["peers"][OURS]["outcome"] == "ok"
+    assert row["config"] and "default" in row["source"]
+
+
+def test_resuming_measures_what_is_missing_and_what_has_another_config(journal, monkeypatch):
+    own = [setting("concat first"), setting("norm")]
+    interrupted = Answers({CUDNN: KeyboardInterrupt()})
+    run(journal, Answers(), own[:1])
+    with pytest.raises(KeyboardInterrupt):
+        run(journal, interrupted, own)
+    assert len(bench.known(journal.rows())) == 1, "an interrupted setting has no row"
+    worker = Answers()
+    assert run(journal, worker, own) == 0
+    assert {arguments[2] for arguments in worker.asked if arguments[0] == "check"} == {own[1]}
+    again = Answers()
+    assert run(journal, again, own) == 0 and again.asked == []
+    monkeypatch.setattr(bench.store, "kernel_digest", lambda: "others")
+    run(journal, again, own)
+    assert len([a for a in again.asked if a[0] == "measure"]) == 2
+
+
+def test_who_takes_the_worker_with_it_is_known_and_the_others_are_measured(journal):
+    worker = Answers({CUDNN: Failure("illegal access", "CUDA error: misaligned address")})
+    run(journal, worker, [setting("norm")], (OURS, CUDNN, CUDNN_LAST))
+    row = journal.rows()[-1]["peers"]
+    assert row[CUDNN] == {"outcome": "illegal access", "reason": "CUDA error: misaligned address"}
+    assert "cold" in row[OURS] and "cold" in row[CUDNN_LAST]
+    assert [a[1] for a in worker.asked if a[0] == "check"] == [OURS, CUDNN, OURS, CUDNN_LAST]
+
+
+def test_the_budget_ends_between_settings(journal, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(bench.time, "monotonic", lambda: clock[0])
+
+    class Slow(Answers):
+        def ask(self, method, *arguments, seconds):
+            clock[0] += 10.0
+            return super().ask(method, *arguments, seconds=seconds)
+
+    own = [setting("concat first"), setting("norm"), setting("relu")]
+    assert run(journal, Slow(), own, deadline=35.0) == 2
+    hung = Answers({OURS: Failure("hang", "no answer in 30 s")})
+    assert run(journal, hung, own, deadline=clock[0] + 5.0) == 2, "too little time is no hang"
+    assert len(bench.known(journal.rows())) == 1
+    with pytest.raises(OutOfTime):
+        raise OutOfTime
+
+
+def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
+    own = [setting("concat first"), setting("concat first", "step")]
+    run(journal, Answers(times={OURS: 80.0}), own)
+    monkeypatch.setattr(bench.store, "kernel_digest", lambda: "others")
+    run(journal, Answers({CUDNN: {"outcome": "unavailable", "reason": "no"}}, {OURS: 70.0}), own[:1])
+    written = records.write(journal, tmp_path)
+    content = json.loads(written[0].read_text())
+    assert content["schema"] == records.SCHEMA and len(content["sessions"]) == 2
+    place = lambda row: (row["session"], row["direction"], row["peer"], row["outcome"], row.get("cold", {}).get("median"))
+    assert sorted(map(place, content["rows"]), key=str) == [
+        (0, "step", CUDNN, "ok", 100.0), (0, "step", OURS, "ok", 80.0), (1, "forward", CUDNN, "unavailable", None),
+        (1, "forward", OURS, "ok", 70.0)]
+    with open(written[1], newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 4 and {row["peer"]: row["cold_median_us"] for row in table if row["direction"] == "step"} == {
+        CUDNN: "100.0", OURS: "80.0"}
+    assert table[0]["kernels"] == "k" and table[0]["clock"] == "events"
+
+
+def test_what_is_swept_and_in_which_order():
+    heavy = selection.by_weight(layers())
+    assert len(heavy) == len(layers()) and not any("public benchmark" in own.tags for own in heavy[:100])
+    networks = [own.network for own in heavy[:40]]
+    assert len(set(networks)) == 40, "the heaviest layer of each network comes before the second of any"
+    nnunet = select(["nnU-Net v2"])
+    weight = [own.problem().bytes for own in selection.by_weight(nnunet)]
+    assert weight == sorted(weight, reverse=True)
+    for own in nnunet:
+        found = bench.settings([own])
+        assert [s.direction for s in found] == list(MEASURED if own.mode == "train" else MEASURED[:1])
+    assert len(bench.settings(nnunet[:1], ["forward"], ["own", "float16", "float32"], LAYOUTS)) == 4
+    parts = [selection.shard(range(10), (i, 3)) for i in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == list(range(10)) and parts[0] == [0, 3, 6, 9]

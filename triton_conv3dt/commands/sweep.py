@@ -1,0 +1,130 @@
+"""What tune and bench share: the options that say what is swept and how long, and the device they need."""
+
+import argparse
+import re
+import sys
+
+from ..device import KNOWN, Device
+from ..problem import ITEM_SIZES, LAYOUTS
+from ..selection import OWN
+from . import options
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def add_selection(command, directions: tuple[str, ...]) -> None:
+    """--layers, --case or --model with --input, and in which directions, dtypes and layouts."""
+    what = command.add_argument_group("what is swept", "layers of real networks, problems as text, or a model's own layers; "
+                                                       "all layers where nothing is said")
+    what.add_argument("--layers", type=options.layers, nargs="+", metavar="NAME",
+                      help="layers by name, network, tag or kind, or how one begins: nnunet, k=s, k3s2, all")
+    what.add_argument("--case", type=options.case, action="append", metavar="TEXT",
+                      help="a problem as other commands print it; may be repeated")
+    what.add_argument("--model", metavar="MODULE:FACTORY", help="the transposed convolutions of a model, which is run on a "
+                                                                "tensor without data; needs --input")
+    what.add_argument("--input", type=options.sizes, metavar="N,CI,D,H,W", help="shape of the model's input")
+    what.add_argument("--direction", nargs="+", choices=directions, metavar="NAME",
+                      help=f"of {', '.join(directions)} (default: those that the layer's network runs)")
+    what.add_argument("--dtype", nargs="+", choices=(OWN, *ITEM_SIZES), metavar="NAME",
+                      help=f"of {', '.join((OWN, *ITEM_SIZES))} (default: the layer's own; float16 of a model)")
+    what.add_argument("--layout", nargs="+", choices=(OWN, *LAYOUTS), metavar="NAME",
+                      help=f"of {', '.join((OWN, *LAYOUTS))} (default: the layer's own)")
+
+
+def add_run(command) -> None:
+    """--shard, --budget, --resume, --dry-run, --device and --quiet."""
+    run = command.add_argument_group("how it is done")
+    run.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="only the I-th of N parts, for N GPUs")
+    run.add_argument("--budget", type=budget, metavar="TIME", help="stop after this time: 90s, 8m, 1h30m")
+    run.add_argument("--resume", action="store_true", help="do not repeat what the journal has")
+    run.add_argument("--dry-run", action="store_true", help="show what would be done, on a machine without a GPU, too")
+    run.add_argument("--device", choices=tuple(KNOWN), metavar="NAME",
+                     help=f"with --dry-run, for which GPU: {', '.join(KNOWN)} (default: the one here, else nvidia_h200)")
+    run.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def layers_of(arguments) -> list:
+    """The layers that the options of add_selection name. arguments.refuse ends the program where they contradict.
+
+    Raises:
+        ValueError: the model cannot be made or run.
+    """
+    kinds = [f"--{name}" for name in ("layers", "case", "model") if getattr(arguments, name)]
+    if len(kinds) > 1:
+        arguments.refuse(f"{' and '.join(kinds)} cannot be combined: one of them says what is swept")
+    if bool(arguments.model) != bool(arguments.input):
+        arguments.refuse("--model and --input go together: a model's layers depend on the size of its input")
+    if arguments.case and (arguments.direction or arguments.dtype or arguments.layout):
+        arguments.refuse("--direction, --dtype and --layout cannot be combined with --case: write them into the case")
+    if arguments.model:
+        from .. import trace
+
+        dtype = next((name for name in arguments.dtype or () if name != OWN), "float16")
+        layout = next((name for name in arguments.layout or () if name != OWN), "channels_first")
+        return trace.layers(trace.load(arguments.model), arguments.input, name=arguments.model, dtype=dtype, layout=layout)
+    if arguments.case:
+        from .. import trace
+
+        return trace.of_problems(arguments.case)
+    if arguments.layers:
+        return list(dict.fromkeys(layer for _, found in arguments.layers for layer in found))
+    from ..layers import layers
+
+    return list(layers())
+
+
+def device_here(what: str) -> Device:
+    """The GPU that is measured.
+
+    Raises:
+        RuntimeError: there is none, or it cannot run the kernels, with what is needed.
+    """
+    import torch
+
+    from .. import device, launch
+
+    if launch.interpreting():
+        raise RuntimeError(f"{what} measures on a GPU, and TRITON_INTERPRET is set: unset it")
+    if not torch.cuda.is_available():
+        built = f"torch {torch.__version__} for CUDA {torch.version.cuda}" if torch.version.cuda else \
+            f"torch {torch.__version__}, which was built without CUDA"
+        raise RuntimeError(f"{what} measures on an NVIDIA GPU of compute capability 8.0 or later, and there is none here "
+                           f"({built}). --dry-run shows what it would do, for any --device")
+    here = device.current()
+    if here.capability < (8, 0):
+        raise RuntimeError(f"{what} needs a GPU of compute capability 8.0 or later; {here.name} has "
+                           "{}.{}".format(*here.capability))
+    return here
+
+
+def device_planned(arguments) -> Device:
+    """The device of a dry run."""
+    from .. import device
+
+    if arguments.device:
+        return Device.named(arguments.device)
+    try:
+        return device.current()
+    except RuntimeError:
+        return Device.named("nvidia_h200")
+
+
+def error(text) -> int:
+    """Print an error; the exit code."""
+    print(f"error: {text}", file=sys.stderr)
+    return 1
+
+
+def shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, such as 2/4, received {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def budget(text: str) -> float:
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    seconds = sum(int(part) * size for part, size in zip(match.groups(), UNITS.values()) if part) if match else 0
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 8m or 1h30m, received {text!r}")
+    return float(seconds)

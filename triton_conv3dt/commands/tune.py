@@ -1,0 +1,100 @@
+"""tune: find the best configs for layers on this GPU."""
+
+import sys
+import time
+from pathlib import Path
+
+from ..problem import DIRECTIONS
+from ..selection import OWN
+from . import sweep
+
+
+def add(commands) -> None:
+    tune = commands.add_parser(
+        "tune", help="find the best configs for layers on this GPU",
+        description="Try configs for layers on this GPU, each checked before it is timed, and store those that beat the "
+                    "default by more than the noise. It can be stopped at any time; --resume goes on.",
+        epilog="examples: triton-conv3dt tune --layers nnunet --budget 20m; triton-conv3dt tune --model nets.unet:UNet "
+               "--input 2,1,128,128,128; triton-conv3dt tune --layers all --dry-run --device nvidia_b200")
+    sweep.add_selection(tune, DIRECTIONS)
+    sweep.add_run(tune)
+    tune.add_argument("--effort", choices=("quick", "full"), default="quick",
+                      help="quick: the 20 most promising configs of a problem; full: all (default: %(default)s)")
+    tune.add_argument("--journal", type=Path, metavar="FILE",
+                      help="where every candidate is recorded (default: in the user's cache, by device)")
+    tune.add_argument("--output", type=Path, metavar="DIR",
+                      help="folder of the config files (default: the user's cache, where they are found)")
+    tune.set_defaults(run=run, refuse=tune.error)
+
+
+def run(arguments) -> int:
+    started = time.monotonic()
+    if arguments.device and not arguments.dry_run:
+        arguments.refuse("--device is for --dry-run: tune measures on the GPU that is here")
+    from .. import selection, tune
+
+    try:
+        layers = sweep.layers_of(arguments)
+        problems = arguments.case or selection.problems(layers, arguments.direction, arguments.dtype or (OWN,),
+                                                        arguments.layout or (OWN,))
+        problems = selection.shard(problems, arguments.shard)
+        if arguments.dry_run:
+            return _dry_run(tune.jobs(problems, sweep.device_planned(arguments), tune.EFFORTS[arguments.effort]), arguments)
+        return _tune(problems, arguments, started)
+    except (ValueError, RuntimeError, OSError) as error:
+        return sweep.error(error)
+
+
+def _dry_run(jobs, arguments) -> int:
+    from .. import case, tune
+    from ..progress import duration
+
+    effort, total = tune.EFFORTS[arguments.effort], 0
+    for job in jobs:
+        total += len(job.candidates)
+        print(f"{len(job.candidates):5} candidates  {case.format(job.problem)}  default: {job.default}", flush=True)
+    seconds = total * effort.seconds + len(jobs) * tune.COMPARE_SECONDS
+    print(f"{len(jobs)} problems, {total} candidates, at least {duration(seconds)} of measuring; compiling comes on top")
+    return 0
+
+
+def _tune(problems, arguments, started: float) -> int:
+    from .. import journal, laboratory, machine, results, store, tune
+    from ..precompile import Compilers
+    from ..progress import Progress
+    from ..worker import Worker
+
+    device = sweep.device_here("tune")
+    output = arguments.output or store.user_cache()
+    path = arguments.journal or store.user_cache().parent / "journals" / f"{device.name}.jsonl"
+    book, effort = journal.Journal(path), tune.EFFORTS[arguments.effort]
+    rows = book.rows()
+    journal.writable(path)
+    known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
+    left = [job for job in jobs if known.result(job.problem) is None]
+    print(f"{device.name}: {len(jobs)} problems, {len(jobs) - len(left)} known, {len(left)} to do; journal {path}")
+    if rows and not arguments.resume:
+        print(f"the journal has {len(rows)} rows of earlier runs; --resume would not repeat them")
+    if left:
+        facts = machine.facts(device)
+        book.append(results.session(device, facts))
+        made_with = results.made_with(facts)
+    else:
+        made_with = {}
+    progress = Progress(len(left) * effort.expected, arguments.quiet, every=30)
+    compilers = Compilers(device)
+    deadline = started + arguments.budget if arguments.budget else None
+    try:
+        with Worker(laboratory.here) as worker:
+            summary = tune.Sweep(device, book, worker, output=output, made_with=made_with, effort=effort, known=known,
+                                 compilers=compilers, deadline=deadline, progress=progress).run(jobs)
+    except KeyboardInterrupt:
+        print("\nstopped; what was found is stored. The same command with --resume goes on", file=sys.stderr)
+        return 130
+    finally:
+        compilers.close()
+        progress.close()
+    print(f"{summary.better} problems have a better config than the default, for {summary.kept} the default is best"
+          + f", {summary.open} are open: the same command with --resume goes on" * bool(summary.open))
+    print(f"configs are in {output / device.name}")
+    return 0

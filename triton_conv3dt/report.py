@@ -1,0 +1,152 @@
+"""From recorded measurements to tables and pictures. Nothing is measured here, and no GPU is needed.
+
+A cell that was not measured is "-".
+"""
+
+import os
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from .measurements import Line, Results, networks
+from .records import replace
+from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
+
+BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+FACTS = ("reported", "driver", "cuda", "cudnn", "torch", "triton", "jax", "triton_conv3dt", "python", "date")
+
+
+def write(results: list[Results], folder: Path) -> list[Path]:
+    """Write report.md, and its pictures where matplotlib is installed. Returns the files.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    written, sections = [], []
+    for one in results:
+        suffix = "" if len(results) == 1 else f".{one.device}"
+        pictures = _draw(one, folder, suffix)
+        written += pictures
+        sections.append(markdown(one, [picture.name for picture in pictures]))
+    target = folder / "report.md"
+    replace(target, "\n".join(["# Measurements", "", *sections]))
+    return [target, *written]
+
+
+def markdown(results: Results, pictures: Iterable[str] = ()) -> str:
+    """Everything: what it was measured on, the summary, and every setting."""
+    failed = [(line, name, row) for line in results.lines for name, row in line.peers.items()
+              if row["outcome"] not in ("ok", "unavailable")]
+    parts = [f"## {results.device}", provenance(results), summary(results), _links(pictures, "")]
+    for direction in MEASURED:
+        lines = [line for line in results.lines if line.setting["direction"] == direction]
+        if lines:
+            parts += [f"### {direction}", _settings(lines)]
+    if failed:
+        parts += ["### What failed", table(("setting", "who", "outcome", "reason"), [
+            (_name(line), name, row["outcome"], row.get("reason", "")) for line, name, row in failed])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def provenance(results: Results) -> str:
+    """The device, its clocks, every version, and the commands."""
+    facts, card = results.sessions[-1]["facts"], results.card
+    clocks = f"SM {facts['sm_mhz']} MHz (of {facts['sm_mhz_max']}), memory {facts['memory_mhz']} MHz at the start" \
+        if facts.get("sm_mhz") else "clocks unknown"
+    rates = ", ".join(f"{name.removeprefix('rate_')} {rate / 1e12:.0f}" for name, rate in card.items() if name.startswith("rate_"))
+    commands = dict.fromkeys(session["facts"]["command"] for session in results.sessions)
+    return "\n".join([
+        ", ".join(f"{name} {facts[name]}" for name in FACTS if facts.get(name)) + f"; {clocks}.",
+        f"This card, measured: copy {card['bandwidth'] / 1e12:.2f} TB/s, matrix products {rates} TFLOP/s; "
+        f"a call that does nothing seems to take {card['floor_us']:.1f} us.",
+        "Made by " + "; ".join(f"`{command}`" for command in commands) + "."])
+
+
+def summary(results: Results) -> str:
+    """How we stand to the best cuDNN, by direction, and for the sums of networks."""
+    rows = []
+    for direction in MEASURED:
+        lines = [line for line in results.lines if line.setting["direction"] == direction and line.speedup]
+        if lines:
+            faster = [line.speedup for line in lines]
+            rows.append((direction, len(lines), _times(statistics.geometric_mean(faster)), _times(min(faster)),
+                         _times(max(faster)), sum(value >= 1 for value in faster),
+                         _percent(statistics.median(line.roofline_share for line in lines))))
+    parts = [table(("direction", "layers", "speed-up, geometric mean", "least", "most", "not slower",
+                    "of the roofline, median"), rows)] if rows else []
+    sums = networks(results.lines)
+    if sums:
+        parts.append(table(("network", "direction", "layers", "ours, us", "best cuDNN, us", "speed-up"), [
+            (name, direction, count, _us(ours), _us(theirs), _times(theirs / ours))
+            for name, direction, count, ours, theirs in sums]))
+    return "\n\n".join(parts) or "Nothing could be compared."
+
+
+def update_readme(readme: Path, results: list[Results], folder: Path) -> None:
+    """Replace what stands between the markers of a README by the summary, with links to the pictures of a folder.
+
+    Raises:
+        OSError: it cannot be read or written.
+        ValueError: it lacks the markers.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{readme} needs the lines {BEGIN} and {END} once each, in this order: the report goes between them")
+    place = os.path.relpath(folder, readme.parent)
+    pictures = [path.name for path in sorted(folder.glob("*.png"))]
+    parts = [part for one in results for part in (f"### {one.device}", provenance(one), summary(one))]
+    parts += [_links(pictures, place), f"Every setting: [{place}/report.md]({place}/report.md)."]
+    head, tail = text[:text.index(BEGIN) + len(BEGIN)], text[text.index(END):]
+    replace(readme, head + "\n" + "\n\n".join(part for part in parts if part) + "\n" + tail)
+
+
+def table(head: Iterable, rows: Iterable[Iterable]) -> str:
+    """A table in Markdown; the first column is text, the others stand to the right."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
+    return "\n".join(lines)
+
+
+def _settings(lines: list[Line]) -> str:
+    head = ("layer", "follows", "ours, us", "20 to 80 %", "warm", "host", "of the roofline", "bound", "cuDNN", "channels_last",
+            "torch.compile", "matmul", "JAX, wall", "speed-up")
+    return table(head, [
+        (_name(line), line.setting["follows"], _us(line.ours), _range(line.peers.get(OURS, {})),
+         _us(line.time(OURS, kind="warm")), _us(line.time(OURS, kind="host")), _percent(line.roofline_share),
+         line.setting["bound"], *(_us(line.time(name)) for name in (CUDNN, CUDNN_LAST, COMPILED, MATMUL)),
+         _us(line.time(JAX, kind="warm")), _times(line.speedup)) for line in lines])
+
+
+def _draw(results: Results, folder: Path, suffix: str) -> list[Path]:
+    try:
+        from . import plots
+
+        return [plots.roofline(folder / f"roofline{suffix}.png", results),
+                plots.speedup(folder / f"speedup{suffix}.png", results)]
+    except ImportError:  # matplotlib is not installed: the tables remain
+        return []
+
+
+def _links(pictures: Iterable[str], place: str) -> str:
+    return "\n\n".join(f"![{Path(name).stem}]({f'{place}/' if place else ''}{name})" for name in pictures)
+
+
+def _name(line: Line) -> str:
+    return f"{line.setting['layer']} {line.setting['dtype']} {line.setting['layout']}"
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def _range(row: dict) -> str:
+    return f"{_us(row['cold']['p20'])} to {_us(row['cold']['p80'])}" if "cold" in row else "-"
