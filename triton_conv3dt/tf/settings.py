@@ -77,7 +77,7 @@ def output_padding(value, kernel_size, strides, dilation_rate, padding: str) -> 
                              f"{strides}: along {axis} it may be at most {s - 1}")
         low, high = accepted(1, k, s, d, padding.upper())
         if not low <= layer_length(1, k, s, d, padding.upper(), extra) <= high:
-            others = f"1 to {s - 1}, or " if s > 1 else ""
+            others = "" if s == 1 else "1, or " if s == 2 else f"1 to {s - 1}, or "
             raise ValueError(f"output_padding {extra} along {axis} with padding 'same' and a kernel that covers "
                              f"{reach(k, d)} gives the length (I - 1) * {s}, which no convolution takes to I. It may "
                              f"be {others}None on all axes, which gives I * stride")
