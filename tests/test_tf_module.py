@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy
 import pytest
 import torch
 
@@ -113,6 +114,15 @@ def test_copies(again, built):
     torch.optim.SGD(other.parameters(), lr=1.0).step()
 
 
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_keeps_the_dtype_it_was_given(again):
+    layer = again(Conv3DTranspose(2, 3, dtype="float64"))
+    layer.build((1, 2, 2, 2, 3))
+    assert layer.dtype == layer.bias.dtype == torch.float64
+    later = again(Conv3DTranspose(2, 3, dtype="float64").half())
+    assert later.dtype == torch.float16
+
+
 def test_saving_with_torch(tmp_path):
     layer, buffer = made(2, 3, 2, "same", activation="relu"), io.BytesIO()
     torch.save(layer, buffer)
@@ -148,6 +158,12 @@ def test_a_config_of_tensorflow():
     torch.testing.assert_close(layer.losses[0], 0.5 * layer.kernel.square().sum())
 
 
+def test_a_dtype_of_a_config_of_keras_3():
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "bfloat16"}, "registered_name": None}
+    assert Conv3DTranspose(2, 3, dtype=policy).dtype == torch.bfloat16
+    assert Conv3DTranspose(2, 3, dtype=numpy.dtype("float64")).dtype == torch.float64
+
+
 def test_names_are_numbered_like_tensorflows():
     layers = [made(1, 1, name="numbered") for _ in range(2)]
     assert [layer.name for layer in layers] == ["numbered", "numbered"]
@@ -162,6 +178,9 @@ def test_trainable():
     layer(torch.randn(1, 2, 2, 2, 3))
     assert not any(p.requires_grad for p in layer.parameters()) and len(layer.non_trainable_weights) == 2
     assert len(layer.losses) == 1  # as in TensorFlow
+    layer.requires_grad_(True)
+    assert layer.trainable
+    layer.trainable = False
     layer.trainable = True
     assert all(p.requires_grad for p in layer.parameters()) and layer.non_trainable_weights == []
 

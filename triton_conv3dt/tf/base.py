@@ -48,7 +48,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
             setattr(self, argument, named(argument, spec, *TABLES[argument.rpartition("_")[2]]))
         self.name = name or f"{default_name}_{next(_numbers)}"
         self._scope, self._scope_name = name or default_name, scope
-        self.use_bias, self._given_dtype = bool(use_bias), dtype
+        self.use_bias, self._has_dtype = bool(use_bias), dtype is not None
         self.built, self.input_spec = False, InputSpec(5, {})
         self._initial_weights, self._activity_loss = weights, None
         self.kernel = UninitializedParameter(dtype=dtype)
@@ -80,7 +80,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
             self._check_inputs(inputs)
             # Under autocast an input may have the lower dtype, in which no weights are kept.
             lowered = torch.is_autocast_enabled(inputs.device.type)
-            dtype = self._given_dtype or (self.kernel.dtype if lowered else inputs.dtype)
+            dtype = self.dtype or (self.kernel.dtype if lowered else inputs.dtype)
             self._make(int(inputs.shape[self._channel_axis]), dtype, inputs.device)
 
     def count_params(self) -> int:
@@ -128,7 +128,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
         channels = self.kernel.shape[-1] if self.built else weights[0].shape[-1] if weights[0].dim() else 0
         self._check_shapes(dict(zip(names, weights)), channels)
         if not self.built:
-            self._make(channels, self._given_dtype or weights[0].dtype, self.kernel.device, weights)
+            self._make(channels, self.dtype or weights[0].dtype, self.kernel.device, weights)
         else:
             with torch.no_grad():
                 for parameter, w in zip(self.weights, weights):
@@ -136,18 +136,18 @@ class Layer(LazyModuleMixin, torch.nn.Module):
 
     @property
     def trainable(self) -> bool:
-        return self._trainable
+        """Whether the weights require grad."""
+        return self.kernel.requires_grad
 
     @trainable.setter
     def trainable(self, value) -> None:
-        self._trainable = bool(value)
         for w in self.parameters(recurse=False):
-            w.requires_grad = self._trainable
+            w.requires_grad = bool(value)
 
     @property
     def dtype(self) -> torch.dtype | None:
         """Of the weights; None while the first input has yet to decide."""
-        return self.kernel.dtype if self.built else self._given_dtype
+        return self.kernel.dtype if self.built or self._has_dtype else None
 
     @property
     def losses(self) -> list[torch.Tensor]:
@@ -224,7 +224,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
             try:
                 channels = kernel.shape[-1] if kernel.dim() else 0
                 self._check_shapes({name: state_dict[prefix + name] for name in self._shapes(0)}, channels)
-                self._make(channels, self._given_dtype or kernel.dtype, self.kernel.device)
+                self._make(channels, self.dtype or kernel.dtype, self.kernel.device)
             except (KeyError, ValueError) as error:
                 error_msgs.append(str(error))
                 return
@@ -232,9 +232,13 @@ class Layer(LazyModuleMixin, torch.nn.Module):
                                       error_msgs)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_activity_loss": None}  # it belongs to the graph of a call, which is not copied
+        # The loss belongs to the graph of a call, which is not copied. Uninitialized parameters forget their dtype.
+        return self.__dict__ | {"_activity_loss": None, "_pickled_dtype": self.dtype}
 
     def __setstate__(self, state: dict) -> None:
+        dtype = state.pop("_pickled_dtype")
         super().__setstate__(state)
+        if dtype is not None and not self.built:
+            self.to(dtype)
         if self.constrained_weights():
             watch(self)

@@ -1,6 +1,7 @@
 """Weights from TensorFlow, and layers from and to torch.nn.ConvTranspose3d where both can express them."""
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..arguments import AXES
 from .layer import Conv3DTranspose, sizes
@@ -73,10 +74,12 @@ def from_torch(module: torch.nn.ConvTranspose3d, data_format: str = "channels_la
 
     Raises:
         TypeError: another kind of module.
-        ValueError: neither "valid" nor "same", with or without output_padding, crops what the module crops.
+        ValueError: the module has no weights yet, or neither "valid" nor "same", with or without output_padding, crops what the module crops.
     """
     if not isinstance(module, torch.nn.ConvTranspose3d):
         raise TypeError(f"module must be a torch.nn.ConvTranspose3d, received {type(module).__name__}")
+    if is_lazy(module.weight):
+        raise ValueError(f"{module} has no weights to convert before its first call")
     k, s, d = module.kernel_size, module.stride, module.dilation
     wanted = tuple(reach(*kd) - 2 * p + e for *kd, p, e in zip(k, d, module.padding, module.output_padding))
     for padding, output_padding in _candidates(k, s, d, wanted):

@@ -85,12 +85,13 @@ def output_padding(value, kernel_size, strides, dilation_rate, padding: str) -> 
 
 
 def dtype(value) -> torch.dtype | None:
-    """From None, a torch.dtype, its name, or a dtype of numpy or TensorFlow."""
-    name = getattr(value, "name", value)  # of numpy's and TensorFlow's
-    result = NAMES.get(name) if isinstance(name, str) else value
-    if result is not None and result not in DTYPES or result is None and value is not None:
-        raise (ValueError if isinstance(value, (str, torch.dtype)) else TypeError)(
-            f"dtype must be None or one of float16, bfloat16, float32 and float64, received {value!r}")
+    """From None, a torch.dtype, its name, a dtype of numpy or TensorFlow, or the policy in a config of Keras 3."""
+    policy = value.get("config") if isinstance(value, dict) else None
+    name = policy.get("name") if isinstance(policy, dict) else getattr(value, "name", value)
+    result = NAMES.get(name) if isinstance(name, str) else name
+    if value is not None and not (isinstance(result, torch.dtype) and result in DTYPES):
+        error = ValueError if isinstance(name, (str, torch.dtype)) else TypeError
+        raise error(f"dtype must be None, float16, bfloat16, float32 or float64, received {value!r}")
     return result
 
 
