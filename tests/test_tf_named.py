@@ -32,6 +32,13 @@ def test_a_known_activation_is_one_launch(monkeypatch, device):
     assert names == ["forward"] * 4
 
 
+def test_torchs_functions_are_applied_once():
+    x = torch.randn(1, 2, 2, 2, 1)
+    for activation in (torch.tanh, torch.sigmoid, torch.relu, torch.nn.functional.relu):
+        layer = Conv3DTranspose(1, 1, activation=activation, kernel_initializer="ones")
+        torch.testing.assert_close(layer(x), activation(x))
+
+
 KERAS = {  # by Keras's own formulas
     "relu": lambda z: z.clamp(min=0), "relu6": lambda z: z.clamp(0, 6),
     "leaky_relu": lambda z: torch.where(z > 0, z, 0.2 * z),
@@ -138,6 +145,18 @@ def test_seeds():
 def test_an_initializer_may_return_an_array():
     layer = made(2, 1, kernel_initializer=lambda shape, dtype: numpy.full(shape, 3.0), dtype=torch.float16)
     assert layer.kernel.dtype == torch.float16 and layer.kernel.unique().tolist() == [3]
+
+
+def test_an_initializer_runs_on_the_device_of_the_weights():
+    devices = []
+
+    def initializer(shape, dtype):
+        devices.append(torch.empty(0).device)
+        return torch.ones(shape, dtype=dtype)
+
+    layer = Conv3DTranspose(2, 1, kernel_initializer=initializer)
+    assert layer(torch.ones(1, 1, 1, 1, 3, device="meta")).shape == (1, 1, 1, 1, 2)
+    assert devices == [torch.device("meta")] and layer.kernel.device.type == layer.bias.device.type == "meta"
 
 
 def test_weights_given_to_the_constructor():
