@@ -120,6 +120,11 @@ def choice(name: str, value, choices) -> str:
     return value
 
 
+def autocasting(t) -> bool:
+    """Whether autocast is on for tensors on this kind of device."""
+    return torch.amp.is_autocast_available(t.device.type) and torch.is_autocast_enabled(t.device.type)
+
+
 def check_tensors(value, filter) -> None:
     """The operands are tensors of five axes, of one floating dtype, on one device.
 
@@ -139,7 +144,7 @@ def check_tensors(value, filter) -> None:
     for name, t in (("filter", filter), ("value", value)):
         if t.dim() != 5:
             raise ValueError(f"{name} must have {axes[name]}, received {t.dim()}: {list(t.shape)}")
-    if value.dtype != filter.dtype and not torch.is_autocast_enabled(value.device.type):
+    if value.dtype != filter.dtype and not autocasting(value):
         raise TypeError(f"value has dtype {value.dtype} and filter has dtype {filter.dtype}: nothing is promoted. "
                         "Convert one of them, such as filter.to(value.dtype), or use torch.autocast")
     if value.device != filter.device:

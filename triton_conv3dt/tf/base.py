@@ -9,6 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from . import settings
+from .arguments import autocasting
 from .constraints import CONSTRAINTS, watch
 from .initializers import INITIALIZERS, glorot_uniform
 from .named import named
@@ -79,8 +80,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
         if not self.built:
             self._check_inputs(inputs)
             # Under autocast an input may have the lower dtype, in which no weights are kept.
-            lowered = torch.is_autocast_enabled(inputs.device.type)
-            dtype = self.dtype or (self.kernel.dtype if lowered else inputs.dtype)
+            dtype = self.dtype or (self.kernel.dtype if autocasting(inputs) else inputs.dtype)
             self._make(int(inputs.shape[self._channel_axis]), dtype, inputs.device)
 
     def count_params(self) -> int:

@@ -6,7 +6,7 @@ from ..arguments import BACKENDS, check_choice
 from ..problem import PRECISIONS
 from . import settings
 from .activations import activation_of
-from .arguments import DTYPES, remembered
+from .arguments import DTYPES, autocasting, remembered
 from .base import Layer
 from .lengths import crop, layer_length
 from .operator import transposed
@@ -174,7 +174,7 @@ class Conv3DTranspose(Layer):
         if channels != expected:
             raise ValueError(f"Input of layer {self.name} is incompatible with it: expected axis {self._channel_axis} "
                              f"to have {expected} channels, received {channels} in {list(inputs.shape)}")
-        if inputs.dtype != self.kernel.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        if inputs.dtype != self.kernel.dtype and not autocasting(inputs):
             raise TypeError(f"inputs of layer {self.name} have dtype {inputs.dtype} and its weights have "
                             f"{self.kernel.dtype}: nothing is promoted. Convert one of them, such as "
                             "layer.to(inputs.dtype), or use torch.autocast")
