@@ -154,7 +154,8 @@ def test_an_initializer_runs_on_the_device_of_the_weights():
         devices.append(torch.empty(0).device)
         return torch.ones(shape, dtype=dtype)
 
-    layer = Conv3DTranspose(2, 1, kernel_initializer=initializer)
+    with torch.device("meta"):
+        layer = Conv3DTranspose(2, 1, kernel_initializer=initializer)
     assert layer(torch.ones(1, 1, 1, 1, 3, device="meta")).shape == (1, 1, 1, 1, 2)
     assert devices == [torch.device("meta")] and layer.kernel.device.type == layer.bias.device.type == "meta"
 
