@@ -148,16 +148,9 @@ def test_an_initializer_may_return_an_array():
 
 
 def test_an_initializer_runs_on_the_device_of_the_weights():
-    devices = []
-
-    def initializer(shape, dtype):
-        devices.append(torch.empty(0).device)
-        return torch.ones(shape, dtype=dtype)
-
-    with torch.device("meta"):
-        layer = Conv3DTranspose(2, 1, kernel_initializer=initializer)
-    assert layer(torch.ones(1, 1, 1, 1, 3, device="meta")).shape == (1, 1, 1, 1, 2)
-    assert devices == [torch.device("meta")] and layer.kernel.device.type == layer.bias.device.type == "meta"
+    layer = Conv3DTranspose(2, 1, kernel_initializer="zeros", bias_initializer=lambda shape, dtype: torch.ones(shape))
+    for name, shape in (("kernel", (1, 1, 1, 2, 3)), ("bias", (2,))):
+        assert layer._initial(name, shape, torch.float32, torch.device("meta")).device.type == "meta"
 
 
 def test_weights_given_to_the_constructor():
