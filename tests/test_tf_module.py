@@ -87,11 +87,17 @@ def test_state_of_a_built_layer_into_one_that_is_not():
 
 def test_a_state_that_does_not_fit():
     layer = Conv3DTranspose(2, 3)
-    for state in (made(4, 3).state_dict(), made(2, 2).state_dict(), made(2, 3, use_bias=False).state_dict(),
-                  {"kernel": torch.tensor(1.0), "bias": torch.ones(2)}):
-        with pytest.raises(RuntimeError, match="kernel|bias"):
+    number = {"kernel": torch.tensor(1.0), "bias": torch.ones(2)}
+    for state in (made(4, 3).state_dict(), made(2, 2).state_dict(), number):
+        with pytest.raises(RuntimeError, match=r"kernel of layer \w+ must have the shape \(3, 3, 3, 2, \d\)"):
             layer.load_state_dict(state)
         assert not layer.built
+    state = made(2, 3, use_bias=False).state_dict()
+    with pytest.raises(RuntimeError, match='Missing key.*"bias"'):
+        layer.load_state_dict(state)
+    layer = Conv3DTranspose(2, 3, bias_initializer="ones")
+    layer.load_state_dict(state, strict=False)
+    assert layer.bias.tolist() == [1, 1] and torch.equal(layer.kernel, state["kernel"])
 
 
 def test_a_state_of_nothing():

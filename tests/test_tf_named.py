@@ -156,7 +156,12 @@ def test_an_initializer_runs_on_the_device_of_the_weights():
 def test_weights_given_to_the_constructor():
     kernel, bias = numpy.ones((1, 1, 1, 2, 3), "float32"), numpy.zeros(2, "float32")
     layer = Conv3DTranspose(2, 1, weights=[kernel, bias])
-    assert layer(torch.ones(1, 1, 1, 1, 3)).flatten().tolist() == [3, 3]
+    for _ in range(2):  # the second time they are still there
+        with pytest.raises(ValueError, match=r"kernel of layer \w+ must have the shape \(1, 1, 1, 2, 4\)"):
+            layer(torch.ones(1, 1, 1, 1, 4))
+        assert not layer.built
+    assert layer(torch.ones(1, 1, 1, 1, 3, dtype=torch.float64)).flatten().tolist() == [3, 3]
+    assert layer.dtype == torch.float64
 
 
 # Regularizers.

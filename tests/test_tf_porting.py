@@ -30,6 +30,8 @@ def test_weights_of_tensorflow(built, dtype):
     assert load_tf_weights(layer, arrays(dtype)) is layer
     assert layer.built and layer.dtype == getattr(torch, dtype)
     assert all(map(numpy.array_equal, layer.get_weights(), arrays()))
+    layer.get_weights()[1][:] = 7  # a copy
+    assert layer.bias.tolist() == [1, 2]
     x = pattern("X", (1, 2, 2, 1, 4), layer.dtype)
     expected = truth(x, layer.kernel.detach(), (4, 4, 2), (2, 2, 2), (1, 1, 1), "SAME")
     assert_exact(layer(x).detach(), expected + torch.tensor([1.0, 2]))

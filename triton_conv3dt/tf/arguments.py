@@ -116,7 +116,7 @@ def choice(name: str, value, choices) -> str:
         raise TypeError(f"{name} must be {wanted}, received {value!r} of type {type(value).__name__}")
     if value not in choices:
         near = [c for c in choices if c.lower() == value.lower()]
-        raise ValueError(f"{name} must be {wanted}, received {value!r}" + f"; it is case-sensitive" * bool(near))
+        raise ValueError(f"{name} must be {wanted}, received {value!r}" + "; it is case-sensitive" * bool(near))
     return value
 
 
@@ -132,8 +132,6 @@ def check_tensors(value, filter) -> None:
         TypeError: no tensors, or dtypes that do not fit.
         ValueError: ranks or devices that do not fit.
     """
-    axes = {"value": "5 axes, in the order of data_format",
-            "filter": "5 axes, [depth, height, width, output_channels, in_channels]"}
     for name, t in (("value", value), ("filter", filter)):
         if not isinstance(t, torch.Tensor):
             remedy = "; torch.as_tensor makes one of an array" if hasattr(t, "__array__") or isinstance(t, list) else ""
@@ -143,7 +141,8 @@ def check_tensors(value, filter) -> None:
                             f"{name}.float() converts it")
     for name, t in (("filter", filter), ("value", value)):
         if t.dim() != 5:
-            raise ValueError(f"{name} must have {axes[name]}, received {t.dim()}: {list(t.shape)}")
+            order = "in the order of data_format" if t is value else "[depth, height, width, output_channels, in_channels]"
+            raise ValueError(f"{name} must have 5 axes, {order}, received {t.dim()}: {list(t.shape)}")
     if value.dtype != filter.dtype and not autocasting(value):
         raise TypeError(f"value has dtype {value.dtype} and filter has dtype {filter.dtype}: nothing is promoted. "
                         "Convert one of them, such as filter.to(value.dtype), or use torch.autocast")
@@ -169,7 +168,7 @@ def output_shape_of(output_shape, data_format: str) -> tuple:
         raise ValueError(f"output_shape must be {wanted}, received {len(sizes)}: {list(sizes)}")
     if any(s < 0 for s in sizes):
         raise ValueError(f"output_shape must hold sizes of 0 or more, received {list(sizes)}: no size is inferred from "
-                         f"the others")
+                         "the others")
     return sizes
 
 

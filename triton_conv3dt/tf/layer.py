@@ -94,8 +94,8 @@ class Conv3DTranspose(Layer):
         self._fused, then = activation_of(activation)
         self.activation = activation if then is None else then
         self._specified["activation"] = "linear" if activation is None else activation
-        if extra["input_shape"] is not None or extra["batch_input_shape"] is not None:
-            self.build(extra["batch_input_shape"] or (None, *extra["input_shape"]))
+        if (input_shape := settings.input_shape(extra)) is not None:
+            self.build(input_shape)
 
     def forward(self, inputs, training=None):
         """activation(conv3d_transpose(inputs, kernel) + bias). `training` is taken and makes no difference."""

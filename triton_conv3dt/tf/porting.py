@@ -74,7 +74,8 @@ def from_torch(module: torch.nn.ConvTranspose3d, data_format: str = "channels_la
 
     Raises:
         TypeError: another kind of module.
-        ValueError: the module has no weights yet, or neither "valid" nor "same", with or without output_padding, crops what the module crops.
+        ValueError: the module has no weights yet, or neither "valid" nor "same", with or without output_padding, crops
+            what it crops.
     """
     if not isinstance(module, torch.nn.ConvTranspose3d):
         raise TypeError(f"module must be a torch.nn.ConvTranspose3d, received {type(module).__name__}")

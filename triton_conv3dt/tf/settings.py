@@ -112,6 +112,17 @@ def shape(name: str, value) -> tuple:
     return sizes
 
 
+def input_shape(extra: dict) -> tuple | None:
+    """The shape, batch included, that input_shape or batch_input_shape gives, or None."""
+    if extra["batch_input_shape"] is not None:
+        return shape("batch_input_shape", extra["batch_input_shape"])
+    sizes = extra["input_shape"]
+    if sizes is not None and not isinstance(sizes, (list, tuple)):
+        raise TypeError(f"input_shape must be a tuple or list of 4 sizes, received {sizes!r} of type "
+                        f"{type(sizes).__name__}")
+    return None if sizes is None else shape("input_shape with its batch", (None, *sizes))
+
+
 def as_tensor(name: str, value) -> torch.Tensor:
     """A tensor of an array; one in bfloat16, which numpy knows by an extension, as float32.
 
