@@ -13,6 +13,7 @@ from ..arguments import AXES
 from .lengths import accepted, crop
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ORDERS = {"value": "in the order of data_format", "filter": "[depth, height, width, output_channels, in_channels]"}
 FORMATS = {"NDHWC": "[batch, depth, height, width, channels]", "NCDHW": "[batch, channels, depth, height, width]"}
 
 
@@ -141,8 +142,7 @@ def check_tensors(value, filter) -> None:
                             f"{name}.float() converts it")
     for name, t in (("filter", filter), ("value", value)):
         if t.dim() != 5:
-            order = "in the order of data_format" if t is value else "[depth, height, width, output_channels, in_channels]"
-            raise ValueError(f"{name} must have 5 axes, {order}, received {t.dim()}: {list(t.shape)}")
+            raise ValueError(f"{name} must have 5 axes, {ORDERS[name]}, received {t.dim()}: {list(t.shape)}")
     if value.dtype != filter.dtype and not autocasting(value):
         raise TypeError(f"value has dtype {value.dtype} and filter has dtype {filter.dtype}: nothing is promoted. "
                         "Convert one of them, such as filter.to(value.dtype), or use torch.autocast")
