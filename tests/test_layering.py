@@ -10,7 +10,7 @@ ORDER = (  # a file imports only from files above it
     "geometry", "problem", "case", "layers", "sampling", "device", "config", "lowering", "search", "configfile", "store",
     "kernels", "binding", "launch", "explain", "reference", "arguments", "composite", "library", "vmap", "ops", "functional",
     "tf", "nn", "machinecode", "inspect", "progress", "timing", "journal", "worker", "inspection", "machine", "operands",
-    "check", "selection", "peers", "results", "laboratory", "precompile", "trace", "tune", "bench", "records", "measurements",
+    "check", "selection", "setting", "truth", "peers", "results", "laboratory", "precompile", "trace", "tune", "bench", "records", "measurements",
     "plots", "report", "figure", "demo", "commands", "cli", "__main__", "__init__",
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine

@@ -121,15 +121,15 @@ def test_tune_from_the_first_run_to_the_last(gpu, capsys):
     given = ["tune", "--case", CASE]
     assert cli.main(given) == 0
     shown = capsys.readouterr().out
-    assert "nvidia_h200: 1 problems, 0 known, 1 to do; journal" in shown and "1 problems have a better config" in shown
+    assert "nvidia_h200: 1 problem, 0 known, 1 to do; journal" in shown and "better than the default: 1," in shown
     assert f"50.0 us (default 100.0, cuDNN 100.0)  {CASE}: {OTHERS[2]}" in shown
     assert store.lookup(PROBLEM, laboratories.H200).config == OTHERS[2], "what was tuned is found where it is looked for"
     written = sorted(str(path.relative_to(gpu / "cache")) for path in (gpu / "cache").rglob("*") if path.is_file())
     assert written == ["triton_conv3dt/configs/nvidia_h200/forward.float16.json", "triton_conv3dt/journals/nvidia_h200.jsonl"]
     assert cli.main([*given, "--resume"]) == 0
-    assert "1 problems, 1 known, 0 to do" in capsys.readouterr().out
+    assert "1 problem, 1 known, 0 to do" in capsys.readouterr().out
     assert cli.main(["merge", str(gpu / "cache" / written[1]), "--output", str(gpu / "merged")]) == 0
-    assert f"nvidia_h200: 1 results, configs in {gpu / 'merged' / 'nvidia_h200'}" in capsys.readouterr().out
+    assert f"nvidia_h200: 1 result, configs in {gpu / 'merged' / 'nvidia_h200'}" in capsys.readouterr().out
     name = "nvidia_h200/forward.float16.json"
     assert (gpu / "merged" / name).read_bytes() == (gpu / "cache/triton_conv3dt/configs" / name).read_bytes()
 
@@ -138,9 +138,9 @@ def test_bench_and_report_from_the_first_run_to_the_last(gpu, capsys):
     given = ["bench", "--case", CASE, "--peer", "cudnn", "matmul", "--output", "results"]
     assert cli.main(given) == 0
     shown = capsys.readouterr().out
-    assert "1 settings, 0 known, 1 to do" in shown and "triton_conv3dt 100.0, cudnn 100.0, matmul 100.0" in shown
+    assert "1 setting, 0 known, 1 to do" in shown and "triton_conv3dt 100.0, cudnn 100.0, matmul 100.0" in shown
     assert cli.main([*given, "--resume"]) == 0
-    assert "1 settings, 1 known, 0 to do" in capsys.readouterr().out
+    assert "1 setting, 1 known, 0 to do" in capsys.readouterr().out
     assert cli.main(["report", "results"]) == 0
     assert sorted(path.name for path in (gpu / "results").iterdir()) == [
         "bench.csv", "bench.json", "bench.jsonl", "report.md", "roofline.png", "speedup.png"]

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from . import peers, selection, store
+from . import peers, selection, store, truth
 from .device import Device
 from .journal import Journal
 from .layers import Layer
-from .peers import Setting, Unavailable
+from .peers import Unavailable
 from .progress import Progress
-from .selection import COMPILED, JAX, MATMUL, MEASURED, OURS
+from .selection import COMPILED, JAX, MATMUL, MEASURED
+from .setting import Setting
 from .timing import EventTimer, Timer
 from .worker import LOST, Failure, Worker
 
@@ -55,14 +56,14 @@ class Stand:
             self._calls.clear()
             self._setting = self._given = None
             torch.cuda.empty_cache()  # does nothing where CUDA was never used
-            self._given, self._setting = peers.tensors(setting, self._where), setting
+            self._given, self._setting = truth.tensors(setting, self._where), setting
         try:
             call = peers.build(name, setting, self._given)
         except Unavailable as error:
             return {"outcome": "unavailable", "reason": str(error)}
         waits = isinstance(call, peers.Waits)
-        error = peers.error(setting, self._given, call.result() if waits else call())
-        limit = peers.LIMITS[setting.dtype]
+        error = truth.error(setting, self._given, call.result() if waits else call())
+        limit = truth.LIMITS[setting.dtype]
         row = {"error": float(f"{error:.3g}"), "limit": limit, "clock": "wall" if waits else "events"}
         if not error <= limit:
             return {"outcome": "wrong result", "reason": f"RMS error {error:.2g} of the result, at most {limit:.2g} is "
@@ -127,8 +128,8 @@ class Bench:
         return card
 
     def _measure(self, setting: Setting, names: Sequence[str]) -> None:
-        """Check every peer by itself, so that one who takes the worker with it is known; then time those that are right.
-        The row is written when all is known: a setting that was interrupted, or ran out of time, has none."""
+        """Check every peer by itself, so that one who takes the worker with it is known; then time those that are
+        right. The row is written when all is known: a setting that was interrupted, or ran out of time, has none."""
         rows = {}
         mine = peers_of(setting, names)
         self._progress.skip(len(names) - len(mine))
@@ -157,9 +158,10 @@ class Bench:
 
     def _row(self, setting: Setting) -> dict:
         layer, found = setting.layer, [store.choose(problem, self._device) for problem in setting.problems]
-        return {"event": "measured", "key": key(setting, self._device), "device": self._device.name, "network": layer.network,
-                "layer": layer.name, "shape": str(setting.problem), "direction": setting.direction, "dtype": setting.dtype,
-                "layout": setting.layout, "follows": str(setting.after), **roofline(setting, self._card),
+        return {"event": "measured", "key": key(setting, self._device), "device": self._device.name,
+                "network": layer.network, "layer": layer.name, "shape": str(setting.problem),
+                "direction": setting.direction, "dtype": setting.dtype, "layout": setting.layout,
+                "follows": str(setting.after), **roofline(setting, self._card),
                 "config": "; ".join(str(f.config) for f in found), "source": "; ".join(f.source for f in found)}
 
     def _patience(self) -> float:
@@ -209,7 +211,8 @@ def roofline(setting: Setting, card: dict[str, float]) -> dict:
             "bound": "memory" if memory >= compute else "compute"}
 
 
-def unmeasured(settings: Sequence[Setting], names: Sequence[str], device: Device, known: dict[str, dict]) -> list[Setting]:
+def unmeasured(settings: Sequence[Setting], names: Sequence[str], device: Device,
+               known: dict[str, dict]) -> list[Setting]:
     """The settings that no row of `known` has with all these peers."""
     return [setting for setting in settings
             if not set(peers_of(setting, names)) <= set(known.get(key(setting, device), {}).get("peers", ()))]

@@ -15,8 +15,8 @@ SCHEMA = 1
 TIMES, STATISTICS = ("cold", "warm", "host"), ("median", "p20", "p80")
 PLACE = ("device", "network", "layer", "shape", "direction", "dtype", "layout")  # what a setting is told apart by
 COLUMNS = ("session", "device", "network", "layer", "direction", "dtype", "layout", "follows", "peer", "outcome",
-           *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error", "limit",
-           "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape")
+           *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error",
+           "limit", "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape")
 
 
 def write(journal: Journal, folder: Path) -> list[Path]:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from . import sweep
+from .options import counted
 
 
 def add(commands) -> None:
     merge = commands.add_parser("merge", help="write config files from journals of tune",
-                                description="Write the config files that follow from journals of tune, those of several "
-                                            "shards or machines for instance. Doing it again changes nothing.")
+                                description="Write the config files that follow from journals of tune, those of "
+                                            "several shards or machines for instance. Doing it again changes nothing.")
     merge.add_argument("journals", type=Path, nargs="+", metavar="JOURNAL", help="a journal that tune has written")
     merge.add_argument("--output", type=Path, metavar="DIR",
                        help="folder of the config files (default: the user's cache, where they are found)")
@@ -24,6 +25,6 @@ def run(arguments) -> int:
     except (ValueError, OSError) as error:
         return sweep.error(error)
     for name, count in counts.items():
-        print(f"{name}: {count} results" + (f", configs in {output / name}" if count else
+        print(f"{name}: {counted(count, 'result')}" + (f", configs in {output / name}" if count else
                                             "; those of other kernels than these are passed over"))
     return 0

@@ -7,13 +7,14 @@ from pathlib import Path
 from ..problem import DIRECTIONS
 from ..selection import OWN
 from . import sweep
+from .options import counted
 
 
 def add(commands) -> None:
     tune = commands.add_parser(
         "tune", help="find the best configs for layers on this GPU",
-        description="Try configs for layers on this GPU, each checked before it is timed, and store those that beat the "
-                    "default by more than the noise. It can be stopped at any time; --resume goes on.",
+        description="Try configs for layers on this GPU, each checked before it is timed, and store those that beat "
+                    "the default by more than the noise. It can be stopped at any time; --resume goes on.",
         epilog="examples: triton-conv3dt tune --layers nnunet --budget 20m; triton-conv3dt tune --model nets.unet:UNet "
                "--input 2,1,128,128,128; triton-conv3dt tune --layers all --dry-run --device nvidia_b200")
     sweep.add_selection(tune, DIRECTIONS)
@@ -39,22 +40,24 @@ def run(arguments) -> int:
                                                         arguments.layout or (OWN,))
         problems = selection.shard(problems, arguments.shard)
         if arguments.dry_run:
-            return _dry_run(tune.jobs(problems, sweep.device_planned(arguments), tune.EFFORTS[arguments.effort]), arguments)
+            effort = tune.EFFORTS[arguments.effort]
+            return _dry_run(tune.jobs(problems, sweep.device_planned(arguments), effort), effort)
         return _tune(problems, arguments, started)
     except (ValueError, RuntimeError, OSError) as error:
         return sweep.error(error)
 
 
-def _dry_run(jobs, arguments) -> int:
+def _dry_run(jobs, effort) -> int:
     from .. import case, tune
     from ..progress import duration
 
-    effort, total = tune.EFFORTS[arguments.effort], 0
+    total = 0
     for job in jobs:
         total += len(job.candidates)
         print(f"{len(job.candidates):5} candidates  {case.format(job.problem)}  default: {job.default}", flush=True)
     seconds = total * effort.seconds + len(jobs) * tune.COMPARE_SECONDS
-    print(f"{len(jobs)} problems, {total} candidates, at least {duration(seconds)} of measuring; compiling comes on top")
+    print(f"{counted(len(jobs), 'problem')}, {counted(total, 'candidate')}, at least {duration(seconds)} of measuring; "
+          "compiling comes on top")
     return 0
 
 
@@ -72,9 +75,10 @@ def _tune(problems, arguments, started: float) -> int:
     journal.writable(path)
     known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
     left = [job for job in jobs if known.result(job.problem) is None]
-    print(f"{device.name}: {len(jobs)} problems, {len(jobs) - len(left)} known, {len(left)} to do; journal {path}")
+    print(f"{device.name}: {counted(len(jobs), 'problem')}, {len(jobs) - len(left)} known, {len(left)} to do; "
+          f"journal {path}")
     if rows and not arguments.resume:
-        print(f"the journal has {len(rows)} rows of earlier runs; --resume would not repeat them")
+        print(f"the journal has {counted(len(rows), 'row')} of earlier runs; --resume would not repeat them")
     if left:
         facts = machine.facts(device)
         book.append(results.session(device, facts))
@@ -94,7 +98,7 @@ def _tune(problems, arguments, started: float) -> int:
     finally:
         compilers.close()
         progress.close()
-    print(f"{summary.better} problems have a better config than the default, for {summary.kept} the default is best"
-          + f", {summary.open} are open: the same command with --resume goes on" * bool(summary.open))
+    print(f"better than the default: {summary.better}, the default stays: {summary.kept}, open: {summary.open}"
+          + "; the same command with --resume goes on" * bool(summary.open))
     print(f"configs are in {output / device.name}")
     return 0
