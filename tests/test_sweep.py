@@ -109,8 +109,8 @@ def test_a_dry_run_needs_no_gpu_and_writes_nothing(capsys, monkeypatch, tmp_path
     assert len(shown) == 4 and [line.split()[2] for line in shown[:3]] == ["forward", "grad_input", "grad_weight"]
     counts = [int(line.split()[0]) for line in shown[:3]]
     assert all(1 < count <= 20 for count in counts) and f"3 problems, {sum(counts)} candidates, at least" in shown[3]
-    assert cli.main(["bench", "--layers", "nnunet_iso128_up4", "--direction", "forward", "step", "--dtype", "own", "bfloat16",
-                     "--dry-run", "--device", "nvidia_b200"]) == 0
+    assert cli.main(["bench", "--layers", "nnunet_iso128_up4", "--direction", "forward", "step", "--dtype", "own",
+                     "bfloat16", "--dry-run", "--device", "nvidia_b200"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 5 and "followed by concatenation, output first" in shown[0] and "nvidia_b200" in shown[-1]
     assert cli.main(["tune", "--layers", "nnunet", "--direction", "forward", "--shard", "2/5", "--dry-run"]) == 0
@@ -123,9 +123,10 @@ def test_tune_from_the_first_run_to_the_last(gpu, capsys):
     shown = capsys.readouterr().out
     assert "nvidia_h200: 1 problem, 0 known, 1 to do; journal" in shown and "better than the default: 1," in shown
     assert f"50.0 us (default 100.0, cuDNN 100.0)  {CASE}: {OTHERS[2]}" in shown
-    assert store.lookup(PROBLEM, laboratories.H200).config == OTHERS[2], "what was tuned is found where it is looked for"
+    assert store.lookup(PROBLEM, laboratories.H200).config == OTHERS[2], "it is found where it is looked for"
     written = sorted(str(path.relative_to(gpu / "cache")) for path in (gpu / "cache").rglob("*") if path.is_file())
-    assert written == ["triton_conv3dt/configs/nvidia_h200/forward.float16.json", "triton_conv3dt/journals/nvidia_h200.jsonl"]
+    assert written == ["triton_conv3dt/configs/nvidia_h200/forward.float16.json",
+                       "triton_conv3dt/journals/nvidia_h200.jsonl"]
     assert cli.main([*given, "--resume"]) == 0
     assert "1 problem, 1 known, 0 to do" in capsys.readouterr().out
     assert cli.main(["merge", str(gpu / "cache" / written[1]), "--output", str(gpu / "merged")]) == 0
@@ -228,7 +229,8 @@ class Net(torch.nn.Module):
         super().__init__()
         self.down = torch.nn.Conv3d(1, 8, 3, stride=2, padding=1)
         self.up = torch.nn.ConvTranspose3d(8, 4, 2, stride=2)
-        self.more = torch.nn.ModuleList([torch.nn.ConvTranspose3d(4, 4, 3, 2, 1, 1, bias=False, groups=2) for _ in range(2)])
+        self.more = torch.nn.ModuleList(
+            [torch.nn.ConvTranspose3d(4, 4, 3, 2, 1, 1, bias=False, groups=2) for _ in range(2)])
         self.norm = torch.nn.BatchNorm3d(4)
 
     def forward(self, x):
@@ -251,12 +253,13 @@ def test_a_models_own_layers(tmp_path, monkeypatch, capsys):
         ("up", (8, 8, 6), (16, 16, 12), 1, True), ("more.0", (16, 16, 12), (32, 32, 24), 2, False),
         ("more.1", (32, 32, 24), (64, 64, 48), 2, False)]
     assert found[0].layout == "channels_last" and found[0].dtype == "float16" and found[1].output_padding == (1, 1, 1)
-    assert cli.main(["tune", "--model", f"{name}:Net", "--input", "2,1,16,16,12", "--direction", "forward", "--dtype", "bfloat16",
-                     "--dry-run"]) == 0
+    assert cli.main(["tune", "--model", f"{name}:Net", "--input", "2,1,16,16,12", "--direction", "forward", "--dtype",
+                     "bfloat16", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "n2 ci8 co4 in8x8x6 k2 s2 bfloat16" in shown and "3 problems" in shown
-    for spec, said in ((f"{name}:Nothing", "Nothing"), ("no_such_module:x", "No module named"), (f"{name}", "module:factory"),
-                       (f"{name}:refuses", "OSError: no weights"), (f"{name}:plain", "cannot be made"),
+    for spec, said in ((f"{name}:Nothing", "Nothing"), ("no_such_module:x", "No module named"),
+                       (f"{name}", "module:factory"), (f"{name}:refuses", "OSError: no weights"),
+                       (f"{name}:plain", "cannot be made"),
                        (f"{name}:empty", "has no torch.nn.ConvTranspose3d")):
         assert cli.main(["tune", "--model", spec, "--input", "2,1,16,16,12", "--dry-run"]) == 1
         assert said in capsys.readouterr().err, spec
@@ -306,7 +309,7 @@ def test_make_gpu_does_everything_within_ten_minutes_into_one_folder(make, tmp_p
     limits = [int(limit) for limit in re.findall(r"\$\(LIMIT\) (\d+)", recipe)]
     budgets = [sweep.budget(text) for text in re.findall(r"--budget (\w+)", recipe)]
     assert len(limits) == 5 and sum(limits) <= 570 and len(budgets) == 3
-    assert all(budget + 45 <= limit for budget, limit in zip(budgets, limits[1:4])), "a budget ends before its limit does"
+    assert all(budget + 45 <= limit for budget, limit in zip(budgets, limits[1:4])), "budgets end before limits do"
     few = re.search(r"^FEW \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     assert len(select(few)) == len(few)
     again, same = make("gpu")
