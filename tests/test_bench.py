@@ -161,6 +161,17 @@ def test_a_setting_is_one_row_with_the_work_and_the_roofline(journal):
     assert row["config"] and "default" in row["source"]
 
 
+def test_a_step_counts_its_tensors_once_forward_and_once_backward(journal):
+    run(journal, Answers(), [setting("norm", "step"), setting("norm")])
+    _, step, forward = journal.rows()
+    x, w, y = 2 * 2 * 8 * 12, 2 * 8 * 6 * 8, 2 * 2 * 6 * 96
+    assert forward["bytes"] == x + w + y and step["bytes"] == forward["bytes"] + 2 * x + 2 * w + y
+    assert step["flops"] == 3 * forward["flops"] and len(step["config"].split("; ")) == 3
+    large = Setting(select(["nnunet_iso128_up4"])[0], "step", "float16", "channels_first")
+    found = bench.configs_of(large, H200)
+    assert [f.config.path for f in found][1:] == ["onepass"] and found[1].source == "all gradients in one pass"
+
+
 def test_resuming_measures_what_is_missing_and_what_has_another_config(journal, monkeypatch):
     own = [setting("concat first"), setting("norm")]
     interrupted = Answers({CUDNN: KeyboardInterrupt()})

@@ -6,16 +6,19 @@ bench.json and bench.csv of it. Times are microseconds.
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import prod
 
 import torch
 
-from . import peers, selection, store, truth
+from . import operands, peers, search, selection, store, truth
 from .device import Device
 from .journal import Journal
 from .layers import Layer
 from .peers import Unavailable
+from .problem import BACKWARD
 from .progress import Progress
-from .selection import COMPILED, JAX, MATMUL, MEASURED
+from .selection import COMPILED, JAX, MATMUL, MEASURED, STEP
 from .setting import Setting
 from .timing import EventTimer, Timer
 from .worker import LOST, Failure, Worker
@@ -157,7 +160,7 @@ class Bench:
         return answer
 
     def _row(self, setting: Setting) -> dict:
-        layer, found = setting.layer, [store.choose(problem, self._device) for problem in setting.problems]
+        layer, found = setting.layer, configs_of(setting, self._device)
         return {"event": "measured", "key": key(setting, self._device), "device": self._device.name,
                 "network": layer.network, "layer": layer.name, "shape": str(setting.problem),
                 "direction": setting.direction, "dtype": setting.dtype, "layout": setting.layout,
@@ -193,18 +196,27 @@ def peers_of(setting: Setting, names: Sequence[str]) -> list[str]:
 
 def key(setting: Setting, device: Device) -> str:
     """What a measurement is of: the setting, the kernels, and the configs that run."""
-    configs = [str(store.choose(problem, device).config) for problem in setting.problems]
+    configs = [str(found.config) for found in configs_of(setting, device)]
     return " | ".join([str(setting), device.name, store.kernel_digest(), *configs])
 
 
+def configs_of(setting: Setting, device: Device) -> list[store.Found]:
+    """What runs for a setting: the config of each product, or of a step's gradients in one pass."""
+    found = [store.choose(problem, device) for problem in setting.problems]
+    if setting.direction == STEP:
+        epilogue = replace(setting.problem.epilogue, activation=setting.after.activation)
+        one = search.one_pass(replace(setting.problem, direction=BACKWARD, epilogue=epilogue), device)
+        return [found[0], store.Found(one, "all gradients in one pass")] if one else found
+    return found
+
+
 def roofline(setting: Setting, card: dict[str, float]) -> dict:
-    """The work of a setting, and the least time it can take on this card: each product moves its tensors once. A
-    concatenation moves the skip, too."""
-    flops = sum(problem.flops for problem in setting.problems)
-    moved = sum(problem.bytes for problem in setting.problems)
-    p = setting.problem
-    y = p.item * p.n * p.co * p.out_size[0] * p.out_size[1] * p.out_size[2]
-    moved += y * (2 * bool(setting.after.concat) + setting.after.residual)
+    """The work of a setting, and the least time it can take on this card: every tensor is moved once, in a step once
+    forward and once backward. A concatenation moves the skip, too."""
+    p, flops = setting.problem, sum(problem.flops for problem in setting.problems)
+    x, w, y = (p.item * prod(shape) for name, shape in operands.shapes(p).items() if name != "b")
+    moved = p.bytes + y * (2 * bool(setting.after.concat) + setting.after.residual)
+    moved += 2 * x + 2 * w + y if setting.direction == STEP else 0  # x, w and dy are read, dx and dw written
     rate = card.get(f"rate_{setting.dtype}", 0.0)
     memory, compute = moved / card["bandwidth"] * 1e6, flops / rate * 1e6 if rate else 0.0
     return {"flops": flops, "bytes": moved, "roofline_us": round(max(memory, compute), 3),
