@@ -163,6 +163,16 @@ def test_explain_says_where_a_config_came_from(capsys, tmp_path, monkeypatch):
     assert f"error: {path}:8: not valid JSON" in capsys.readouterr().err
 
 
+def test_output_that_cannot_be_written_is_an_error():
+    """A full disk: one line, not a traceback."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "triton_conv3dt", "explain", "--layers", "nnunet"], cwd=ROOT, stdout=full,
+                                stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1 and result.stderr == "error: [Errno 28] No space left on device\n"
+
+
 def test_explain_without_a_gpu_here_plans_for_a_common_one(capsys, monkeypatch):
     def absent(index=0):
         raise RuntimeError("no CUDA device is available")

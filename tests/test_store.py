@@ -230,6 +230,7 @@ MALFORMED = {  # text: the line, and what is said
     "truth for number": (HEAD + GOOD.replace("8}", "true}") + "\n]\n}", 8, "'block_n' must be int, received True"),
     "merge": (HEAD + GOOD.replace("8}", '8, "merge": [true]}') + "\n]\n}", 8, "'merge' must be tuple[bool, bool, bool]"),
     "times": (HEAD + GOOD.replace("}, ", '}, "us": {"median": "fast"}, ') + "\n]\n}", 8, '"us" must be an object of numbers'),
+    "no time": (HEAD + GOOD.replace("}, ", '}, "us": {"median": NaN}, ') + "\n]\n}", 8, "none below 0"),
     "provenance": (HEAD + GOOD.replace('"a"', '"b"') + "\n]\n}", 8, "made_with 'b' is not explained"),
     "no row": (HEAD + "7\n]\n}", 8, "an entry must be an object, received 7"),
     "future": (HEAD.replace('schema": 1', 'schema": 2') + "]\n}", 2, "schema 2 is of a later version"),
@@ -277,8 +278,8 @@ def test_a_file_that_cannot_be_read(folder):
     with pytest.warns(store.ConfigFileWarning, match="cannot be read"):
         assert store.lookup(LAYER, H200) is None
     path.rmdir()
-    path.write_bytes(b'{"schema": 1, "\xff": 2}')
-    with pytest.warns(store.ConfigFileWarning, match="cannot be read"):
+    path.write_bytes(b'{\n"schema": 1,\n"\xff": 2}')
+    with pytest.warns(store.ConfigFileWarning, match=f"{path}:3: not UTF-8"):
         assert store.lookup(LAYER, H200) is None
     path.unlink()
     path.parent.rmdir()

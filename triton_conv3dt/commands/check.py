@@ -38,19 +38,22 @@ def run(arguments) -> int:
     kept = [problem for problem in asked if not check.unchecked(problem, interpret)]
     problems = [check.prepared(problem, interpret) for problem in kept]
     _say_what_is_checked(interpret, sum(a != b for a, b in zip(kept, problems)), left_out)
-    problems, wrong = list(dict.fromkeys(problems)), 0
+    problems, wrong, large = list(dict.fromkeys(problems)), 0, 0
     progress = Progress(len(problems), arguments.quiet, every=10.0)
     try:
         for problem, failure in check.check(problems, interpret, progress):
             if failure:
-                wrong += 1
-                progress.say(f"triton-conv3dt check --case {shlex.quote(case.format(problem))}  # {failure.kind}: {failure.reason}")
+                line = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}  # {failure.kind}: {failure.reason}"
+                progress.say(line)
+                wrong += failure.kind != "memory"
+                large += failure.kind == "memory"
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         progress.close()
-    print(f"{options.counted(len(problems), 'problem')}: " + (f"{wrong} wrong" if wrong else "all right"))
+    print(f"{options.counted(len(problems) - large, 'problem')}: " + (f"{wrong} wrong" if wrong else "all right")
+          + f"; {options.counted(large, 'problem')} too large for this machine's memory" * (large > 0))
     return 1 if wrong else 0
 
 
