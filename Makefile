@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test inspect install clean
+.PHONY: help demo test inspect install clean gpu gpu-test gpu-sanitize
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." is passed on: make test ARGS="-k geometry -x", make demo ARGS="--output head.png"\n'
 	@printf '  JOBS=1 runs the tests in one process; by default there are as many as cores\n'
 	@printf '  PYTHON=python3.12 picks the interpreter for .venv; PIP_FIND_LINKS and other pip settings are honoured\n'
@@ -30,6 +30,45 @@ inspect: $(STAMP)  ## compile every shipped config, and some defaults with other
 	PYTHON=$(PY) .ci/compilers
 
 install: $(STAMP)  ## make .venv and install the pinned versions
+
+# On a machine with a GPU, from the source tree, installing nothing: PYTHON needs torch, triton and pytest. Every step has a
+# budget, and a limit should it not keep to it; together they stay below ten minutes. OUT: where everything lands. FROM: a
+# folder with the journals of an earlier run that is to go on here. LAYERS: what is tuned and measured. FEW: what is also
+# measured against torch.compile and JAX, which take their time to compile.
+OUT ?=
+FROM ?=
+LAYERS ?= all
+FEW ?= nnunet_iso128_up4 nvidia_nnunet_up4 monai_unet_infer160_up3 gwcnet_train_1 mednext_k3_up0_dw
+GPU_PY = env PYTHONPATH=. PYTHONUNBUFFERED=1 $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+LIMIT := timeout --foreground -k 10 -s INT
+SMALL := tests/test_gpu.py -k surroundings
+
+gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes on
+	@out="$(OUT)"; failed=; \
+	[ -n "$$out" ] || out=benchmarks/$$($(GPU_PY) -c 'from triton_conv3dt import device; print(device.current().name)') || exit 1; \
+	mkdir -p "$$out" && { [ -z "$(FROM)" ] || cp -n "$(FROM)"/*.jsonl "$$out"; } || exit 1; \
+	step() { echo "make gpu: $$*"; }; \
+	step check; $(LIMIT) 60 $(GPU_PY) -m triton_conv3dt check --n 24 --quiet >"$$out/check.txt" 2>&1 || failed="$$failed check"; \
+	tail -n 3 "$$out/check.txt"; \
+	step tune; $(LIMIT) 215 $(GPU_PY) -m triton_conv3dt tune --layers $(LAYERS) --budget 170s --resume \
+	    --journal "$$out/tune.jsonl" --output autotune_configs || failed="$$failed tune"; \
+	step bench; $(LIMIT) 185 $(GPU_PY) -m triton_conv3dt bench --layers $(LAYERS) --budget 140s --resume \
+	    --peer cudnn cudnn_channels_last matmul --output "$$out" || failed="$$failed bench"; \
+	step bench; $(LIMIT) 75 $(GPU_PY) -m triton_conv3dt bench --layers $(FEW) --direction forward step --budget 30s --resume \
+	    --output "$$out" || failed="$$failed bench"; \
+	step report; $(LIMIT) 30 $(GPU_PY) -m triton_conv3dt report "$$out" || failed="$$failed report"; \
+	step "everything is in $$out, configs in autotune_configs"; \
+	[ -z "$$failed" ] || { echo "make gpu: failed:$$failed" >&2; exit 1; }
+
+gpu-test:  ## on a GPU: the tests that need one, ten minutes at most
+	$(LIMIT) 580 $(GPU_PY) -m pytest -m gpu --require-gpu tests $(ARGS)
+
+gpu-sanitize:  ## on a GPU: a few small cases under compute-sanitizer, where it is installed
+	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed: it comes with the CUDA toolkit" >&2; exit 1; }
+	for tool in memcheck initcheck synccheck; do \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(LIMIT) 180 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	        $(GPU_PY) -m pytest -m gpu --require-gpu $(SMALL) $(ARGS) || exit 1; \
+	done
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .hypothesis build dist

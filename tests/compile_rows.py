@@ -33,9 +33,12 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    problem, device = Problem.of_layer(direction, **LAYERS[name]), Device.named(device)
-    expected = lambda c: search.cost(c, problem, device)
-    given = min((c for c in search.sensible(problem, device) if c.path in path), key=expected) if path else None
+    problem, device = Problem.of_layer(direction, **LAYERS[name], bias=direction == "backward"), Device.named(device)
+    if direction == "backward":
+        given = search.one_pass(problem, device)
+    else:
+        tried = [c for c in search.sensible(problem, device) if c.path in path]
+        given = min(tried, key=lambda c: search.cost(c, problem, device)) if path else None
     plan = launch.plan(problem, device, given)
     try:
         used = machinecode.resources(inspect.compile_plan(plan))

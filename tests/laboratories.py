@@ -1,17 +1,16 @@
 """What stands in for a GPU when the tuner is tested: the interpreter, a timer that reads a table, and configs that fail.
 
-Made in the worker process, where `laboratory` is called by name.
+laboratory, quick_laboratory and stand are called by name in a worker process, which then interprets, wherever it runs.
 """
 
 import os
 import signal
 import time
 
-os.environ["TRITON_INTERPRET"] = "1"
-
-from triton_conv3dt.device import Device  # noqa: E402
-from triton_conv3dt.laboratory import Laboratory  # noqa: E402
-from triton_conv3dt.timing import Times  # noqa: E402
+from triton_conv3dt.bench import Stand
+from triton_conv3dt.device import Device
+from triton_conv3dt.laboratory import Laboratory
+from triton_conv3dt.timing import Times
 
 H200 = Device.named("nvidia_h200")
 
@@ -47,10 +46,10 @@ class TableTimer:
 
 
 class FaultyLaboratory(Laboratory):
-    """A laboratory in the interpreter where some configs, by their text, fail in a way of their own."""
+    """A laboratory where some configs, by their text, fail in a way of their own."""
 
-    def __init__(self, table=(), faults=(), delay=0.0):
-        super().__init__(H200, TableTimer(table), "cpu")
+    def __init__(self, table=(), faults=(), delay=0.0, where="cpu"):
+        super().__init__(H200, TableTimer(table), where)
         self.faults, self.delay = dict(faults), delay
 
     def _run(self, record, given, target):
@@ -67,8 +66,19 @@ class FaultyLaboratory(Laboratory):
             target.as_strided((1,), (1,), target.storage_offset() + target.numel())[0] = 0.0
 
 
-def laboratory(table=(), faults=(), delay=0.0):
-    return FaultyLaboratory(table, faults, delay)
+def laboratory(*given):
+    os.environ["TRITON_INTERPRET"] = "1"
+    return FaultyLaboratory(*given)
+
+
+def quick_laboratory():
+    """Where OTHERS[2] of test_tune.py takes half the time of the rest."""
+    return laboratory({"gather, 32x16x16, 4 warps, 1 stages, phases merged along d, h, w": 50.0})
+
+
+def stand():
+    os.environ["TRITON_INTERPRET"] = "1"
+    return Stand(H200, TableTimer(), "cpu")
 
 
 def broken():

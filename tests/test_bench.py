@@ -40,8 +40,8 @@ def setting(name="relu", direction="forward", layout="channels_first"):
 
 
 @pytest.fixture
-def stand():
-    return Stand(H200, laboratories.TableTimer({CUDNN: 120.0}), "cpu")
+def stand(device):
+    return Stand(H200, laboratories.TableTimer({CUDNN: 120.0}), device)
 
 
 def test_what_follows_is_read_from_the_words():
@@ -170,6 +170,9 @@ def test_resuming_measures_what_is_missing_and_what_has_another_config(journal, 
     assert {arguments[2] for arguments in worker.asked if arguments[0] == "check"} == {own[1]}
     again = Answers()
     assert run(journal, again, own) == 0 and again.asked == []
+    assert run(journal, again, own, (OURS,)) == 0 and again.asked == [], "fewer peers are known, too"
+    more = Answers()
+    assert run(journal, more, own[:1], (OURS, CUDNN, CUDNN_LAST)) == 0 and len(more.asked) == 5, "more are not"
     monkeypatch.setattr(bench.store, "kernel_digest", lambda: "others")
     run(journal, again, own)
     assert len([a for a in again.asked if a[0] == "measure"]) == 2

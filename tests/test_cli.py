@@ -23,7 +23,7 @@ def refusal(capsys, *arguments) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["info"], ["demo"], ["explain"]], ids=lambda c: " ".join(c) or "none")
+@pytest.mark.parametrize("command", [[], ["info"], ["demo"], ["explain"], ["tune"], ["bench"], ["report"], ["merge"]], ids=lambda c: " ".join(c) or "none")
 def test_help_imports_nothing_heavy(command):
     script = ("import sys\nfrom triton_conv3dt.cli import main\n"
               f"try: main({[*command, '--help']})\nexcept SystemExit as stopped: assert stopped.code == 0\n"

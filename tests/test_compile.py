@@ -22,6 +22,8 @@ ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS 
 # Where the default reads by descriptor, the pointer form is compiled, too.
 DESCRIBED = [name for name in DENSE if "channels_last" in name]
 ROWS += [(name, direction, "nvidia_h200", "gather") for name in DESCRIBED for direction in DIRECTIONS[:2]]
+# All gradients at once, where tensor cores read from shared memory.
+ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200") for name in ("k2s2", "k2s2 channels_last")]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {("k2s2", "forward"), ("k2s2 channels_last", "forward")}
 # wgmma and tcgen05 take tf32 with the reduction side by side, here it is not, so single values are copied.
@@ -53,8 +55,9 @@ def test_compiled_kernel(compiled, row):
     if name in DENSE:
         assert used["shared"] <= used["budget"], used
         assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
-        described = device != "nvidia_a100" and direction != "grad_weight" and name in DESCRIBED and not path
-        assert used["path"] == ("descriptor" if described else "gather") or row[:2] == ("k3s2p1op1", "forward"), used
+        described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and name in DESCRIBED and not path
+        expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
+        assert used["path"] == expected or row[:2] == ("k3s2p1op1", "forward"), used
         check_loads(used, row[:3])
     if name in DENSE or direction != "grad_weight":  # that of depthwise layers writes single sums
         assert max(used["widths"]["STG"]) == 128, used
@@ -69,6 +72,8 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
         assert "LDSM" not in used["instructions"], used
     if row[:2] in ONE_STEP:
         assert {*copies, *loads} == {128}, used
+    elif row[1] == "backward":  # the weight is read once, in whatever order it lies
+        assert copies == [128], used
     elif row not in TRANSPOSED_TF32:
         assert max(copies) == 128, used
         assert row[:2] in MIXED or {*copies, *loads} == {128}, used

@@ -10,7 +10,9 @@ from layouts import RedZone
 from tolerances import assert_exact
 
 import triton_conv3dt as t3
-from triton_conv3dt import launch, reference
+from compile_rows import LAYERS
+from triton_conv3dt import binding, device, launch, operands, reference, search
+from triton_conv3dt.problem import BACKWARD, DIRECTIONS, Problem
 
 pytestmark = pytest.mark.gpu
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -70,3 +72,75 @@ def test_more_than_two_to_the_31_elements(layout):
     for d, h, v in ((0, 0, 0), (255, 255, 149), (218, 113, 77), (128, 0, 149)):  # corners and either side of 2**31
         exact = torch.einsum("c,cokji->okji", x[0, :, d, h, v].double(), w.double())
         assert torch.equal(y[0, :, 2 * d:2 * d + 2, 2 * h:2 * h + 2, 2 * v:2 * v + 2].double(), exact)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float32"))
+@pytest.mark.parametrize("name", LAYERS)
+def test_sensible_configs_at_real_sizes(name, dtype, direction):
+    """Tiles as they are used, pipelines that fill, every path: compilers have got kernels of this kind wrong."""
+    problem = Problem.of_layer(direction, **LAYERS[name] | dict(dtype=dtype))
+    given = operands.integers(problem, "cuda")
+    truth = operands.exact(problem, given)
+    for config in search.sensible(problem, device.current()):
+        zone = operands.red_zone(problem, "cuda")
+        tensors = dict(x=given.x, w=given.w, y=given.y) | {operands.written(problem): zone.view}
+        launch.run(binding.bind(launch.plan(problem, device.current(), config)), **tensors, b=given.b, residual=given.residual)
+        zone.check(truth, operands.ulps(problem))
+
+
+@pytest.mark.parametrize("activation", (None, "relu"))
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last_3d))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_one_pass_at_real_sizes(dtype, layout, activation):
+    """All gradients at once are those of the separate products, whose integers are exact."""
+    ci, co, size = 64, 32, 48
+    x = torch.randint(-3, 4, (2, ci, size, size, size), device="cuda").to(dtype).contiguous(memory_format=layout).requires_grad_()
+    w = torch.randint(-3, 4, (ci, co, 2, 2, 2), device="cuda").to(dtype).contiguous(memory_format=layout).requires_grad_()
+    b = torch.randint(-3, 4, (co,), device="cuda").to(dtype).requires_grad_()
+    y = t3.conv_transpose3d(x, w, b, 2, activation=activation, backend="triton")
+    dy = torch.randint(-1, 2, y.shape, device="cuda").to(dtype).contiguous(memory_format=layout)
+    separate = torch.autograd.grad(y, (x, w, b), dy, create_graph=True)
+    together = torch.autograd.grad(y, (x, w, b), dy)
+    taken = [r for r in launch._records.values() if r and r.plan.problem.direction == BACKWARD]
+    assert taken or not device.current().warpgroups
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(together, separate))
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last_3d))
+@pytest.mark.parametrize("kernel, padding", ((2, 0), (4, 1)))
+def test_a_captured_graph_replays_on_new_values(kernel, padding, layout):
+    """Nothing synchronises, allocates behind torch's back or looks at values."""
+    x = torch.randn(2, 32, 8, 8, 8, device="cuda", dtype=torch.float16).contiguous(memory_format=layout).requires_grad_()
+    w = torch.randn(32, 16, *(kernel,) * 3, device="cuda", dtype=torch.float16).contiguous(memory_format=layout).requires_grad_()
+
+    def step():
+        y = t3.conv_transpose3d(x, w, None, 2, padding, activation="relu", backend="triton")
+        return y, *torch.autograd.grad(y, (x, w), torch.ones_like(y))
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+        w.copy_(torch.randn_like(w))
+    graph.replay()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(captured, step()))
+
+
+def test_another_stream_and_a_busy_device_change_nothing():
+    x = torch.randn(2, 64, 16, 16, 16, device="cuda", dtype=torch.bfloat16)
+    w = torch.randn(64, 32, 3, 3, 3, device="cuda", dtype=torch.bfloat16)
+    alone = t3.conv_transpose3d(x, w, None, 2, 1, 1, backend="triton")
+    busy, other = torch.cuda.Stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    for _ in range(20):
+        with torch.cuda.stream(busy):
+            torch.mm(torch.ones(2048, 2048, device="cuda"), torch.ones(2048, 2048, device="cuda"))
+        with torch.cuda.stream(other):
+            assert torch.equal(t3.conv_transpose3d(x, w, None, 2, 1, 1, backend="triton"), alone)

@@ -11,7 +11,7 @@ import torch
 from cases import CORPUS, layer_classes, sample
 from layouts import LAYOUTS, RedZone, lay_out
 from tolerances import assert_exact, assert_smooth
-from triton_conv3dt import launch, reference, search
+from triton_conv3dt import launch, reference, search, tensors
 from triton_conv3dt.config import Config, fits
 from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation
 
@@ -57,7 +57,7 @@ def check(direction, case, t, epilogue=(False, False, None), precision="ieee", o
         assert result.stride() == t.w.stride()
     assert_exact(result.cpu(), exact.cpu(), **places(direction, case))
     if like is not None and out is None:
-        assert result.is_contiguous(memory_format=launch.memory_format(like))
+        assert result.is_contiguous(memory_format=tensors.memory_format(like))
     return result
 
 
@@ -220,7 +220,7 @@ def test_descriptors(i, asked, device, monkeypatch):
 @pytest.mark.parametrize("name", ("k3s2p1op1", "two groups"))
 def test_offsets_of_64_bits(name, direction, device, monkeypatch):
     monkeypatch.setattr(launch, "_records", {})
-    monkeypatch.setattr(launch, "_extent", lambda t: 2**31)
+    monkeypatch.setattr(tensors, "extent", lambda t: 2**31)
     check(direction, BY_NAME[name], BY_NAME[name].tensors(torch.float32, device=device))
 
 
@@ -284,7 +284,7 @@ def test_activation_grad(dtype, name, device):
             saved = reference.activation(saved, name, activation.parameters)
         dy = lay_out(fractions(shape, dtype, device), layout)
         dz = launch.activation_grad(dy, saved, activation)
-        assert dz.dtype == dtype and dz.is_contiguous(memory_format=launch.memory_format(saved))
+        assert dz.dtype == dtype and dz.is_contiguous(memory_format=tensors.memory_format(saved))
         slope = reference.activation_derivative(saved.double(), name, activation.parameters)
         assert_smooth(dz.cpu(), (dy.double() * slope).cpu())
     empty = torch.empty((0, *shape[1:]), dtype=dtype, device=device)

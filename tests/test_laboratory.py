@@ -6,9 +6,10 @@ import torch
 import laboratories
 from triton_conv3dt import search
 from triton_conv3dt import operands, peers
-from triton_conv3dt.laboratory import Laboratory
+from triton_conv3dt.laboratory import Laboratory, Unprepared
 from triton_conv3dt.operands import RedZone, Wrong
 from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Problem
+from triton_conv3dt.worker import failure
 
 PROBLEMS = {
     f"{direction} {layout}": Problem.of_layer(direction, n=2, ci=16, co=8, in_size=(2, 3, 4), kernel=k, stride=2, padding=p,
@@ -30,9 +31,9 @@ class Spy(laboratories.TableTimer):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_right_configs_are_timed_and_compared(name, monkeypatch):
+def test_right_configs_are_timed_and_compared(name, device):
     problem, spy = PROBLEMS[name], Spy({"default": 50.0})
-    laboratory = Laboratory(laboratories.H200, spy, "cpu")
+    laboratory = Laboratory(laboratories.H200, spy, device)
     config = search.default(problem, laboratories.H200)
     assert laboratory.examine(problem, config, 0.1).median == 100.0
     times = laboratory.compare(problem, {"default": config, "other": config}, 1.0)
@@ -43,25 +44,36 @@ def test_right_configs_are_timed_and_compared(name, monkeypatch):
 @pytest.mark.parametrize("fault, kind, said", [("wrong result", "wrong result", "1 of"), ("unwritten", "wrong result", "NaN"),
                                                ("red zone", "red zone", "bytes around the output were overwritten")])
 @pytest.mark.parametrize("name", list(PROBLEMS)[::2])
-def test_a_config_that_does_harm_is_never_timed(name, fault, kind, said):
+def test_a_config_that_does_harm_is_never_timed(name, fault, kind, said, device):
     problem = PROBLEMS[name]
     config = search.default(problem, laboratories.H200)
-    laboratory = laboratories.laboratory(faults={str(config): fault})
+    laboratory = laboratories.FaultyLaboratory(faults={str(config): fault}, where=device)
     laboratory._timer = spy = Spy()
     with pytest.raises(Wrong, match=said) as raised:
         laboratory.examine(problem, config, 0.1)
     assert raised.value.kind == kind and spy.timed == ()
 
 
-def test_a_baseline_that_fails_is_left_out(monkeypatch):
+def test_a_baseline_that_fails_is_left_out(monkeypatch, device):
     problem = PROBLEMS["grad_input channels_first"]
 
     def unavailable(*_):
         raise peers.Unavailable("no")
 
     monkeypatch.setattr(peers, "product", unavailable)
-    laboratory = Laboratory(laboratories.H200, Spy(), "cpu")
+    laboratory = Laboratory(laboratories.H200, Spy(), device)
     assert list(laboratory.compare(problem, {"default": search.default(problem, laboratories.H200)}, 1.0)) == ["default"]
+
+
+def test_a_problem_that_no_config_can_be_tried_for(monkeypatch, device):
+    """It is told apart from a config that fails, but not from a lost context."""
+    problem = PROBLEMS["forward channels_first"]
+    laboratory = Laboratory(laboratories.H200, Spy(), device)
+    for raised, expected in ((laboratories._memory, Unprepared), (laboratories._illegal_access, RuntimeError)):
+        monkeypatch.setattr(operands, "exact", lambda *_: raised())
+        with pytest.raises(expected) as seen:
+            laboratory.examine(problem, search.default(problem, laboratories.H200), 0.1)
+        assert failure(seen.value).kind == ("problem" if expected is Unprepared else "illegal access")
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last", "ci"])

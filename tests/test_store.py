@@ -14,7 +14,7 @@ import torch
 
 from cases import CORPUS
 from tolerances import assert_exact
-from triton_conv3dt import configfile, device, launch, reference, search, store
+from triton_conv3dt import configfile, device, launch, reference, search, store, tensors
 from triton_conv3dt.config import Config
 from triton_conv3dt.configfile import ConfigFileError, Entry
 from triton_conv3dt.device import Device
@@ -82,8 +82,8 @@ def test_a_call_asks_for_the_problem_of_its_layer(direction, layout):
     """What was tuned for a layer is exactly what a call with dense tensors asks for."""
     for c in CORPUS[:20]:
         t = c.tensors(torch.float16, layout)
-        y = torch.empty(c.shapes.y, dtype=t.x.dtype, memory_format=launch.memory_format(t.x))
-        called = launch._problem(direction, t.x, t.w, y, Epilogue(), c.stride, c.padding, c.dilation, c.groups, "ieee")
+        y = torch.empty(c.shapes.y, dtype=t.x.dtype, memory_format=tensors.memory_format(t.x))
+        called = tensors.problem_of(direction, t.x, t.w, y, Epilogue(), c.stride, c.padding, c.dilation, c.groups, "ieee")
         layer = Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
                         c.groups, x_layout=called.x_layout, y_layout=called.y_layout, w_minor=called.w_minor)
         assert store.normal(called) == store.normal(layer), c

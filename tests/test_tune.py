@@ -1,5 +1,6 @@
 """The tuner, with the interpreter for a GPU and a table for a clock: what it keeps, and what it survives."""
 
+import json
 import os
 import signal
 import subprocess
@@ -150,13 +151,29 @@ def test_a_comparison_that_fails_is_made_again(journal):
 
 
 def test_a_problem_that_does_not_fit_into_memory_is_left(journal):
-    full = Answers({config: Failure("memory", "80 GiB") for config in (DEFAULT, *OTHERS)})
-    assert sweep(journal, full).run([job(), job(OTHER, others=())]) == tune.Summary(open=2)
-    assert len(full.examined_configs()) == tune.HOPELESS + 1
+    full = Answers({DEFAULT: Failure("problem", "its operands cannot be made: 80 GiB")})
+    assert sweep(journal, full).run([job(), job(OTHER)]) == tune.Summary(open=2)
+    assert full.examined_configs() == [DEFAULT, DEFAULT]
+    assert sweep(journal, full).run([job()]).open == 1 and len(full.asked) == 2
+
+
+def test_a_path_that_costs_one_worker_after_another_is_left_out(journal):
+    losing = Answers({config: Failure("illegal access", "CUDA error") for config in (DEFAULT, *OTHERS)})
+    assert sweep(journal, losing).run([job()]).open == 1
+    assert losing.examined_configs() == [DEFAULT, OTHERS[0]] and set(outcomes(journal).values()) == {"illegal access", "left out"}
+    assert "2 workers were lost by other configs of the gather path" in journal.rows()[-1]["reason"]
+    problems = [job(replace(PROBLEM, n=n)) for n in range(2, 6)]
+    losing.asked.clear()
+    sweep(journal, losing).run(problems)
+    assert len(losing.asked) == 6 and "none of its configs was right" in journal.rows()[-1]["reason"]
+    some = Answers({OTHERS[0]: Failure("crash", "SIGSEGV"), OTHERS[1]: Failure("crash", "SIGSEGV")})
+    assert sweep(journal, some).run([job(OTHER)]).kept == 1
+    assert some.examined_configs() == [DEFAULT, *OTHERS[:2]]
 
 
 def test_a_broken_device_ends_the_sweep(journal, monkeypatch):
     monkeypatch.setattr(tune, "LOST_IN_A_ROW", 3)
+    monkeypatch.setattr(tune, "LOST_BY_PATH", (9, 9))
     worker = Answers({config: Failure("illegal access", "CUDA error") for config in (DEFAULT, *OTHERS)})
     with pytest.raises(tune.DeviceBroken, match="3 workers were lost.*CUDA error.*nvidia-smi"):
         sweep(journal, worker).run([job()])
@@ -232,10 +249,11 @@ def test_shards_merge_into_what_one_sweep_would_have_stored(journal, tmp_path):
 def test_real_workers_survive_every_kind_of_candidate(journal, monkeypatch):
     """The whole path: kernels in the interpreter in a process of its own, and a fault of each kind."""
     kinds = ("wrong result", "red zone", "crash", "illegal access", "compile", "hang", "resources")
+    monkeypatch.setattr(tune, "LOST_BY_PATH", (9, 9))
     faulty = tuple(replace(DEFAULT, block_m=m, stages=s) for m in (16, 32) for s in (1, 2, 3, 4))
     faults = {str(config): kind for config, kind in zip(faulty, kinds)}
     best = faulty[len(kinds)]
-    monkeypatch.setattr(tune, "WATCHDOG", 12.0)
+    monkeypatch.setattr(tune, "WATCHDOG", 6.0)
     with Worker(laboratories.laboratory, {str(best): 50.0}, faults) as worker:
         assert sweep(journal, worker).run([job(others=faulty)]) == tune.Summary(better=1)
     assert outcomes(journal) == {DEFAULT: "ok", **dict(zip(faulty, kinds)), best: "ok"}
@@ -266,7 +284,7 @@ def start(folder, problem="PROBLEM", delay=0.0):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_killed_in_the_middle_it_goes_on(journal, how):
-    process = start(journal.path.parent, delay=1.0)
+    process = start(journal.path.parent, delay=0.5)
     deadline = time.monotonic() + 60
     while len(journal.rows()) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
@@ -294,6 +312,7 @@ def test_two_sweeps_at_once_share_a_journal_and_the_config_files(journal):
 
 
 def test_compiling_ahead_says_what_fails_and_survives_its_pool(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     compilers = Compilers(H200, processes=1)
     try:
         assert compilers.wait(PROBLEM, DEFAULT, 1.0) is None, "what was never begun is left to the worker"
@@ -315,3 +334,11 @@ def test_compiling_ahead_says_what_fails_and_survives_its_pool(monkeypatch):
         time.sleep(0.05)
     assert not any(map(alive, pids))
     assert compile_one(PROBLEM, H200, replace(DEFAULT, warps=3)).kind == "compile"
+
+
+def test_what_was_compiled_ahead_is_what_is_launched(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, ROOT / "tests" / "precompiled.py"], capture_output=True, text=True, timeout=300,
+                            env=environment | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == {"answers": [None, None], "ahead": 2, "later": []}

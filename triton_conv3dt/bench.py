@@ -7,6 +7,8 @@ bench.json and bench.csv of it. Times are microseconds.
 import time
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from . import peers, selection, store
 from .device import Device
 from .journal import Journal
@@ -52,6 +54,7 @@ class Stand:
         if setting != self._setting:
             self._calls.clear()
             self._setting = self._given = None
+            torch.cuda.empty_cache()  # does nothing where CUDA was never used
             self._given, self._setting = peers.tensors(setting, self._where), setting
         try:
             call = peers.build(name, setting, self._given)
@@ -103,7 +106,7 @@ class Bench:
             RuntimeError: the worker cannot start, or this card cannot be measured.
             OSError: the journal cannot be written.
         """
-        left = [setting for setting in settings if key(setting, self._device) not in self._known]
+        left = unmeasured(settings, names, self._device, self._known)
         for place, setting in enumerate(left):
             if self._late():
                 return len(left) - place
@@ -206,6 +209,12 @@ def roofline(setting: Setting, card: dict[str, float]) -> dict:
             "bound": "memory" if memory >= compute else "compute"}
 
 
+def unmeasured(settings: Sequence[Setting], names: Sequence[str], device: Device, known: dict[str, dict]) -> list[Setting]:
+    """The settings that no row of `known` has with all these peers."""
+    return [setting for setting in settings
+            if not set(peers_of(setting, names)) <= set(known.get(key(setting, device), {}).get("peers", ()))]
+
+
 def known(rows: Iterable[dict]) -> dict[str, dict]:
     """The settings that a journal has, by key."""
     return {row["key"]: row for row in rows if row.get("event") == "measured"}
@@ -223,12 +232,10 @@ def line(setting: Setting, rows: dict[str, dict]) -> str:
 
 def here(index: int = 0) -> Stand:
     """The stand of the CUDA device with this index."""
-    import torch
-
     from . import device
 
     torch.backends.cudnn.benchmark = True  # what nnU-Net and everybody who cares sets
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # its default, for us and for cuDNN
     torch.cuda.set_device(index)
     return Stand(device.current(index), EventTimer(index), torch.device("cuda", index))
 

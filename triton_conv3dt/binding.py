@@ -68,6 +68,17 @@ def bind(plan) -> Record:
                   INDEX=kernels["int64" if p.wide else "int32"])
     td, th, tw = lowering.steps(p, c)
     places = p.n * td * th * tw
+    if c.path == "onepass":
+        activation = p.epilogue.activation
+        last = p.x_layout == "channels_last"
+        a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
+        x_axis = p.x_run if last else gcd(p.x_run, p.in_size[2])
+        constants = dict(zip(("SD", "SH", "SW"), p.stride)) | dict(
+            CI=p.ci, CO=p.co, Z_LAST=p.y_layout == "channels_last", Z_RUN=lowering.split_run(p), X_LAST=last, X_RUN=x_axis,
+            O_RUN=gcd(x_axis, power_of_two_divisor(p.ci if last else p.in_size[2], limit)),
+            DERIVATIVE=kernels["activations"][activation.name][1] if activation else None, A=a, B=b, BLOCK_M=c.block_m,
+            BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, ACC=accumulator, INDEX=kernels["int64" if p.wide else "int32"])
+        return Record(plan, kernels["backward"], (places, td, th, tw), constants, options)
     if p.direction == "grad_weight":
         block = c.block_k if c.dense else c.block_n
         share = block * ceil_div(places, block * c.shares)
@@ -113,10 +124,10 @@ def load() -> dict:
     import triton.language as tl
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    from .kernels import activations, direct, gather, grad_weight, reduce
+    from .kernels import activations, backward, direct, gather, grad_weight, reduce
 
     return {
-        "gather": gather.gather, "direct": direct.direct, "grad_weight": grad_weight.grad_weight,
+        "gather": gather.gather, "backward": backward.backward, "direct": direct.direct, "grad_weight": grad_weight.grad_weight,
         "grad_weight_direct": grad_weight.grad_weight_direct, "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias,
         "descriptor": TensorDescriptor, "activation_grad": reduce.activation_grad, "pack": reduce.pack, "activations": activations.KERNELS,
         torch.float32: tl.float32, torch.float64: tl.float64, "int32": tl.int32, "int64": tl.int64,

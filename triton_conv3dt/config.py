@@ -5,9 +5,9 @@ says.
 from dataclasses import dataclass
 
 from .device import Device
-from .problem import Problem
+from .problem import BACKWARD, Problem
 
-PATHS = ("gather", "descriptor", "direct")
+PATHS = ("gather", "descriptor", "direct", "onepass")
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
@@ -21,6 +21,8 @@ class Config:
     descriptor: the same product, with its positions read by tensor descriptor: those of a box (d, h, w) of block_n, or,
     where box is zero, block_n neighbours in flat order.
     direct: block_m channels by block_n positions, without tensor cores.
+    onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
+    taps, block_k positions, and as many programs as shares.
     merge: which axes have their phases among the rows. shares: programs that share a reduction over positions.
     """
 
@@ -88,6 +90,10 @@ def shared_memory(config: Config, problem: Problem) -> int:
     after them the accumulator on its way into the order of the store; and the barriers."""
     if not config.dense:
         return 0
+    if config.path == "onepass":  # the weight, and per stage x, dy and what is saved; dz in the two orders of its products
+        tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
+        held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
+        return problem.item * (config.stages * tile + held) + 1024
     split = split_factor(problem)
     if problem.direction == "grad_weight":
         tile = config.block_k * (config.block_m + config.block_n * split)
@@ -106,8 +112,12 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         value = getattr(config, name)
         if value < 1 or value & (value - 1):
             return f"{name} = {value} is not a power of two"
-    if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction != "grad_weight"):
+    if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction in ("forward", "grad_input")):
         return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
+    if (config.path == "onepass") != (problem.direction == BACKWARD):
+        return f"path {config.path!r} does not compute {problem.direction}"
+    if config.path == "onepass":
+        return _fits_one_pass(config, problem, device)
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
@@ -132,6 +142,25 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
     accumulators *= split_factor(problem) if problem.direction == "grad_weight" else 1
     if accumulators > 128 * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
+    needed = shared_memory(config, problem)
+    if needed > device.shared_memory:
+        return f"{needed} bytes of shared memory are needed, {device.name} has {device.shared_memory}"
+    return None
+
+
+def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | None:
+    if not problem.exact or problem.groups > 1 or problem.item != 2:
+        return "one pass computes all gradients of a 16-bit layer with kernel = stride, nothing cropped, one group"
+    if not device.warpgroups:
+        return f"tensor cores of {device.name} take operands by registers, and those of two products do not fit beside a sum"
+    width = problem.stride[2]
+    if problem.y_layout == "channels_first" and width & (width - 1):
+        return f"{width} phases along w cannot be split: not a power of two"
+    columns = problem.co * problem.taps
+    if config.block_m < problem.ci or config.block_n < columns or min(config.block_m, config.block_n, config.block_k) < SMALLEST_DOT:
+        return f"{config.block_m}x{config.block_n} does not hold {problem.ci} input channels by {columns} columns"
+    if config.block_m * config.block_n > 64 * 32 * config.warps:
+        return f"an accumulator of {config.block_m}x{config.block_n} leaves {config.warps} warps without registers"
     needed = shared_memory(config, problem)
     if needed > device.shared_memory:
         return f"{needed} bytes of shared memory are needed, {device.name} has {device.shared_memory}"

@@ -6,7 +6,7 @@ from math import prod
 
 from . import case, lowering
 from .config import rows_and_reduction
-from .launch import Plan
+from .plan import Plan
 
 COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline us", "bound", "source")
 

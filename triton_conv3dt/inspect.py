@@ -2,12 +2,12 @@
 
 import torch
 
-from . import launch, lowering
+from . import launch, lowering, tensors
 from .binding import Descriptor, Record, bind
-from .launch import Plan
-from .problem import Problem
+from .plan import Plan
+from .problem import BACKWARD, Problem
 
-DTYPES = {name: dtype for dtype, name in launch.DTYPES.items()}
+DTYPES = {name: dtype for dtype, name in tensors.DTYPES.items()}
 
 
 def compile_plan(plan: Plan):
@@ -48,6 +48,12 @@ def _arguments(record: Record) -> tuple:
         accumulator = "float64" if p.dtype == "float64" else "float32"
         parts = _meta((record.plan.config.shares, p.ci, p.taps, p.co_group), accumulator)
         return x, y, parts, *record.sizes, *x.stride(), *y.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))
+    if p.direction == BACKWARD:
+        w, strides = _weight(p, packed=False)
+        shares, residues = record.plan.config.shares, p.taps if p.y_layout == "channels_last" else p.stride[0] * p.stride[1]
+        parts, sums = _meta((shares, p.ci, p.taps, p.co), "float32"), _meta((shares, residues, p.co), "float32")
+        return (y, x, w, y if p.epilogue.activation else None, x, parts, sums if p.epilogue.bias else None, *record.sizes,
+                *y.stride(), *x.stride(), *x.stride(), *strides, *(parts.stride(i) for i in (0, 1, 3, 2)))
     source, target = (x, y) if p.direction == "forward" else (y, x)
     if record.copies:
         source = source.contiguous(memory_format=torch.channels_last_3d)

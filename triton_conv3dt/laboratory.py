@@ -3,6 +3,8 @@
 A laboratory lives in a worker process: what it runs may hang or take the process with it.
 """
 
+import torch
+
 from . import launch, operands, peers
 from .binding import bind
 from .config import Config
@@ -10,6 +12,13 @@ from .device import Device
 from .problem import Problem
 from .results import CUDNN
 from .timing import EventTimer, Timer, Times
+from .worker import failure
+
+
+class Unprepared(Exception):
+    """A problem cannot be tried, whatever the config: its operands do not fit into memory, for instance."""
+
+    kind = "problem"
 
 
 class Laboratory:
@@ -30,6 +39,7 @@ class Laboratory:
 
         Raises:
             Wrong: it does not, or it wrote outside its output.
+            Unprepared: it is not the config's fault.
             Exception: whatever compiling and launching raise.
         """
         self._prepare(problem)
@@ -57,9 +67,17 @@ class Laboratory:
         if problem == self._problem:
             return
         self._problem = self._given = self._truth = self._timed = None  # the memory of the last one goes first
-        self._given = operands.integers(problem, self._where)
-        self._truth = operands.exact(problem, self._given)
-        self._timed = operands.normals(problem, self._where)
+        torch.cuda.empty_cache()  # does nothing where CUDA was never used
+        try:
+            self._given = operands.integers(problem, self._where)
+            wide = torch.float64 if operands.ulps(problem) else None  # in fp32 smooth activations lose digits
+            self._truth = operands.exact(problem, self._given, wide)
+            self._timed = operands.normals(problem, self._where)
+        except Exception as error:
+            found = failure(error)
+            if found.lost:
+                raise
+            raise Unprepared(f"its operands cannot be made: {found.reason}") from error
         self._problem = problem
 
     def _bind(self, problem: Problem, config: Config):
@@ -77,8 +95,6 @@ class Laboratory:
 
 def here(index: int = 0) -> Laboratory:
     """The laboratory of the CUDA device with this index."""
-    import torch
-
     from . import device
 
     torch.backends.cudnn.benchmark = True

@@ -1,4 +1,4 @@
-"""From tensors to launches: which kernel, tile and grid for a problem (`plan`, a value), and running it.
+"""From tensors to launches: the plan of the problem that they ask for, and running it.
 
 The plan of a call is remembered by its shapes, strides and alignments, so a repeated call decides nothing again. Every
 function returns without a synchronisation and allocates through torch alone.
@@ -7,85 +7,20 @@ function returns without a synchronisation and allocates through torch alone.
 import functools
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
 
 import torch
 
-from . import config as configs
 from . import device as devices
-from . import lowering, store
+from . import lowering, search
 from .binding import Descriptor, Record, bind, load
-from .config import Config
 from .device import Device
-from .geometry import ceil_div, power_of_two_divisor
-from .problem import Epilogue, Problem
+from .geometry import ceil_div
+from .plan import plan
+from .problem import BACKWARD, Epilogue
+from .tensors import DTYPES, empty, even_step, extent, layout_of, memory_format, problem_of, weight_strides
 
-DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 BLOCK = 1024  # elements per program of an elementwise launch
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What runs for a problem on a device: the config, where it came from, and every launch in order."""
-
-    problem: Problem
-    device: Device
-    config: Config
-    source: str
-    steps: tuple[str, ...]
-
-    def __str__(self) -> str:
-        p, d = self.problem, self.device
-        lines = [f"problem   {p}", f"device    {d.name}, capability {d.capability[0]}.{d.capability[1]}, {d.sms} SMs"]
-        lines += [f"phases    {name}: {axis.describe()}" for name, axis in zip("dhw", p.axes)]
-        lines += [f"epilogue  {p.epilogue}"] if p.direction == "forward" else []
-        lines += [f"config    {self.config}", f"source    {self.source}"]
-        lines += [f"launch {i}  {step}" for i, step in enumerate(self.steps, 1)]
-        lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
-        if self.roofline:
-            time, bound = self.roofline
-            lines.append(f"roofline  {time * 1e6:.1f} us by the vendor's rates, {bound} bound")
-        return "\n".join(lines)
-
-    @property
-    def roofline(self) -> tuple[float, str] | None:
-        """The least time in seconds, and what bounds it, "memory" or "compute"; None where the rates are not known."""
-        p, d = self.problem, self.device
-        if not d.bandwidth:
-            return None
-        memory, matmul = p.bytes / d.bandwidth, p.flops / (d.rate_16bit if p.item == 2 else d.rate_tf32)
-        return max(memory, matmul), "memory" if memory >= matmul else "compute"
-
-
-def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
-    """The plan of a problem: a function of problem, device and the files of tuned configs; the device need not be here.
-
-    Raises:
-        ValueError: the given config does not fit, with the reason.
-    """
-    found = store.Found(config, "given") if config else store.choose(problem, device)
-    config, source = found.config, found.source
-    if reason := configs.fits(config, problem, device):
-        raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
-    steps = []
-    if lowering.copies(problem, config):
-        steps.append("copy x to channels_last (its taps shift along w by single elements)")
-    if lowering.packs(problem, config):
-        steps.append("pack the weight, output channels side by side (none for a weight in channels_last_3d)")
-    kernel = "gather" if config.dense else "direct"
-    if problem.direction == "grad_weight":
-        kernel = "grad_weight" if config.dense else "grad_weight_direct"
-    read = "" if problem.direction == "grad_weight" or not config.dense else f", reads by {lowering.form(problem, config)}"
-    steps.append(f"{kernel}{read}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
-    if problem.direction == "grad_weight":
-        steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
-    return Plan(problem, device, config, source, tuple(steps))
-
-
-def memory_format(t: torch.Tensor) -> torch.memory_format:
-    """The format results take: channels_last_3d for a tensor that is laid out so, else contiguous, as PyTorch's do."""
-    return torch._prims_common.suggest_memory_format(t)
 
 
 @functools.lru_cache(maxsize=None)
@@ -137,7 +72,7 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
     record = records.get(key)
     if record is None:
-        y = _result((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
+        y = empty((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
         if y.numel() == 0:
             return y, torch.empty_like(y) if keep_pre else None
         epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
@@ -151,7 +86,7 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
 
 def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
     """dx [N, CI, *in_size] in dz's memory format."""
-    dx = _result((dz.shape[0], w.shape[0], *in_size), dz)
+    dx = empty((dz.shape[0], w.shape[0], *in_size), dz)
     if dz.numel() == 0 or w.numel() == 0:
         return dx.zero_()
     if dx.numel():
@@ -195,16 +130,63 @@ def _grad_weight(record: Record, x, dz, dw) -> None:
     # Where dz is split, a tap that meets no place has no program, so parts start at zero.
     allocate = torch.zeros if record.constants.get("SPLIT", 1) > 1 else torch.empty
     parts = allocate((shares, x.shape[1], taps, co), dtype=accumulator, device=x.device)
-    one_step = _weight_strides(dw, packed=False) is not None
-    target = dw if one_step else torch.empty(dw.shape, dtype=dw.dtype, device=dw.device)
     with _on(x):
         record.launch(x.device.index, (x, dz, parts),
                       (*x.stride(), *dz.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))))
-        size = parts[0].numel()
-        load()["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps,
-                                                      *_weight_strides(target, packed=False), BLOCK=BLOCK)
+        _sum_weights(parts, dw)
+
+
+def _sum_weights(parts, dw) -> None:
+    """dw = the shares parts [shares, ci, tap, co], added in order."""
+    shares, _, taps, co = parts.shape
+    strides, size = weight_strides(dw, packed=False), parts[0].numel()
+    target = dw if strides else torch.empty(dw.shape, dtype=dw.dtype, device=dw.device)
+    load()["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps,
+                                                  *(strides or weight_strides(target, packed=False)), BLOCK=BLOCK)
     if target is not dw:
         dw.copy_(target)
+
+
+def _sum_biases(parts, db) -> None:
+    """db = the shares parts [shares, co], added in order."""
+    shares, co = parts.shape
+    load()["sum_parts"][(ceil_div(co, BLOCK),)](parts, db, co, shares, co, 1, 0, 1, 0, BLOCK=BLOCK)
+
+
+def backward(dy, x, w, saved, bias, stride, padding, dilation, groups, precision, activation):
+    """(dx, dw, db) in one pass over dy, x and what is saved for the activation's derivative; None where there is no such pass
+    or separate products are better.
+
+    dx has x's strides where these are dense, dw those of w; db is None unless bias. dz = dy * derivative is rounded as the
+    separate products find it.
+    """
+    if stride != tuple(w.shape[2:]) or x.dtype.itemsize != 2 or (saved is not None and saved.stride() != dy.stride()):
+        return None  # most calls, and quickly
+    key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape, w.stride(),
+           x.dtype, x.device, padding, dilation, groups, activation, bias, saved is None or saved.data_ptr() % 16)
+    record = _records.get(key, key)
+    if record is key:
+        problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation, groups, precision)
+        device, like = _device(x), empty(x.shape, x)
+        possible = x.numel() and weight_strides(w, packed=False) and problem.x_layout == layout_of(like)
+        config = search.one_pass(problem, device) if possible else None
+        record = _remember(_records, key, config and bind(plan(problem, device, config)))
+    if record is None:
+        return None
+    shares, taps, co = record.plan.config.shares, record.plan.problem.taps, dy.shape[1]
+    residues = taps if record.constants["Z_LAST"] else stride[0] * stride[1]
+    dx, dw = empty(x.shape, x), torch.empty_like(w)
+    parts = torch.empty((shares, x.shape[1], taps, co), dtype=torch.float32, device=x.device)
+    sums = torch.empty((shares * residues, co), dtype=torch.float32, device=x.device) if bias else None
+    db = torch.empty(co, dtype=x.dtype, device=x.device) if bias else None
+    with _on(x):
+        record.launch(x.device.index, (dy, x, w, saved, dx, parts, sums),
+                      (*dy.stride(), *x.stride(), *dx.stride(), *weight_strides(w, packed=False),
+                       *(parts.stride(i) for i in (0, 1, 3, 2))))
+        _sum_weights(parts, dw)
+        if bias:
+            _sum_biases(sums, db)
+    return dx, dw, db
 
 
 def grad_bias(dz):
@@ -224,8 +206,8 @@ def grad_bias(dz):
     with _on(dz):
         kernels["grad_bias"][(ceil_div(co, block_c), shares)](
             dz, parts, places, share, co, *sizes, *dz.stride(), BLOCK_C=block_c, BLOCK_P=block_p,
-            ACC=kernels[accumulator], INDEX=kernels["int64" if _extent(dz) >= 2**31 else "int32"])
-        kernels["sum_parts"][(ceil_div(co, BLOCK),)](parts, db, co, shares, co, 1, 0, 1, 0, BLOCK=BLOCK)
+            ACC=kernels[accumulator], INDEX=kernels["int64" if extent(dz) >= 2**31 else "int32"])
+        _sum_biases(parts, db)
     return db
 
 
@@ -263,12 +245,12 @@ def _gather(record: Record, x, w, y, b, residual, pre) -> None:
 
 def _gather_strides(record: Record, x, w, y, residual) -> tuple[int, ...]:
     problem, config = record.plan.problem, record.plan.config
-    ci, co, tap = _weight_strides(w, record.packs)
+    ci, co, tap = weight_strides(w, record.packs)
     row, red = (co, ci) if problem.direction == "forward" else (ci, co)
     rest = residual.stride() if residual is not None else (0,) * 5
     x_strides = x.stride()
     if config.path == "descriptor":
-        step = _even_step(x)
+        step = even_step(x)
         record.describe, x_strides = Descriptor(x, *lowering.described(problem, config, step)), (*x_strides[:4], step)
     return *x_strides, row, red, tap, problem.ci_group * ci, *y.stride(), *rest
 
@@ -279,32 +261,6 @@ def _pack(w):
     packed = torch.empty((ci, kd * kh * kw, co), dtype=w.dtype, device=w.device)
     load()["pack"][(ceil_div(w.numel(), BLOCK),)](w, packed, w.numel(), co, kd * kh * kw, kh, kw, *w.stride(), BLOCK=BLOCK)
     return packed
-
-
-def _weight_strides(w, packed: bool) -> tuple[int, int, int] | None:
-    """(ci, co, tap) strides where one stride serves all taps, else None."""
-    if packed:
-        return w.stride(0), w.stride(2), w.stride(1)
-    tap = _one_step(w.shape[2:], w.stride()[2:], 1)
-    return None if tap is None else (w.stride(0), w.stride(1), tap)
-
-
-def _one_step(sizes, strides, alone: int) -> int | None:
-    """The stride that steps through all of these axes in turn; `alone` for a single place; None where there is none."""
-    step, span = None, 1
-    for size, stride in zip(reversed(sizes), reversed(strides)):
-        if size > 1:
-            step = stride if step is None else step
-            if stride != step * span:
-                return None
-        span *= size
-    return alone if step is None else step
-
-
-def _even_step(t) -> int | None:
-    """Elements between neighbouring places of t [N, C, D, H, W] where that is one number above 0, else None."""
-    n, c, *sizes = t.shape
-    return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), c) or None
 
 
 def _place(t) -> tuple:
@@ -331,54 +287,14 @@ def _remember(records: dict, key, record: Record) -> Record:
 
 
 def _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Record:
-    problem = _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision)
-    device = Device.named("nvidia_h200") if interpreting() else devices.current(x.device.index or 0)
-    record = bind(plan(problem, device))
-    record.packs = direction != "grad_weight" and (record.packs or _weight_strides(w, packed=False) is None)
+    problem = problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision)
+    record = bind(plan(problem, _device(x)))
+    record.packs = direction != "grad_weight" and (record.packs or weight_strides(w, packed=False) is None)
     return record
 
 
-def _problem(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Problem:
-    strides = _weight_strides(w, packed=False)
-    ci, co, tap = strides or (0, 0, 0)
-    whole = tap == 1 and co == w.shape[2] * w.shape[3] * w.shape[4]
-    minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
-    # All taps are one run: the strides between their axes do not narrow it.
-    taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
-    w_alignment = 1 if minor == "other" else _alignment(taps, ("ci", "co", "tap").index(minor))
-    x_layout, y_layout = _layout(x), _layout(y)
-    x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
-    y_alignment = _alignment(y, 1 if y_layout == "channels_last" else 4)
-    gathered = x if direction == "forward" else y
-    return Problem(
-        direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
-        tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
-        epilogue, x_alignment, y_alignment, w_alignment,
-        wide=max(_extent(x), 2 * _extent(y)) >= 2**31, even=_even_step(gathered) is not None)
-
-
-def _layout(t) -> str:
-    last = t.stride(1) == 1 and memory_format(t) is torch.channels_last_3d
-    return "channels_last" if last or (t.stride(1) == 1 and t.stride(4) != 1) else "channels_first"
-
-
-def _alignment(t, minor: int) -> int:
-    """The run length, in elements, that the address and every stride but that of the minor axis allow; 1 without runs."""
-    if t.stride(minor) != 1:
-        return 1
-    run = power_of_two_divisor(t.data_ptr() // t.element_size(), 16 // t.element_size())
-    for axis, (size, stride) in enumerate(zip(t.shape, t.stride())):
-        if size > 1 and axis != minor:
-            run = power_of_two_divisor(stride, run)
-    return run
-
-
-def _extent(t) -> int:
-    return sum((size - 1) * stride for size, stride in zip(t.shape, t.stride())) + 1
-
-
-def _result(shape, like):
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
+def _device(t) -> Device:
+    return Device.named("nvidia_h200") if interpreting() else devices.current(t.device.index or 0)
 
 
 def _on(t):

@@ -18,6 +18,7 @@ import torch
 from . import launch
 from .arguments import lower_precision
 from .problem import Activation
+from .tensors import memory_format
 
 NAMESPACE = "triton_conv3dt"
 GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, str? precision"
@@ -64,6 +65,12 @@ def forward_out(x, w, b, residual, out, out_size, stride, padding, dilation, gro
                    activation_of(activation, parameters) if activation else None, out)
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)
+
+
+def backward(dy, x, w, saved, bias, activation, parameters, stride, padding, dilation, groups, precision):
+    """launch.backward; without a schema, since it is called for plain tensors alone."""
+    return launch.backward(dy, x, w, saved, bias, stride, padding, dilation, groups, _precision(precision, x.dtype),
+                           activation_of(activation, parameters) if activation else None)
 
 
 def grad_input(dz, w, in_size, stride, padding, dilation, groups, precision):
@@ -114,13 +121,13 @@ def _dispatched(name: str):
 def _fake_forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters,
                   keep_pre):
     size = (x.shape[0], w.shape[1] * groups, *out_size)
-    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=launch.memory_format(x))
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     return y, torch.empty_like(y) if keep_pre else x.new_empty(0)
 
 
 def _fake_grad_input(dz, w, in_size, *geometry):
     size = (dz.shape[0], w.shape[0], *in_size)
-    return torch.empty(size, dtype=dz.dtype, device=dz.device, memory_format=launch.memory_format(dz))
+    return torch.empty(size, dtype=dz.dtype, device=dz.device, memory_format=memory_format(dz))
 
 
 def _fake_grad_weight(x, dz, kernel, w_strides, stride, padding, dilation, groups, precision):
@@ -129,7 +136,7 @@ def _fake_grad_weight(x, dz, kernel, w_strides, stride, padding, dilation, group
 
 
 def _fake_activation_grad(dy, saved, activation, parameters):
-    return torch.empty(saved.shape, dtype=saved.dtype, device=saved.device, memory_format=launch.memory_format(saved))
+    return torch.empty(saved.shape, dtype=saved.dtype, device=saved.device, memory_format=memory_format(saved))
 
 
 FAKES = {

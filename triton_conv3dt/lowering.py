@@ -112,6 +112,8 @@ def described(problem: Problem, config: Config, step: int) -> tuple[list[int], l
 
 def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Programs of the main kernel."""
+    if config.path == "onepass":
+        return config.shares, 1, 1
     constants = axis_constants(problem, config)
     if problem.direction == "grad_weight":
         taps = prod(c[TAPS] for c in constants)
@@ -146,6 +148,13 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
         return gcd(alignment, width) if still else 1
     alignment = gcd(alignment, width * split)
     return alignment if constants[TAPS] == 1 and constants[OFFSET] == 0 else gcd(alignment, split)
+
+
+def split_run(problem: Problem) -> int:
+    """The run of dy in one pass, where w is split off a channels-first line after the load."""
+    if problem.y_layout == "channels_last":
+        return gcd(problem.y_run, problem.co)
+    return gcd(problem.y_run, problem.out_size[2])
 
 
 def written_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:

@@ -13,7 +13,7 @@ from torch.autograd.function import _SingleLevelFunction  # what Function is bel
 
 from . import reference, vmap  # noqa: F401 (registers its rules)
 from .arguments import refuse_derivatives
-from .library import IMPLEMENTATIONS, NAMESPACE, activation_of, library, with_tuples
+from .library import IMPLEMENTATIONS, NAMESPACE, activation_of, backward, library, with_tuples
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
@@ -117,6 +117,12 @@ class _Forward(_SingleLevelFunction):
         x, w, saved = ctx.saved_tensors
         _, needs_x, needs_w, needs_b, needs_residual, *_ = ctx.needs_input_grad
         dx = dw = db = None
+        alone = dpre is None and needs_x and needs_w and not needs_residual and not _is_grad_enabled()
+        if dy is not None and alone and _plain((dy, x, w, saved)):
+            # Nobody differentiates these, so they may come from one pass over memory.
+            found = backward(dy, x, w, saved, needs_b, ctx.activation, ctx.parameters, *ctx.geometry)
+            if found is not None:
+                return None, *found, None, None, None, None, None, None
         if dy is not None and ctx.activation:
             dy = activation_grad(dy, saved, ctx.activation, ctx.parameters)
         dz = _sum(dy, dpre)

@@ -5,6 +5,7 @@ are made beforehand; what the call allocates, it allocates as its user would.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Callable
 
@@ -18,6 +19,8 @@ from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
 
 # The RMS error that rounding the inputs and the result explains, over the RMS of the result, several times.
 LIMITS = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-3, "float64": 1e-12}
+
+NO_KERNEL = re.compile(r"cu(da)?[A-Z]|Activity|Lazy|Memset")  # what a profile has beside kernels: calls of the driver
 
 
 class Waits:
@@ -155,7 +158,7 @@ def kernels(call: Callable) -> list[str]:
         with profile(activities=[ProfilerActivity.CUDA]) as seen:
             call()
             torch.cuda.synchronize()
-        return [event.key[:100] for event in seen.key_averages() if not event.key.lower().startswith(("memset", "cuda"))]
+        return [event.key[:100] for event in seen.key_averages() if not NO_KERNEL.match(event.key)]
     except (RuntimeError, AssertionError):  # another profiler is at work, or the driver forbids counters
         return []
 

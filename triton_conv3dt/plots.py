@@ -6,7 +6,7 @@ from .measurements import Results, networks
 
 COLOURS = {"forward": "#2f6fde", "grad_input": "#1c9c6b", "grad_weight": "#c9791f", "step": "#a23bbf"}
 BETTER, WORSE, INK, FAINT = "#2f6fde", "#c0392b", "#22262b", "#9aa3ad"
-MOST_LABELS = 45  # bars with their names beside them; more are too many to read
+MOST_LABELS, LONGEST_LABEL = 60, 26  # bars with their names below; more, or longer ones, cannot be read
 
 
 def roofline(path: Path, results: Results) -> Path:
@@ -27,7 +27,7 @@ def roofline(path: Path, results: Results) -> Path:
                   color=INK, linewidth=1.2, zorder=1)
         axes.annotate(f"{name.replace('float32', 'tf32')} {rate / 1e12:.0f} TFLOP/s", (max(high, 2 * corner), rate / 1e12),
                       ha="right", va="bottom", color=INK, size=8)
-    axes.annotate(f"copy {card['bandwidth'] / 1e12:.2f} TB/s", (low, low * card["bandwidth"] / 1e12), xytext=(6, 10),
+    axes.annotate(f"copy {card['bandwidth'] / 1e12:.2f} TB/s", (low, low * card["bandwidth"] / 1e12), xytext=(14, -2),
                   textcoords="offset points", color=INK, size=8)
     for direction, colour in COLOURS.items():
         points = [(x, line.setting["flops"] / line.ours / 1e6) for x, line in zip(intensity, lines)
@@ -43,16 +43,18 @@ def roofline(path: Path, results: Results) -> Path:
 
 
 def speedup(path: Path, results: Results) -> Path:
-    """Bars of the speed-up over the best cuDNN: above every layer, sorted; below the sums of networks.
+    """Bars of the speed-up over the best cuDNN: of every layer, and of the sums of networks, forward and step.
 
     Raises: as roofline does.
     """
     layers = {direction: sorted(((line.speedup, line.setting["layer"]) for line in results.lines
                                  if line.speedup and line.setting["direction"] == direction), reverse=True)
               for direction in ("forward", "step")}
-    sums = [(theirs / ours, f"{name}, {direction}") for name, direction, _, ours, theirs in networks(results.lines)]
     panels = [(f"each layer, {direction}", bars) for direction, bars in layers.items() if bars]
-    panels += [("sums of networks", sorted(sums, reverse=True))] if sums else []
+    for direction in layers:
+        sums = sorted(((theirs / ours, name) for name, own, _, ours, theirs in networks(results.lines) if own == direction),
+                      reverse=True)
+        panels += [(f"sum of each network, {direction}", sums)] if sums else []
     figure, _ = _figure(11, 3.4 * max(1, len(panels)), axes=False)
     for place, (title, bars) in enumerate(panels, 1):
         axes = _plain(figure.add_subplot(len(panels), 1, place))
@@ -63,7 +65,7 @@ def speedup(path: Path, results: Results) -> Path:
         if max(values) > 8:
             axes.set_yscale("log")
         few = len(bars) <= MOST_LABELS
-        axes.set_xticks(range(len(bars)) if few else [], [name for _, name in bars] if few else [], rotation=90, size=6)
+        axes.set_xticks(range(len(bars)) if few else [], [name[:LONGEST_LABEL] for _, name in bars] if few else [], rotation=90, size=6)
     return _save(figure, path)
 
 

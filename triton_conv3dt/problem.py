@@ -6,6 +6,7 @@ from functools import cached_property
 from .geometry import Axis, output_size, power_of_two_divisor
 
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
+BACKWARD = "backward"  # all gradients in one pass, where a kernel can
 LAYOUTS = ("channels_first", "channels_last")
 PRECISIONS = ("tf32", "tf32x3", "ieee")
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -100,7 +101,7 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Problem:
-    """One product of a layer: forward, grad_input or grad_weight.
+    """One product of a layer: forward, grad_input or grad_weight; or backward, the two gradients and the bias's at once.
 
     Sizes are the layer's, whatever the direction: x is [n, ci, *in_size], y and dz [n, co, *out_size], w
     [ci, co / groups, *kernel]. padding is the crop before the output. A layout says which axis of a tensor has

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
+from .layers import layers
 from .measurements import Line, Results, networks
 from .records import replace
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
@@ -37,7 +38,8 @@ def markdown(results: Results, pictures: Iterable[str] = ()) -> str:
     """Everything: what it was measured on, the summary, and every setting."""
     failed = [(line, name, row) for line in results.lines for name, row in line.peers.items()
               if row["outcome"] not in ("ok", "unavailable")]
-    parts = [f"## {results.device}", provenance(results), summary(results), _links(pictures, "")]
+    parts = [f"## {results.device}", provenance(results), by_direction(results), _links(pictures, ""),
+             by_network(results)]
     for direction in MEASURED:
         lines = [line for line in results.lines if line.setting["direction"] == direction]
         if lines:
@@ -62,8 +64,8 @@ def provenance(results: Results) -> str:
         "Made by " + "; ".join(f"`{command}`" for command in commands) + "."])
 
 
-def summary(results: Results) -> str:
-    """How we stand to the best cuDNN, by direction, and for the sums of networks."""
+def by_direction(results: Results) -> str:
+    """How we stand to the best cuDNN in each direction."""
     rows = []
     for direction in MEASURED:
         lines = [line for line in results.lines if line.setting["direction"] == direction and line.speedup]
@@ -72,14 +74,15 @@ def summary(results: Results) -> str:
             rows.append((direction, len(lines), _times(statistics.geometric_mean(faster)), _times(min(faster)),
                          _times(max(faster)), sum(value >= 1 for value in faster),
                          _percent(statistics.median(line.roofline_share for line in lines))))
-    parts = [table(("direction", "layers", "speed-up, geometric mean", "least", "most", "not slower",
-                    "of the roofline, median"), rows)] if rows else []
-    sums = networks(results.lines)
-    if sums:
-        parts.append(table(("network", "direction", "layers", "ours, us", "best cuDNN, us", "speed-up"), [
-            (name, direction, count, _us(ours), _us(theirs), _times(theirs / ours))
-            for name, direction, count, ours, theirs in sums]))
-    return "\n\n".join(parts) or "Nothing could be compared."
+    return table(("direction", "layers", "speed-up, geometric mean", "least", "most", "not slower", "of the roofline, median"),
+                 rows) if rows else "Nothing could be compared with cuDNN."
+
+
+def by_network(results: Results) -> str:
+    """The sums of networks; how many of a network's layers are in a sum stands beside it."""
+    rows = [(name, direction, f"{count} of {_layers(name, direction) or count}", _us(ours), _us(theirs), _times(theirs / ours))
+            for name, direction, count, ours, theirs in networks(results.lines)]
+    return table(("network", "direction", "layers", "ours, us", "best cuDNN, us", "speed-up"), rows) if rows else ""
 
 
 def update_readme(readme: Path, results: list[Results], folder: Path) -> None:
@@ -94,8 +97,8 @@ def update_readme(readme: Path, results: list[Results], folder: Path) -> None:
         raise ValueError(f"{readme} needs the lines {BEGIN} and {END} once each, in this order: the report goes between them")
     place = os.path.relpath(folder, readme.parent)
     pictures = [path.name for path in sorted(folder.glob("*.png"))]
-    parts = [part for one in results for part in (f"### {one.device}", provenance(one), summary(one))]
-    parts += [_links(pictures, place), f"Every setting: [{place}/report.md]({place}/report.md)."]
+    parts = [part for one in results for part in (f"### {one.device}", provenance(one), by_direction(one))]
+    parts += [_links(pictures, place), f"Sums of networks and every setting: [{place}/report.md]({place}/report.md)."]
     head, tail = text[:text.index(BEGIN) + len(BEGIN)], text[text.index(END):]
     replace(readme, head + "\n" + "\n\n".join(part for part in parts if part) + "\n" + tail)
 
@@ -126,6 +129,11 @@ def _draw(results: Results, folder: Path, suffix: str) -> list[Path]:
                 plots.speedup(folder / f"speedup{suffix}.png", results)]
     except ImportError:  # matplotlib is not installed: the tables remain
         return []
+
+
+def _layers(network: str, direction: str) -> int:
+    """How many layers of a network there are, in this direction."""
+    return sum(layer.network == network and (layer.mode == "train" or direction == "forward") for layer in layers())
 
 
 def _links(pictures: Iterable[str], place: str) -> str:

@@ -45,6 +45,19 @@ def ranked(problem: Problem, device: Device) -> list[Config]:
     return [first, *rest]
 
 
+def one_pass(problem: Problem, device: Device) -> Config | None:
+    """The config for all gradients at once, a problem of direction "backward"; None where separate products are better."""
+    tiles = lambda block_k: ceil_div(_positions(problem), block_k)
+    block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
+    warps = 8 if block_m * block_n >= 64 * 128 else 4
+    for block_k, stages in ((64, 3), (64, 2), (32, 3), (32, 2)):
+        # Each program should have a few tiles to overlap, or the shares cost more than they save.
+        config = Config("onepass", block_m, block_n, block_k, warps, stages, shares=min(device.sms, tiles(block_k)))
+        if fits(config, problem, device) is None and tiles(block_k) >= 4 * device.sms:
+            return config
+    return None
+
+
 def cost(config: Config, problem: Problem, device: Device) -> float:
     """Expected seconds of a problem with a config that fits, every launch included."""
     bandwidth = device.bandwidth or 1e12

@@ -8,7 +8,7 @@ from .problem import DIRECTIONS, Problem
 STEP = "step"  # forward and every gradient: a whole training step of a layer
 MEASURED = (*DIRECTIONS, STEP)
 OURS, CUDNN, CUDNN_LAST, COMPILED, MATMUL, JAX = PEERS = (
-    "triton_conv3dt", "cudnn", "cudnn channels_last", "torch.compile", "matmul and shuffle", "jax")
+    "triton_conv3dt", "cudnn", "cudnn_channels_last", "torch.compile", "matmul", "jax")
 OWN = "own"  # the dtype or the layout in which a layer's network runs it
 
 

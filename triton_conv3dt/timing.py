@@ -140,12 +140,12 @@ class EventTimer:
         kind, size = getattr(self._torch, dtype), MATMUL_SIZE
         a, b = (self._torch.randn(size, size, device=self._cuda).to(kind) for _ in range(2))
         product = self._torch.empty_like(a)
-        before = self._torch.backends.cuda.matmul.allow_tf32
-        self._torch.backends.cuda.matmul.allow_tf32 = True
+        setting = self._torch.backends.cuda.matmul
+        before, setting.fp32_precision = setting.fp32_precision, "tf32"
         try:
             return 2 * size**3 / self._seconds(lambda: self._torch.mm(a, b, out=product))
         finally:
-            self._torch.backends.cuda.matmul.allow_tf32 = before
+            setting.fp32_precision = before
 
     def _seconds(self, call: Callable) -> float:
         return self.device({"": call}, cold=False)[""].median / 1e6

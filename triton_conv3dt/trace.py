@@ -42,7 +42,8 @@ def layers(model: Model, size: tuple[int, ...], *, name: str, dtype: str = "floa
            layout: str = "channels_first") -> list[Layer]:
     """The transposed convolutions that a model runs for an input of this size, in order, one of each kind of call.
 
-    The model runs on meta tensors, without memory and without a device; it is moved there.
+    The model runs on meta tensors, without memory and without a device; it is moved there. layout: in which memory format
+    it is used; tensors without data do not tell.
 
     Raises:
         ValueError: it does not run so, or it has no such layer.
@@ -51,21 +52,23 @@ def layers(model: Model, size: tuple[int, ...], *, name: str, dtype: str = "floa
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.ConvTranspose3d):
             handles.append(module.register_forward_hook(
-                lambda module, given, result, path=path: found.append(_layer(name, path, module, given[0], result))))
+                lambda module, given, result, path=path: found.append(_layer(name, path, module, given[0], result, layout))))
     if not handles:
         raise ValueError(f"model {name!r} has no torch.nn.ConvTranspose3d")
-    form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
     try:
         model.to(device="meta", dtype=getattr(torch, dtype)).eval()
         with torch.no_grad():
-            model(torch.empty(size, dtype=getattr(torch, dtype), device="meta").contiguous(memory_format=form))
+            model(torch.empty(size, dtype=getattr(torch, dtype), device="meta"))
     except Exception as error:  # somebody's own code
         raise ValueError(f"model {name!r} does not run on an input of {list(size)} without data: "
                          f"{type(error).__name__}: {error}") from None
     finally:
         for handle in handles:
             handle.remove()
-    return list({_call(layer): layer for layer in reversed(found)}.values())[::-1]
+    kinds = {}
+    for layer in found:
+        kinds.setdefault(layer.problem(), layer)
+    return list(kinds.values())
 
 
 def of_problems(problems: Iterable[Problem]) -> list[Layer]:
@@ -73,14 +76,12 @@ def of_problems(problems: Iterable[Problem]) -> list[Layer]:
     return [_of(problem, f"case {number}", "given", bias=problem.epilogue.bias) for number, problem in enumerate(problems, 1)]
 
 
-def _layer(network: str, path: str, module, x, y) -> Layer:
+def _layer(network: str, path: str, module, x, y, layout: str) -> Layer:
     x, y = (t.unsqueeze(0) if t.dim() == 4 else t for t in (x, y))
-    last = x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last_3d)
     problem = Problem.of_layer(
         n=x.shape[0], ci=x.shape[1], co=y.shape[1], in_size=tuple(x.shape[2:]), out_size=tuple(y.shape[2:]),
         kernel=module.kernel_size, stride=module.stride, padding=module.padding, dilation=module.dilation,
-        groups=module.groups, dtype=str(x.dtype).removeprefix("torch."),
-        layout="channels_last" if last else "channels_first")
+        groups=module.groups, dtype=str(x.dtype).removeprefix("torch."), layout=layout)
     return _of(problem, path, network, bias=module.bias is not None)
 
 
@@ -88,7 +89,3 @@ def _of(p: Problem, name: str, network: str, bias: bool) -> Layer:
     return Layer(name=name, network=network, source="", n=p.n, ci=p.ci, co=p.co, in_size=p.in_size, out_size=p.out_size,
                  kernel=p.kernel, stride=p.stride, padding=p.padding, output_padding=output_padding(p), dilation=p.dilation,
                  groups=p.groups, bias=bias, dtype=p.dtype, layout=p.x_layout, followed_by="", mode="train", tags=())
-
-
-def _call(layer: Layer) -> Problem:
-    return layer.problem()

@@ -6,6 +6,7 @@ nothing.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,12 +22,12 @@ from .problem import Problem
 from .progress import Progress
 from .results import CUDNN, DEFAULT, Known
 from .timing import Times
-from .worker import Failure, Worker
+from .worker import LOST, Failure, Worker
 
 FINALISTS = 3  # compared with the default
 COMPARE_SECONDS = 1.0  # for one comparison
-WATCHDOG, SHORTEST_WATCH = 90.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
-HOPELESS = 3  # failures in a row that are the problem's and not the config's: memory, an error in the operands
+WATCHDOG, SHORTEST_WATCH = 60.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
+LOST_BY_PATH = 2, 6  # workers lost by configs of one path, for one problem and in all, before the others are left out
 LOST_IN_A_ROW = 10  # workers; then it is the device that is broken
 
 
@@ -107,6 +108,7 @@ class Sweep:
         self._output, self._made_with, self._effort, self._known = output, made_with, effort, known
         self._deadline, self._progress = deadline, progress or Progress(0, quiet=True)
         self._lost = 0
+        self._lost_by_path, self._right_by_path = Counter(), Counter()
 
     def run(self, todo: list[Job]) -> Summary:
         """Tune every job, in order, until all are done or the time is up. What is found is stored at once.
@@ -137,38 +139,54 @@ class Sweep:
 
     def _examine_all(self, job: Job) -> dict[Config, Times]:
         """The times of the candidates that are right."""
-        found, hopeless, left = {}, 0, missing(job, self._known)
+        found, left, lost = {}, missing(job, self._known), Counter()
         self._progress.skip(self._effort.expected - left)
         for config in job.candidates:
             row = self._known.tried(job.problem, config)
             if row is None:
-                if self._late() or hopeless >= HOPELESS:
+                if self._late():
                     break
                 self._progress.step(f"{case.format(job.problem)}: {config}")
-                row = self._examine(job.problem, config)
+                row = self._examine(job.problem, config, lost)
                 if row is None:
                     break
                 left -= 1
-            hopeless = hopeless + 1 if row["outcome"] in ("memory", "error") else 0
+            if row["outcome"] == "problem":
+                break  # no config can help
+            lost[config.path] += row["outcome"] in LOST
             if row["outcome"] == "ok":
                 found[config] = Times(**row["us"])
         self._progress.skip(left)
         return found
 
-    def _examine(self, problem: Problem, config: Config) -> dict | None:
-        """The row of a candidate; None where the budget ended first."""
+    def _examine(self, problem: Problem, config: Config, lost: Counter) -> dict | None:
+        """The row of a candidate; None where the budget ended first. lost: workers that this problem cost, by path."""
         start, patience = time.monotonic(), self._patience()
-        answer = self._compilers.wait(problem, config, patience) if self._compilers else None
+        answer = self._left_out(config, lost)
+        if answer is None and self._compilers:
+            answer = self._compilers.wait(problem, config, patience)
         if answer is None:
             answer = self._ask("examine", problem, config, self._effort.seconds)
         if isinstance(answer, Failure):
             if answer.kind == "hang" and patience < WATCHDOG:
                 return None  # it was given less time than others, so nothing is said about it
             outcome = {"outcome": answer.kind, "reason": answer.reason}
+            self._lost_by_path[config.path] += answer.lost
         else:
+            self._right_by_path[config.path] += 1
             outcome = {"outcome": "ok", "us": answer.fields()}
         return self._append("candidate", problem, config=results.plain(config), **outcome,
                             seconds=round(time.monotonic() - start, 3))
+
+    def _left_out(self, config: Config, lost: Counter) -> Failure | None:
+        """Whether configs like this one have cost so many workers, each some seconds to replace, that it is not tried."""
+        path, (here, everywhere) = config.path, LOST_BY_PATH
+        if lost[path] >= here:
+            return Failure("left out", f"{lost[path]} workers were lost by other configs of the {path} path for this problem")
+        if self._lost_by_path[path] >= everywhere and not self._right_by_path[path]:
+            return Failure("left out", f"{self._lost_by_path[path]} workers were lost by the {path} path, and none of its "
+                                       "configs was right")
+        return None
 
     def _decide(self, job: Job, found: dict[Config, Times]) -> None:
         """Compare the best with the default in turns, and keep what wins."""

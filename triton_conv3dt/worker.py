@@ -23,7 +23,7 @@ CONTEXT_LOST = ("illegal memory access", "misaligned address", "unspecified laun
 @dataclass(frozen=True)
 class Failure:
     """Why there is no answer. kind: "compile", "resources", "memory", "illegal access", "crash", "hang", "error", or
-    what the exception that was raised says it is (its `kind`)."""
+    what the exception that was raised says it is (its `kind`): "wrong result", "red zone", "problem"."""
 
     kind: str
     reason: str

@@ -66,7 +66,7 @@ def _bench(settings, names, arguments, started: float) -> int:
     rows = book.rows()
     journal.writable(book.path)
     known = bench.known(rows) if arguments.resume else {}
-    left = sum(bench.key(setting, device) not in known for setting in settings)
+    left = len(bench.unmeasured(settings, names, device, known))
     print(f"{device.name}: {len(settings)} settings, {len(settings) - left} known, {left} to do; journal {book.path}")
     progress = Progress(left * len(names), arguments.quiet, every=30)
     deadline = started + arguments.budget if arguments.budget else None

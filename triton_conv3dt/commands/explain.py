@@ -19,12 +19,12 @@ def add(commands) -> None:
 
 def run(arguments) -> int:
     problems = options.problems_of(arguments)
-    from .. import explain, launch, store  # torch, too: only where it is needed
+    from .. import explain, plan, store
 
     try:
         with store.strict():
             for i, device in enumerate(options.devices_of(arguments)):
-                plans = [(name, launch.plan(problem, device)) for name, problem in problems]
+                plans = [(name, plan.plan(problem, device)) for name, problem in problems]
                 several = len({name for name, _ in plans}) > 1
                 print("\n" * (i > 0) + (_table(arguments, device, plans) if several else
                                         "\n\n".join(explain.text(plan) for _, plan in plans)))

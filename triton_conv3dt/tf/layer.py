@@ -85,7 +85,7 @@ class Conv3DTranspose(Layer):
             check_choice("precision", self.precision, PRECISIONS)
         self._fused, then = activation_of(activation)
         self.activation = activation if then is None else then
-        self._given_activation = activation
+        self._specified["activation"] = "linear" if activation is None else activation
         if extra["input_shape"] is not None or extra["batch_input_shape"] is not None:
             self.build(extra["batch_input_shape"] or (None, *extra["input_shape"]))
 
@@ -115,9 +115,7 @@ class Conv3DTranspose(Layer):
         own = ("name", "trainable", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate",
                "groups", "use_bias", "output_padding", "precision", "backend")
         dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        activation = "linear" if self._given_activation is None else self._given_activation
-        rest = {"dtype": dtype, "activation": activation}
-        return {name: getattr(self, name) for name in own} | self._specified | rest
+        return {name: getattr(self, name) for name in own} | self._specified | {"dtype": dtype}
 
     @classmethod
     def from_config(cls, config: dict) -> "Conv3DTranspose":
@@ -131,7 +129,7 @@ class Conv3DTranspose(Layer):
         words += [f"groups={self.groups}"] * (self.groups > 1)
         words += [f"output_padding={self.output_padding}"] * (self.output_padding is not None)
         if not isinstance(self.activation, torch.nn.Module):  # which is printed as a submodule
-            words += [f"activation={self._given_activation!r}"] * (self.activation is not None)
+            words += [f"activation={self._specified['activation']!r}"] * (self.activation is not None)
         return ", ".join(words + ["use_bias=False"] * (not self.use_bias))
 
     @property

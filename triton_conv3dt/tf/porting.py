@@ -4,7 +4,7 @@ import torch
 
 from ..arguments import AXES
 from .layer import Conv3DTranspose
-from .lengths import crop, layer_length, reach
+from .lengths import accepted, crop, layer_length, reach
 
 
 def load_tf_weights(layer: Conv3DTranspose, weights) -> Conv3DTranspose:
@@ -83,7 +83,9 @@ def from_torch(module: torch.nn.ConvTranspose3d, data_format: str = "channels_la
     for padding, output_padding in _candidates(k, s, d, wanted):
         lengths = [layer_length(1, *n, padding, e) for *n, e in zip(k, s, d, output_padding or (None,) * 3)]
         crops = tuple(crop(1, o, *n, padding) for o, *n in zip(lengths, k, s, d))
-        if lengths == wanted and crops == tuple(module.padding):
+        bounds = [accepted(1, *n, padding) for n in zip(k, s, d)]
+        if (lengths == wanted and crops == tuple(module.padding)
+                and all(low <= o <= high for o, (low, high) in zip(wanted, bounds))):
             break
     else:
         raise ValueError(

@@ -1,0 +1,71 @@
+"""What runs for a problem on a device, as a value: kernel, config and where it came from, grid, and every launch."""
+
+from dataclasses import dataclass
+
+from . import config as configs
+from . import lowering, store
+from .config import Config
+from .device import Device
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs for a problem on a device: the config, where it came from, and every launch in order."""
+
+    problem: Problem
+    device: Device
+    config: Config
+    source: str
+    steps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        p, d = self.problem, self.device
+        lines = [f"problem   {p}", f"device    {d.name}, capability {d.capability[0]}.{d.capability[1]}, {d.sms} SMs"]
+        lines += [f"phases    {name}: {axis.describe()}" for name, axis in zip("dhw", p.axes)]
+        lines += [f"epilogue  {p.epilogue}"] if p.direction == "forward" else []
+        lines += [f"config    {self.config}", f"source    {self.source}"]
+        lines += [f"launch {i}  {step}" for i, step in enumerate(self.steps, 1)]
+        lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
+        if self.roofline:
+            time, bound = self.roofline
+            lines.append(f"roofline  {time * 1e6:.1f} us by the vendor's rates, {bound} bound")
+        return "\n".join(lines)
+
+    @property
+    def roofline(self) -> tuple[float, str] | None:
+        """The least time in seconds, and what bounds it, "memory" or "compute"; None where the rates are not known."""
+        p, d = self.problem, self.device
+        if not d.bandwidth:
+            return None
+        memory, matmul = p.bytes / d.bandwidth, p.flops / (d.rate_16bit if p.item == 2 else d.rate_tf32)
+        return max(memory, matmul), "memory" if memory >= matmul else "compute"
+
+
+def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
+    """The plan of a problem: a function of problem, device and the files of tuned configs; the device need not be here.
+
+    Raises:
+        ValueError: the given config does not fit, with the reason.
+    """
+    found = store.Found(config, "given") if config else store.choose(problem, device)
+    config, source = found.config, found.source
+    if reason := configs.fits(config, problem, device):
+        raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
+    steps = []
+    if lowering.copies(problem, config):
+        steps.append("copy x to channels_last (its taps shift along w by single elements)")
+    if lowering.packs(problem, config):
+        steps.append("pack the weight, output channels side by side (none for a weight in channels_last_3d)")
+    if config.path == "onepass":
+        return Plan(problem, device, config, source, (
+            f"backward, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets",
+            f"sum_parts of dw, {config.shares} shares in order", "sum_parts of db, where it is asked for"))
+    kernel = "gather" if config.dense else "direct"
+    if problem.direction == "grad_weight":
+        kernel = "grad_weight" if config.dense else "grad_weight_direct"
+    read = "" if problem.direction == "grad_weight" or not config.dense else f", reads by {lowering.form(problem, config)}"
+    steps.append(f"{kernel}{read}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
+    if problem.direction == "grad_weight":
+        steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
+    return Plan(problem, device, config, source, tuple(steps))
