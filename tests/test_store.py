@@ -183,6 +183,9 @@ def test_an_entry_for_other_kernels_is_rejected(folder, monkeypatch):
     found = store.choose(sized(50), H200)
     assert found.config == search.default(sized(50), H200)
     assert f"default of search.py, not tuned; {path}:" in found.source
+    keep(folder, *(entry(sized(depth)) for depth in (49, 51, 52)), made_with=MADE_WITH | {"kernel": "0123"})
+    assert store.choose(sized(50), H200).source.count("is rejected") == 1
+    assert store.choose(sized(50), H200).source.endswith("; and 3 more")
     assert f"tuned for other kernels (digest 0123, these have {store.kernel_digest()})" in found.source
 
 
@@ -200,8 +203,8 @@ def test_an_entry_that_does_not_fit_is_rejected(folder):
     assert store.lookup(LAYER, H200).config == TILES[1]
     keep(folder, entry(sized(24), replace(unfit, path="fft")))
     assert store.lookup(LAYER, H200) is None
-    source = launch.plan(LAYER, H200).source
-    assert "block_n = 48 is not a power of two" in source and "path 'fft' is not one of" in source
+    assert "block_n = 48 is not a power of two; and 1 more" in launch.plan(LAYER, H200).source
+    assert "path 'fft' is not one of" in launch.plan(sized(24), H200).source
 
 
 def test_kernel_digest_is_of_the_code_alone():
@@ -233,6 +236,7 @@ MALFORMED = {  # text: the line, and what is said
     "no time": (HEAD + GOOD.replace("}, ", '}, "us": {"median": NaN}, ') + "\n]\n}", 8, "none below 0"),
     "provenance": (HEAD + GOOD.replace('"a"', '"b"') + "\n]\n}", 8, "made_with 'b' is not explained"),
     "no row": (HEAD + "7\n]\n}", 8, "an entry must be an object, received 7"),
+    "past": (HEAD.replace('schema": 1', 'schema": 0') + "]\n}", 2, "schema 0 has never been"),
     "future": (HEAD.replace('schema": 1', 'schema": 2') + "]\n}", 2, "schema 2 is of a later version"),
 }
 

@@ -155,8 +155,10 @@ def _content(path: Path) -> tuple[str, dict]:
         raise ConfigFileError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict) or type(content.get("schema")) is not int:
         raise _refused(path, 1, 'not a file of tuned configs: it has no "schema"')
+    line = _line_of(text, '"schema"')
+    if content["schema"] < 1:
+        raise _refused(path, line, f"schema {content['schema']} has never been; the first is 1")
     if content["schema"] > SCHEMA:
-        line = _line_of(text, '"schema"')
         raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of triton_conv3dt, this one "
                               f"reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
     return text, content

@@ -49,9 +49,9 @@ def product(plan: Plan) -> str:
 
 
 def tuned(plan: Plan) -> str:
-    """Where a plan's config came from, in a word: "exact", "near" or "default"."""
+    """Where a plan's config came from, in a word: "exact", "near", "rejected" (the default instead) or "default"."""
     if not plan.source.startswith("tuned"):
-        return "default"
+        return "rejected" if " is rejected: " in plan.source else "default"
     return "near" if ", near: " in plan.source else "exact"
 
 

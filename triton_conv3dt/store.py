@@ -64,7 +64,10 @@ def choose(problem: Problem, device: Device) -> Found:
     found, rejected = _search(problem, device)
     if found:
         return found
-    return Found(search.default(problem, device), "; ".join(["default of search.py, not tuned", *rejected]))
+    source = "default of search.py, not tuned"
+    if rejected:
+        source += f"; {rejected[0]}" + f"; and {len(rejected) - 1} more" * (len(rejected) > 1)
+    return Found(search.default(problem, device), source)
 
 
 @contextmanager

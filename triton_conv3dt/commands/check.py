@@ -37,7 +37,7 @@ def run(arguments) -> int:
     left_out = [reason for problem in asked if (reason := check.unchecked(problem, interpret))]
     kept = [problem for problem in asked if not check.unchecked(problem, interpret)]
     problems = [check.prepared(problem, interpret) for problem in kept]
-    _say_what_is_checked(interpret, sum(a != b for a, b in zip(kept, problems)), left_out)
+    _say_what_is_checked(interpret, sum(a.flops != b.flops for a, b in zip(kept, problems)), left_out)
     problems, wrong, large = list(dict.fromkeys(problems)), 0, 0
     progress = Progress(len(problems), arguments.quiet, every=10.0)
     try:
