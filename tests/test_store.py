@@ -261,6 +261,19 @@ def test_malformed_files(folder, name):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_a_bad_file_is_warned_of_once(folder):
+    path = folder / "nvidia_h200" / "forward.float16.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    script = ("from triton_conv3dt import case, device, store\n"
+              "for depth in range(8, 16):\n"
+              "    problem = case.parse(f'ci64 co32 in{depth}x8x8 k2 s2')\n"
+              "    assert store.choose(problem, device.Device.named('nvidia_h200')).source.startswith('default')")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CONV3DT_CONFIG_DIR": str(folder)}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and result.stderr.count(f"ConfigFileWarning: {path}:1: not valid JSON") == 1, result.stderr
+
+
 def test_the_example_of_a_good_file_is_good(folder):
     path = folder / "forward.float16.json"
     path.write_text(HEAD + GOOD + "\n]\n}")

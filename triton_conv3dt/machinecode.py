@@ -72,8 +72,13 @@ def resources(kernel) -> Resources:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        usage = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", cubin.name)))
-        found = INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin.name))
+        usage = _tool("cuobjdump", "-res-usage", cubin.name)
+        return read(usage, _tool("nvdisasm", "-c", cubin.name), kernel.metadata.shared)
+
+
+def read(usage: str, disassembly: str, shared: int) -> Resources:
+    """What cuobjdump and nvdisasm say of a kernel."""
+    limits, found = dict(re.findall(r"(REG|STACK):(\d+)", usage)), INSTRUCTION.findall(disassembly)
     instructions, accesses, register_operands = Counter(), {}, 0
     for name, operands in found:
         family, *modifiers = name.split(".")
@@ -82,8 +87,7 @@ def resources(kernel) -> Resources:
             accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else _bits(modifiers)] += 1
         # The accumulator comes first, then the first operand: a register, or a descriptor of shared memory.
         register_operands += bool(re.fullmatch("[HIQ]GMMA", family) and re.match(r"\s*R\w+, R\d", operands))
-    return Resources(int(usage["REG"]), int(usage["STACK"]), kernel.metadata.shared,
-                     len(found) * INSTRUCTION_BYTES, dict(instructions),
+    return Resources(int(limits["REG"]), int(limits["STACK"]), shared, len(found) * INSTRUCTION_BYTES, dict(instructions),
                      {family: dict(counts) for family, counts in accesses.items()}, register_operands)
 
 
