@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from . import case, worker
 from .config import Config
 from .device import Device
-from .explain import aligned
+from .explain import aligned, count
 from .machinecode import BULK, LOADS, STORES, Resources
 from .problem import Problem
 from .progress import Progress
@@ -95,7 +95,7 @@ def table(kernels: list[Kernel]) -> str:
     """One line per kernel, then what they add up to."""
     failed, remarked = sum(k.failure is not None for k in kernels), sum(bool(k.warnings) for k in kernels)
     return "\n".join([aligned([COLUMNS, *map(_row, kernels)]),
-                      f"{len(kernels)} kernels: {failed} do not compile or fit, {remarked} with remarks"])
+                      f"{count(len(kernels), 'kernel')}: {failed} do not compile or fit, {remarked} with remarks"])
 
 
 def _row(kernel: Kernel) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ def add(commands) -> None:
 def run(arguments) -> int:
     asked = _asked(arguments)
     from .. import case, check
+    from ..explain import count
     from ..progress import Progress
 
     interpret = check.interpreted()
@@ -52,8 +53,8 @@ def run(arguments) -> int:
         return 1
     finally:
         progress.close()
-    print(f"{options.counted(len(problems) - large, 'problem')}: " + (f"{wrong} wrong" if wrong else "all right")
-          + f"; {options.counted(large, 'problem')} too large for this machine's memory" * (large > 0))
+    print(f"{count(len(problems) - large, 'problem')}: " + (f"{wrong} wrong" if wrong else "all right")
+          + f"; {count(large, 'problem')} too large for this machine's memory" * (large > 0))
     return 1 if wrong else 0
 
 
@@ -76,12 +77,14 @@ def _random(arguments, dtypes):
 
 
 def _say_what_is_checked(interpret: bool, reduced: int, left_out: list[str]) -> None:
+    from ..explain import count
+
     if interpret:
         print("in Triton's interpreter on the CPU, which shows wrong results and accesses but no races"
-              + f"; {options.counted(reduced, 'problem')} reduced in size" * (reduced > 0))
+              + f"; {count(reduced, 'problem')} reduced in size" * (reduced > 0))
     else:
         from .. import device
 
         print(f"on {device.current().name}")
     for reason in dict.fromkeys(left_out):
-        print(f"{options.counted(left_out.count(reason), 'problem')} left out: {reason}")
+        print(f"{count(left_out.count(reason), 'problem')} left out: {reason}")

@@ -2,6 +2,7 @@
 
 import sys
 
+from ..device import LEAST_CAPABILITY
 from . import options
 
 
@@ -39,6 +40,8 @@ def _table(arguments, device, plans) -> str:
 
     untuned = sum(explain.tuned(made) != "exact" for _, made in plans)
     lines = [f"{device.name}: {len(plans)} problems, {untuned} of them not tuned", explain.table(plans)]
-    if untuned:
+    if device.capability < LEAST_CAPABILITY:
+        lines.append(explain.too_old())
+    elif untuned:
         lines.append(f"to tune them, on such a GPU: triton-conv3dt tune --layers {options.patterns(arguments)}")
     return "\n".join(lines)
