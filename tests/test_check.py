@@ -81,6 +81,12 @@ def test_a_failure_is_a_line_that_replays_it(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("1 problem: all right\n")
 
 
+def test_what_does_not_fit_into_memory_is_not_wrong(monkeypatch, capsys):
+    monkeypatch.setattr(check, "check", lambda problems, *_: ((p, Failure("memory", "out of memory")) for p in problems))
+    assert cli.main(["check", "--case", CASES[0]]) == 0
+    assert capsys.readouterr().out.endswith("0 problems: all right; 1 problem too large for this machine's memory\n")
+
+
 def test_check_finds_its_own_interpreter():
     """From a process without TRITON_INTERPRET, as a user has it: the worker sets it."""
     if not INTERPRET:

@@ -21,6 +21,32 @@ GOOD = Resources(registers=100, stack=0, shared=32768, code=4096, instructions={
                  accesses={"LDGSTS": {128: 8}, "STG": {128: 4}}, register_operands=0)
 
 
+DISASSEMBLY = """
+        .section        .text.gather,"ax",@progbits
+gather:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 LDG.E.U16 R2, desc[UR6][R4.64] ;
+        /*0020*/                   LDGSTS.E.BYPASS.LTC128B.128 [R9], desc[UR6][R4.64], P1 ;
+        /*0030*/              @!PT LDS RZ, [RZ] ;
+        /*0040*/                   UTMALDG.5D [UR8], [UR4], desc[URZ] ;
+.L_x_1:
+        /*0050*/                   HGMMA.64x128x16.F32 R24, gdesc[UR4].tnspA.tnspB, RZ, !UPT ;
+        /*0060*/                   HGMMA.64x128x16.F32 R24, R4, gdesc[UR8], R24, gsb0 ;
+        /*0070*/                   STG.E.128 desc[UR6][R2.64], R24 ;
+        /*0080*/             @!UP0 STG.E desc[UR6][R2.64+0x10], R28 ;
+        /*0090*/                   STL [R1+0x8], R5 ;
+        /*00a0*/              @P0  EXIT ;
+"""
+
+
+def test_disassembly_is_read():
+    used = machinecode.read(" Function gather:\n  REG:96 STACK:16 SHARED:1024 LOCAL:0", DISASSEMBLY, 32768)
+    assert (used.registers, used.stack, used.shared, used.code) == (96, 16, 32768, 11 * 16)
+    assert used.accesses == {"LDG": {16: 1}, "LDGSTS": {128: 1}, "UTMALDG": {machinecode.BOX_BITS: 1}, "STG": {128: 1, 32: 1}}
+    assert used.widths["STG"] == (32, 128) and used.tensor_cores == {"HGMMA": 2}
+    assert used.register_operands == 1 and used.spills == 1 and used.instructions["EXIT"] == 1
+
+
 @pytest.mark.parametrize("used, config, device, expected", [
     (GOOD, GATHER, H200, 4),  # registers: 104 * 32 of 65536 for each of 4 warps
     (replace(GOOD, registers=32), GATHER, H200, 6),  # shared memory: 33 of 228 KiB

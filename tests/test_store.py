@@ -183,6 +183,9 @@ def test_an_entry_for_other_kernels_is_rejected(folder, monkeypatch):
     found = store.choose(sized(50), H200)
     assert found.config == search.default(sized(50), H200)
     assert f"default of search.py, not tuned; {path}:" in found.source
+    keep(folder, *(entry(sized(depth)) for depth in (49, 51, 52)), made_with=MADE_WITH | {"kernel": "0123"})
+    assert store.choose(sized(50), H200).source.count("is rejected") == 1
+    assert store.choose(sized(50), H200).source.endswith("; and 3 more")
     assert f"tuned for other kernels (digest 0123, these have {store.kernel_digest()})" in found.source
 
 
@@ -200,8 +203,8 @@ def test_an_entry_that_does_not_fit_is_rejected(folder):
     assert store.lookup(LAYER, H200).config == TILES[1]
     keep(folder, entry(sized(24), replace(unfit, path="fft")))
     assert store.lookup(LAYER, H200) is None
-    source = launch.plan(LAYER, H200).source
-    assert "block_n = 48 is not a power of two" in source and "path 'fft' is not one of" in source
+    assert "block_n = 48 is not a power of two; and 1 more" in launch.plan(LAYER, H200).source
+    assert "path 'fft' is not one of" in launch.plan(sized(24), H200).source
 
 
 def test_kernel_digest_is_of_the_code_alone():
@@ -230,8 +233,10 @@ MALFORMED = {  # text: the line, and what is said
     "truth for number": (HEAD + GOOD.replace("8}", "true}") + "\n]\n}", 8, "'block_n' must be int, received True"),
     "merge": (HEAD + GOOD.replace("8}", '8, "merge": [true]}') + "\n]\n}", 8, "'merge' must be tuple[bool, bool, bool]"),
     "times": (HEAD + GOOD.replace("}, ", '}, "us": {"median": "fast"}, ') + "\n]\n}", 8, '"us" must be an object of numbers'),
+    "no time": (HEAD + GOOD.replace("}, ", '}, "us": {"median": NaN}, ') + "\n]\n}", 8, "none below 0"),
     "provenance": (HEAD + GOOD.replace('"a"', '"b"') + "\n]\n}", 8, "made_with 'b' is not explained"),
     "no row": (HEAD + "7\n]\n}", 8, "an entry must be an object, received 7"),
+    "past": (HEAD.replace('schema": 1', 'schema": 0') + "]\n}", 2, "schema 0 has never been"),
     "future": (HEAD.replace('schema": 1', 'schema": 2') + "]\n}", 2, "schema 2 is of a later version"),
 }
 
@@ -256,6 +261,19 @@ def test_malformed_files(folder, name):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_a_bad_file_is_warned_of_once(folder):
+    path = folder / "nvidia_h200" / "forward.float16.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    script = ("from triton_conv3dt import case, device, store\n"
+              "for depth in range(8, 16):\n"
+              "    problem = case.parse(f'ci64 co32 in{depth}x8x8 k2 s2')\n"
+              "    assert store.choose(problem, device.Device.named('nvidia_h200')).source.startswith('default')")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CONV3DT_CONFIG_DIR": str(folder)}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and result.stderr.count(f"ConfigFileWarning: {path}:1: not valid JSON") == 1, result.stderr
+
+
 def test_the_example_of_a_good_file_is_good(folder):
     path = folder / "forward.float16.json"
     path.write_text(HEAD + GOOD + "\n]\n}")
@@ -277,8 +295,8 @@ def test_a_file_that_cannot_be_read(folder):
     with pytest.warns(store.ConfigFileWarning, match="cannot be read"):
         assert store.lookup(LAYER, H200) is None
     path.rmdir()
-    path.write_bytes(b'{"schema": 1, "\xff": 2}')
-    with pytest.warns(store.ConfigFileWarning, match="cannot be read"):
+    path.write_bytes(b'{\n"schema": 1,\n"\xff": 2}')
+    with pytest.warns(store.ConfigFileWarning, match=f"{path}:3: not UTF-8"):
         assert store.lookup(LAYER, H200) is None
     path.unlink()
     path.parent.rmdir()

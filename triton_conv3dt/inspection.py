@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from . import case, worker
 from .config import Config
 from .device import Device
-from .explain import aligned
+from .explain import aligned, count
 from .machinecode import BULK, LOADS, STORES, Resources
 from .problem import Problem
 from .progress import Progress
@@ -52,8 +52,8 @@ class Kernel:
         """In JSON's types."""
         task, used = self.task, self.used
         said = {"name": task.name, "case": case.format(task.problem), "device": task.device.name, "triton": self.triton,
-                "source": task.source,
-                "config": asdict(task.config), "failure": self.failure, "warnings": list(self.warnings)}
+                "config": asdict(task.config), "source": task.source, "failure": self.failure,
+                "warnings": list(self.warnings)}
         return said if used is None else said | asdict(used) | {
             "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks, "occupancy": self.occupancy}
 
@@ -64,11 +64,10 @@ def inspect(tasks: list[Task], processes: int | None = None, progress: Progress 
     while len(kernels) < len(tasks):
         rest = tasks[len(kernels):]
         try:
-            with _pool(processes) as pool:
-                for task, kernel in zip(rest, pool.map(compile_task, rest)):
-                    kernels.append(kernel)
-                    if progress:
-                        progress.step(task.name or case.format(task.problem))
+            for task, kernel in zip(rest, _in_parallel(rest, processes)):
+                kernels.append(kernel)
+                if progress:
+                    progress.step(task.name or case.format(task.problem))
         except BrokenProcessPool:  # by this task or by one that ran beside it
             kernels.append(_alone(tasks[len(kernels)]))
     return kernels
@@ -96,7 +95,7 @@ def table(kernels: list[Kernel]) -> str:
     """One line per kernel, then what they add up to."""
     failed, remarked = sum(k.failure is not None for k in kernels), sum(bool(k.warnings) for k in kernels)
     return "\n".join([aligned([COLUMNS, *map(_row, kernels)]),
-                      f"{len(kernels)} kernels: {failed} do not compile or fit, {remarked} with remarks"])
+                      f"{count(len(kernels), 'kernel')}: {failed} do not compile or fit, {remarked} with remarks"])
 
 
 def _row(kernel: Kernel) -> tuple[str, ...]:
@@ -123,14 +122,17 @@ def _counts(instructions: dict[str, int]) -> str:
 
 def _alone(task: Task) -> Kernel:
     try:
-        with _pool(1) as pool:
-            return pool.submit(compile_task, task).result()
+        return next(_in_parallel([task], 1))
     except BrokenProcessPool:
         return Kernel(task, failure="the compiler crashed")
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+def _in_parallel(tasks: list[Task], processes: int):
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+    try:
+        yield from pool.map(compile_task, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)  # at Ctrl-C nobody waits for the rest
 
 
 def _begin(parent: int) -> None:

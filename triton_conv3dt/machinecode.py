@@ -14,7 +14,7 @@ from .config import Config
 from .device import Device
 from .problem import Problem
 
-INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)([^;]*)")
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)([^;]*)")
 LOADS, STORES = ("LDG", "LDGSTS", "UTMALDG"), ("STG", "UTMASTG")  # families that move global memory
 BULK = ("UTMALDG", "UTMASTG")  # of the copy engine: one thread asks for a box
 BOX_BITS = 1 << 15  # of 4 KiB, about; what such an instruction counts for beside those of all threads of a warp
@@ -72,18 +72,22 @@ def resources(kernel) -> Resources:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        usage = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", cubin.name)))
-        found = INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin.name))
+        usage = _tool("cuobjdump", "-res-usage", cubin.name)
+        return read(usage, _tool("nvdisasm", "-c", cubin.name), kernel.metadata.shared)
+
+
+def read(usage: str, disassembly: str, shared: int) -> Resources:
+    """What cuobjdump and nvdisasm say of a kernel."""
+    limits, found = dict(re.findall(r"(REG|STACK):(\d+)", usage)), INSTRUCTION.findall(disassembly)
     instructions, accesses, register_operands = Counter(), {}, 0
-    for _, name, operands in found:
+    for name, operands in found:
         family, *modifiers = name.split(".")
         instructions[family] += 1
         if family in LOADS + STORES:
             accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else _bits(modifiers)] += 1
         # The accumulator comes first, then the first operand: a register, or a descriptor of shared memory.
         register_operands += bool(re.fullmatch("[HIQ]GMMA", family) and re.match(r"\s*R\w+, R\d", operands))
-    return Resources(int(usage["REG"]), int(usage["STACK"]), kernel.metadata.shared,
-                     int(found[-1][0], 16) + INSTRUCTION_BYTES if found else 0, dict(instructions),
+    return Resources(int(limits["REG"]), int(limits["STACK"]), shared, len(found) * INSTRUCTION_BYTES, dict(instructions),
                      {family: dict(counts) for family, counts in accesses.items()}, register_operands)
 
 

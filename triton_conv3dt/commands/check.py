@@ -29,6 +29,7 @@ def add(commands) -> None:
 def run(arguments) -> int:
     asked = _asked(arguments)
     from .. import case, check
+    from ..explain import count
     from ..progress import Progress
 
     interpret = check.interpreted()
@@ -37,20 +38,23 @@ def run(arguments) -> int:
     left_out = [reason for problem in asked if (reason := check.unchecked(problem, interpret))]
     kept = [problem for problem in asked if not check.unchecked(problem, interpret)]
     problems = [check.prepared(problem, interpret) for problem in kept]
-    _say_what_is_checked(interpret, sum(a != b for a, b in zip(kept, problems)), left_out)
-    problems, wrong = list(dict.fromkeys(problems)), 0
+    _say_what_is_checked(interpret, sum(a.flops != b.flops for a, b in zip(kept, problems)), left_out)
+    problems, wrong, large = list(dict.fromkeys(problems)), 0, 0
     progress = Progress(len(problems), arguments.quiet, every=10.0)
     try:
         for problem, failure in check.check(problems, interpret, progress):
             if failure:
-                wrong += 1
-                progress.say(f"triton-conv3dt check --case {shlex.quote(case.format(problem))}  # {failure.kind}: {failure.reason}")
+                line = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}  # {failure.kind}: {failure.reason}"
+                progress.say(line)
+                wrong += failure.kind != "memory"
+                large += failure.kind == "memory"
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         progress.close()
-    print(f"{options.counted(len(problems), 'problem')}: " + (f"{wrong} wrong" if wrong else "all right"))
+    print(f"{count(len(problems) - large, 'problem')}: " + (f"{wrong} wrong" if wrong else "all right")
+          + f"; {count(large, 'problem')} too large for this machine's memory" * (large > 0))
     return 1 if wrong else 0
 
 
@@ -73,12 +77,14 @@ def _random(arguments, dtypes):
 
 
 def _say_what_is_checked(interpret: bool, reduced: int, left_out: list[str]) -> None:
+    from ..explain import count
+
     if interpret:
         print("in Triton's interpreter on the CPU, which shows wrong results and accesses but no races"
-              + f"; {options.counted(reduced, 'problem')} reduced in size" * (reduced > 0))
+              + f"; {count(reduced, 'problem')} reduced in size" * (reduced > 0))
     else:
         from .. import device
 
         print(f"on {device.current().name}")
     for reason in dict.fromkeys(left_out):
-        print(f"{options.counted(left_out.count(reason), 'problem')} left out: {reason}")
+        print(f"{count(left_out.count(reason), 'problem')} left out: {reason}")

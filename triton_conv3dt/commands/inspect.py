@@ -24,7 +24,7 @@ def add(commands) -> None:
                          help="every tuned config of these folders (default: of those that were shipped)")
     inspect.add_argument("--default", action="store_true", help="compile the defaults, whatever has been tuned")
     where = inspect.add_mutually_exclusive_group()
-    where.add_argument("--device", nargs="+", choices=tuple(KNOWN), metavar="NAME", help=options.DEVICES)
+    options.add_devices(where)
     where.add_argument("--arch", nargs="+", type=arch, metavar="SM", help="or their architectures: sm_80, sm_90, sm_100, ...")
     inspect.add_argument("--json", action="store_true", help="print JSON: one object per line, all that is known of a kernel")
     inspect.add_argument("--jobs", type=options.positive, metavar="N", help="processes that compile (default: one per core)")

@@ -172,9 +172,5 @@ def activation(text: str) -> Activation | None:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
 def commas(values) -> str:
     return ",".join(map(str, values))
