@@ -125,7 +125,7 @@ class Answers:
         self.asked.append((method, *arguments))
         if method == "card":
             return {"bandwidth": 4e12, "rate_float16": 6e14, "rate_bfloat16": 6e14, "rate_float32": 3e14,
-                    "floor_us": 2.0}
+                    "floor_us": 2.0, "clocks": CLOCKS}
         if method == "check":
             answer = self.checks.get(arguments[0], {"outcome": "ok", "error": 1e-4, "limit": 2e-3, "clock": "events"})
             if isinstance(answer, BaseException):
@@ -137,6 +137,8 @@ class Answers:
 
 
 FACTS = {"command": "triton-conv3dt bench", "date": "2026-01-01 00:00 UTC", "torch": "2"}
+CLOCKS = {"sm_mhz": "1980", "sm_mhz_max": "1980", "memory_mhz": "3201", "power_w": "650", "power_limit_w": "700",
+          "temperature_c": "60"}
 
 
 @pytest.fixture
@@ -237,6 +239,8 @@ def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
     assert len(table) == 4 and {row["peer"]: row["cold_median_us"] for row in table if row["direction"] == "step"} == {
         CUDNN: "100.0", OURS: "80.0"}
     assert table[0]["kernels"] == "k" and table[0]["clock"] == "events"
+    assert (table[0]["torch"], table[0]["command"], table[0]["bandwidth"], table[0]["sm_mhz"]) == (
+        "2", "triton-conv3dt bench", "4000000000000.0", "1980"), "every row says what it was measured with"
 
 
 def test_what_is_swept_and_in_which_order():

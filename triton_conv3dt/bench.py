@@ -11,7 +11,7 @@ from math import prod
 
 import torch
 
-from . import operands, peers, search, selection, store, truth
+from . import machine, operands, peers, search, selection, store, truth
 from .device import Device
 from .journal import Journal
 from .layers import Layer
@@ -46,12 +46,13 @@ class Stand:
         self._setting = self._given = None
         self._calls = {}
 
-    def card(self) -> dict[str, float]:
+    def card(self) -> dict:
         """What this very card can do: bytes per second of a copy, FLOP per second of a matrix product by dtype, and the
-        microseconds that a call which does nothing seems to take."""
+        microseconds that a call which does nothing seems to take; and its clocks while it does."""
         rates = {f"rate_{dtype}": self._timer.matmul_rate(dtype) for dtype in ("float16", "bfloat16", "float32")}
+        clocks = machine.clocks()  # an idle card would show those of its sleep
         nothing = self._timer.device({"": lambda: None}, cold=True, seconds=0.1)[""].median
-        return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing}
+        return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing, "clocks": clocks}
 
     def check(self, name: str, setting: Setting) -> dict:
         """The row of a peer so far: whether its result is right."""
@@ -210,7 +211,7 @@ def configs_of(setting: Setting, device: Device) -> list[store.Found]:
     return found
 
 
-def roofline(setting: Setting, card: dict[str, float]) -> dict:
+def roofline(setting: Setting, card: dict) -> dict:
     """The work of a setting, and the least time it can take on this card: every tensor is moved once, in a step once
     forward and once backward. A concatenation moves the skip, too."""
     p, flops = setting.problem, sum(problem.flops for problem in setting.problems)

@@ -14,6 +14,8 @@ from .records import replace
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+CLOCKS = ("SM {sm_mhz} MHz (of {sm_mhz_max}), memory {memory_mhz} MHz, {power_w} W (of {power_limit_w}), "
+          "{temperature_c} °C")
 FACTS = ("reported", "driver", "cuda", "cudnn", "torch", "triton", "jax", "triton_conv3dt", "python", "date")
 
 
@@ -53,14 +55,13 @@ def markdown(results: Results, pictures: Iterable[str] = ()) -> str:
 def provenance(results: Results) -> str:
     """The device, its clocks, every version, and the commands."""
     facts, card = results.sessions[-1]["facts"], results.card
-    clocks = f"SM {facts['sm_mhz']} MHz (of {facts['sm_mhz_max']}), memory {facts['memory_mhz']} MHz at the start" \
-        if facts.get("sm_mhz") else "clocks unknown"
+    clocks = CLOCKS.format(**card["clocks"]) if card.get("clocks") else "clocks unknown"
     rates = ", ".join(f"{name.removeprefix('rate_')} {rate / 1e12:.0f}" for name, rate in card.items()
                       if name.startswith("rate_"))
     commands = dict.fromkeys(session["facts"]["command"] for session in results.sessions)
     return "\n".join([
-        ", ".join(f"{name} {facts[name]}" for name in FACTS if facts.get(name)) + f"; {clocks}.",
-        f"This card, measured: copy {card['bandwidth'] / 1e12:.2f} TB/s, matrix products {rates} TFLOP/s; "
+        ", ".join(f"{name} {facts[name]}" for name in FACTS if facts.get(name)) + ".",
+        f"This card, measured at {clocks}: copy {card['bandwidth'] / 1e12:.2f} TB/s, matrix products {rates} TFLOP/s; "
         f"a call that does nothing seems to take {card['floor_us']:.1f} us.",
         "Made by " + "; ".join(f"`{command}`" for command in commands) + "."])
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..selection import MEASURED, OWN, PEERS
 from . import sweep
-from .options import counted
 
 
 def add(commands) -> None:
@@ -52,15 +51,17 @@ def run(arguments) -> int:
 
 def _dry_run(settings, names, device) -> int:
     from .. import bench
+    from ..explain import count
 
     for setting in settings:
         print(f"{setting}  followed by {setting.after}  {', '.join(bench.peers_of(setting, names))}")
-    print(f"{counted(len(settings), 'setting')} on {device.name}")
+    print(f"{count(len(settings), 'setting')} on {device.name}")
     return 0
 
 
 def _bench(settings, names, arguments, started: float) -> int:
     from .. import bench, journal, machine, records
+    from ..explain import count
     from ..progress import Progress
     from ..worker import Worker
 
@@ -70,7 +71,7 @@ def _bench(settings, names, arguments, started: float) -> int:
     journal.writable(book.path)
     known = bench.known(rows) if arguments.resume else {}
     left = len(bench.unmeasured(settings, names, device, known))
-    print(f"{device.name}: {counted(len(settings), 'setting')}, {len(settings) - left} known, {left} to do; "
+    print(f"{device.name}: {count(len(settings), 'setting')}, {len(settings) - left} known, {left} to do; "
           f"journal {book.path}")
     progress = Progress(left * len(names), arguments.quiet, every=30)
     deadline = started + arguments.budget if arguments.budget else None
@@ -85,6 +86,6 @@ def _bench(settings, names, arguments, started: float) -> int:
         progress.close()
         written = records.write(book, arguments.output)
     if open_:
-        print(f"left: {counted(open_, 'setting')}; the same command with --resume goes on")
+        print(f"left: {count(open_, 'setting')}; the same command with --resume goes on")
     print(f"results are in {', '.join(map(str, written))}; triton-conv3dt report {arguments.output} shows them")
     return 0

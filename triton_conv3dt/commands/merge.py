@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from . import sweep
-from .options import counted
 
 
 def add(commands) -> None:
@@ -18,13 +17,14 @@ def add(commands) -> None:
 
 def run(arguments) -> int:
     from .. import results, store
+    from ..explain import count
 
     output = arguments.output or store.user_cache()
     try:
         counts = results.merge(arguments.journals, output)
     except (ValueError, OSError) as error:
         return sweep.error(error)
-    for name, count in counts.items():
-        print(f"{name}: {counted(count, 'result')}" + (f", configs in {output / name}" if count else
+    for name, number in counts.items():
+        print(f"{name}: {count(number, 'result')}" + (f", configs in {output / name}" if number else
                                             "; those of other kernels than these are passed over"))
     return 0

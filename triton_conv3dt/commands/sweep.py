@@ -93,7 +93,7 @@ def device_here(what: str) -> Device:
         raise RuntimeError(f"{what} measures on an NVIDIA GPU of compute capability 8.0 or later, and there is none "
                            f"here ({built}). --dry-run shows what it would do, for any --device")
     here = device.current()
-    if here.capability < (8, 0):
+    if here.capability < device.LEAST_CAPABILITY:
         raise RuntimeError(f"{what} needs a GPU of compute capability 8.0 or later; {here.name} has "
                            "{}.{}".format(*here.capability))
     return here

@@ -7,7 +7,6 @@ from pathlib import Path
 from ..problem import DIRECTIONS
 from ..selection import OWN
 from . import sweep
-from .options import counted
 
 
 def add(commands) -> None:
@@ -49,6 +48,7 @@ def run(arguments) -> int:
 
 def _dry_run(jobs, effort) -> int:
     from .. import case, tune
+    from ..explain import count
     from ..progress import duration
 
     total = 0
@@ -56,13 +56,14 @@ def _dry_run(jobs, effort) -> int:
         total += len(job.candidates)
         print(f"{len(job.candidates):5} candidates  {case.format(job.problem)}  default: {job.default}", flush=True)
     seconds = total * effort.seconds + len(jobs) * tune.COMPARE_SECONDS
-    print(f"{counted(len(jobs), 'problem')}, {counted(total, 'candidate')}, at least {duration(seconds)} of measuring; "
+    print(f"{count(len(jobs), 'problem')}, {count(total, 'candidate')}, at least {duration(seconds)} of measuring; "
           "compiling comes on top")
     return 0
 
 
 def _tune(problems, arguments, started: float) -> int:
     from .. import journal, laboratory, machine, results, store, tune
+    from ..explain import count
     from ..precompile import Compilers
     from ..progress import Progress
     from ..worker import Worker
@@ -75,10 +76,10 @@ def _tune(problems, arguments, started: float) -> int:
     journal.writable(path)
     known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
     left = [job for job in jobs if known.result(job.problem) is None]
-    print(f"{device.name}: {counted(len(jobs), 'problem')}, {len(jobs) - len(left)} known, {len(left)} to do; "
+    print(f"{device.name}: {count(len(jobs), 'problem')}, {len(jobs) - len(left)} known, {len(left)} to do; "
           f"journal {path}")
     if rows and not arguments.resume:
-        print(f"the journal has {counted(len(rows), 'row')} of earlier runs; --resume would not repeat them")
+        print(f"the journal has {count(len(rows), 'row')} of earlier runs; --resume would not repeat them")
     if left:
         facts = machine.facts(device)
         book.append(results.session(device, facts))
@@ -100,5 +101,6 @@ def _tune(problems, arguments, started: float) -> int:
         progress.close()
     print(f"better than the default: {summary.better}, the default stays: {summary.kept}, open: {summary.open}"
           + "; the same command with --resume goes on" * bool(summary.open))
-    print(f"configs are in {output / device.name}")
+    if summary.better:
+        print(f"configs are in {output / device.name}")
     return 0
