@@ -12,6 +12,7 @@ import triton_conv3dt as t3
 from triton_conv3dt import launch, reference, search
 from triton_conv3dt.config import Config, fits
 from triton_conv3dt.device import Device
+from triton_conv3dt.ops import dense_strides
 from triton_conv3dt.problem import Activation, Problem
 from triton_conv3dt.tensors import memory_format
 
@@ -54,12 +55,12 @@ def test_gradients_are_exact(case, layout, activation, device, taken):
                                 activation, None, True)
         saved = y if activation.derivative_from == "output" else pre
         t.dz = torch.empty_strided(saved.shape, saved.stride(), dtype=saved.dtype, device=device).copy_(t.dz)
-    dx, dw, db = launch.backward(t.dz, t.x, t.w, saved, True, case.stride, case.padding, case.dilation, 1, "tf32", activation)
+    dx, dw, db = launch.backward(t.dz, t.x, t.w, saved, True, dense_strides(t.w), case.stride, case.padding, case.dilation, 1, "tf32", activation)
     dz = launch.activation_grad(t.dz, saved, activation) if activation else t.dz
     assert_exact(dx.cpu(), reference.grad_input(dz, t.w, **case.geometry, in_size=case.in_size).cpu())
     assert_exact(dw.cpu(), reference.grad_weight(t.x, dz, **case.geometry, kernel=case.kernel).cpu())
     assert_exact(db.cpu(), dz.double().sum((0, 2, 3, 4)).cpu())
-    assert dx.is_contiguous(memory_format=memory_format(t.x)) and dw.stride() == torch.empty_like(t.w).stride()
+    assert dx.is_contiguous(memory_format=memory_format(dz)) and dw.stride() == dense_strides(t.w)
     assert len(taken) == 1
 
 
@@ -77,6 +78,21 @@ def test_autograd_takes_it(activation, needs_bias, device, taken, monkeypatch):
     for ours, theirs in zip(torch.autograd.grad(y, leaves, t.dz), separate):
         assert_smooth(ours, theirs.detach().double())
     assert len(taken) == 1
+
+
+def test_a_compiled_step_takes_it(device, taken):
+    """The compiler sees one operator, which decides when it runs."""
+    t = CASES[0].tensors(torch.float16, device=device)
+    leaves = [v.requires_grad_() for v in (t.x, t.w, t.b)]
+
+    def layer(x, w, b):
+        return t3.conv_transpose3d(x, w, b, 2, activation="relu", backend="triton")
+
+    y = torch.compile(layer, backend="aot_eager", fullgraph=True)(*leaves)
+    compiled = torch.autograd.grad(y, leaves, t.dz)
+    assert len(taken) == 1
+    eager = torch.autograd.grad(layer(*leaves), leaves, t.dz, create_graph=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(compiled, eager))
 
 
 @pytest.mark.parametrize("why", ("no weight gradient", "residual", "fp32", "cropped", "other strides than what is saved"))
@@ -99,7 +115,7 @@ def test_the_number_of_programs_changes_no_bit_of_integers(device, monkeypatch):
     for shares in (1, 2, 5):
         monkeypatch.setattr(launch, "_records", {})
         monkeypatch.setattr(search, "one_pass", lambda problem, device: small(problem, device, shares))
-        results.append(launch.backward(t.dz, t.x, t.w, None, True, (2, 2, 2), (0, 0, 0), (1, 1, 1), 1, "tf32", None))
+        results.append(launch.backward(t.dz, t.x, t.w, None, True, t.w.stride(), (2, 2, 2), (0, 0, 0), (1, 1, 1), 1, "tf32", None))
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
 
 

@@ -23,7 +23,7 @@ def products(case, t, precision):
     geometry = case.geometry
     y = launch.forward(t.x, t.w, t.b, t.residual, **geometry, out_size=case.out_size, activation=None, precision=precision)[0]
     dx = launch.grad_input(t.dz, t.w, **geometry, in_size=case.in_size, precision=precision)
-    dw = launch.grad_weight(t.x, t.dz, **geometry, kernel=case.kernel, precision=precision, like=t.w)
+    dw = launch.grad_weight(t.x, t.dz, **geometry, kernel=case.kernel, precision=precision, strides=t.w.stride())
     x, w, b, residual, dz = (v.cpu() for v in (t.x, t.w, t.b, t.residual, t.dz))
     return ((y, reference.conv_transpose3d(x, w, b, residual, **geometry, out_size=case.out_size)),
             (dx, reference.grad_input(dz, w, **geometry, in_size=case.in_size)),

@@ -13,6 +13,7 @@ from layouts import LAYOUTS, RedZone, lay_out
 from tolerances import assert_exact, assert_smooth
 from triton_conv3dt import launch, reference, search, tensors
 from triton_conv3dt.config import Config, fits
+from triton_conv3dt.ops import dense_strides
 from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation
 
 HAS_GPU = torch.cuda.is_available()
@@ -52,9 +53,9 @@ def check(direction, case, t, epilogue=(False, False, None), precision="ieee", o
         result, like = launch.grad_input(t.dz, t.w, **given, in_size=case.in_size), t.dz
         exact = reference.grad_input(t.dz, t.w, **geometry, in_size=case.in_size)
     else:
-        result = launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, like=t.w)
+        result = launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, strides=dense_strides(t.w))
         exact, like = reference.grad_weight(t.x, t.dz, **geometry, kernel=case.kernel), None
-        assert result.stride() == t.w.stride()
+        assert result.stride() == dense_strides(t.w)
     assert_exact(result.cpu(), exact.cpu(), **places(direction, case))
     if like is not None and out is None:
         assert result.is_contiguous(memory_format=tensors.memory_format(like))
@@ -236,7 +237,7 @@ def test_two_runs_are_equal(name, direction, device, monkeypatch):
     given = dict(**case.geometry, precision="ieee")
     run = {"forward": lambda: launch.forward(t.x, t.w, t.b, None, **given, out_size=case.out_size, activation=None)[0],
            "grad_input": lambda: launch.grad_input(t.dz, t.w, **given, in_size=case.in_size),
-           "grad_weight": lambda: launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel)}[direction]
+           "grad_weight": lambda: launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, strides=t.w.stride())}[direction]
     assert torch.equal(run(), run())
     assert torch.equal(launch.grad_bias(t.dz), launch.grad_bias(t.dz))
 

@@ -35,6 +35,8 @@ def test_the_contract_of_the_other_operators(device, channels_last):
     opcheck(OPS.grad_input, (dz, w, IN_SIZE, *GEOMETRY))
     opcheck(OPS.grad_weight, (x, dz, KERNEL, w.stride(), *GEOMETRY))
     opcheck(OPS.grad_bias, (dz,))
+    for bias, kept, activation in ((True, None, None), (False, saved.detach(), "tanh")):
+        opcheck(OPS.backward, (dz.detach(), x.detach(), w.detach(), kept, bias, w.stride(), *GEOMETRY, activation, ()))
     opcheck(OPS.activation_grad, (dz, saved, "tanh", ()))
     with torch.no_grad():
         out = torch.zeros(2, 5, *OUT_SIZE, device=device)[:, 1:3]
@@ -57,7 +59,8 @@ def test_fake_results_have_the_strides_of_real_ones(device, size, layout):
              (OPS.activation_grad, (torch.randn(dz.shape, device=device), dz, "relu", ()))]
     if dz.shape[2:] == out_size:
         calls += [(OPS.grad_input, (dz, w, tuple(x.shape[2:]), *geometry)),
-                  (OPS.grad_weight, (x, dz, (2, 2, 2), w.stride(), *geometry))]
+                  (OPS.grad_weight, (x, dz, (2, 2, 2), w.stride(), *geometry)),
+                  (OPS.backward, (dz, x, w, None, True, w.stride(), *geometry, None, ()))]
     mode = torch._subclasses.FakeTensorMode()
     for operator, arguments in calls:
         real = operator(*arguments)

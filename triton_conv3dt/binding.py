@@ -75,7 +75,8 @@ def bind(plan) -> Record:
         x_axis = p.x_run if last else gcd(p.x_run, p.in_size[2])
         constants = dict(zip(("SD", "SH", "SW"), p.stride)) | dict(
             CI=p.ci, CO=p.co, Z_LAST=p.y_layout == "channels_last", Z_RUN=lowering.split_run(p), X_LAST=last, X_RUN=x_axis,
-            O_RUN=gcd(x_axis, power_of_two_divisor(p.ci if last else p.in_size[2], limit)),
+            O_LAST=p.y_layout == "channels_last",  # dx is laid out as dy is
+            O_RUN=power_of_two_divisor(p.ci if p.y_layout == "channels_last" else p.in_size[2], limit),
             DERIVATIVE=kernels["activations"][activation.name][1] if activation else None, A=a, B=b, BLOCK_M=c.block_m,
             BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, ACC=accumulator, INDEX=kernels["int64" if p.wide else "int32"])
         return Record(plan, kernels["backward"], (places, td, th, tw), constants, options)

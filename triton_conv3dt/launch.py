@@ -95,11 +95,9 @@ def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
     return dx
 
 
-def grad_weight(x, dz, *, kernel, stride, padding, dilation, groups, precision, like=None):
-    """dw [CI, CO / groups, *kernel] in the strides of like (contiguous without it)."""
-    size = (x.shape[1], dz.shape[1] // groups, *kernel)
-    dw = torch.empty_strided(size, like.stride(), dtype=x.dtype, device=x.device) if like is not None else \
-        torch.empty(size, dtype=x.dtype, device=x.device)
+def grad_weight(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision):
+    """dw [CI, CO / groups, *kernel] in these strides."""
+    dw = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides)
     if x.numel() == 0 or dz.numel() == 0:
         return dw.zero_()
     if dw.numel():
@@ -153,29 +151,37 @@ def _sum_biases(parts, db) -> None:
     load()["sum_parts"][(ceil_div(co, BLOCK),)](parts, db, co, shares, co, 1, 0, 1, 0, BLOCK=BLOCK)
 
 
-def backward(dy, x, w, saved, bias, stride, padding, dilation, groups, precision, activation):
-    """(dx, dw, db) in one pass over dy, x and what is saved for the activation's derivative; None where there is no such pass
-    or separate products are better.
-
-    dx has x's strides where these are dense, dw those of w; db is None unless bias. dz = dy * derivative is rounded as the
-    separate products find it.
+def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
+    """(dx, dw, db): all gradients, from what is saved for the activation's derivative; db is None unless bias. In one pass
+    over memory where that is possible and better, else one after the other: the same values but for the order of sums.
     """
-    if stride != tuple(w.shape[2:]) or x.dtype.itemsize != 2 or (saved is not None and saved.stride() != dy.stride()):
-        return None  # most calls, and quickly
+    if stride == tuple(w.shape[2:]) and x.dtype.itemsize == 2 and (saved is None or saved.stride() == dy.stride()):
+        found = _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation)
+        if found is not None:
+            return found
+    dz = dy if activation is None else activation_grad(dy, saved, activation)
+    given = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
+    return (grad_input(dz, w, in_size=tuple(x.shape[2:]), **given),
+            grad_weight(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, **given), grad_bias(dz) if bias else None)
+
+
+def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
+    """backward by its own kernel, None where there is none for these tensors or separate products are better. dz is rounded
+    as the separate products find it."""
     key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape, w.stride(),
            x.dtype, x.device, padding, dilation, groups, activation, bias, saved is None or saved.data_ptr() % 16)
     record = _records.get(key, key)
     if record is key:
         problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation, groups, precision)
-        device, like = _device(x), empty(x.shape, x)
-        possible = x.numel() and weight_strides(w, packed=False) and problem.x_layout == layout_of(like)
+        device, like = _device(x), empty(x.shape, dy if saved is None else saved)
+        possible = x.numel() and weight_strides(w, packed=False) and problem.y_layout == layout_of(like)
         config = search.one_pass(problem, device) if possible else None
         record = _remember(_records, key, config and bind(plan(problem, device, config)))
     if record is None:
         return None
     shares, taps, co = record.plan.config.shares, record.plan.problem.taps, dy.shape[1]
     residues = taps if record.constants["Z_LAST"] else stride[0] * stride[1]
-    dx, dw = empty(x.shape, x), torch.empty_like(w)
+    dx, dw = empty(x.shape, dy if saved is None else saved), w.new_empty_strided(w.shape, w_strides)
     parts = torch.empty((shares, x.shape[1], taps, co), dtype=torch.float32, device=x.device)
     sums = torch.empty((shares * residues, co), dtype=torch.float32, device=x.device) if bias else None
     db = torch.empty(co, dtype=x.dtype, device=x.device) if bias else None

@@ -5,6 +5,7 @@
     grad_input       dx from dz and w
     grad_weight      dw from x and dz, in the strides of the weight
     grad_bias        db from dz
+    backward         all three from dy, in one pass where that is possible; without derivatives of its own
     activation_grad  dz from dy and the one tensor that the activation's derivative needs
 
 Derivatives are in ops.py, the rules for vmap in vmap.py. `padding` is what is cropped before the output, any integers;
@@ -30,6 +31,8 @@ SCHEMAS = {
     "grad_input": f"(Tensor dz, Tensor w, SymInt[] in_size, {GEOMETRY}) -> Tensor",
     "grad_weight": f"(Tensor x, Tensor dz, SymInt[] kernel, SymInt[] w_strides, {GEOMETRY}) -> Tensor",
     "grad_bias": "(Tensor dz) -> Tensor",
+    "backward": f"(Tensor dy, Tensor x, Tensor w, Tensor? saved, bool bias, SymInt[] w_strides, {GEOMETRY}, "
+                "str? activation, float[] parameters) -> (Tensor dx, Tensor dw, Tensor db)",
     "activation_grad": "(Tensor dy, Tensor saved, str activation, float[] parameters) -> Tensor",
 }
 AUTOCAST_KEYS = {"cuda": "AutocastCUDA", "cpu": "AutocastCPU"}
@@ -67,10 +70,9 @@ def forward_out(x, w, b, residual, out, out_size, stride, padding, dilation, gro
         torch.autograd.graph.increment_version(out)
 
 
-def backward(dy, x, w, saved, bias, activation, parameters, stride, padding, dilation, groups, precision):
-    """launch.backward; without a schema, since it is called for plain tensors alone."""
-    return launch.backward(dy, x, w, saved, bias, stride, padding, dilation, groups, _precision(precision, x.dtype),
-                           activation_of(activation, parameters) if activation else None)
+def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation, parameters):
+    return launch.backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups,
+                           _precision(precision, x.dtype), activation_of(activation, parameters) if activation else None)
 
 
 def grad_input(dz, w, in_size, stride, padding, dilation, groups, precision):
@@ -79,10 +81,8 @@ def grad_input(dz, w, in_size, stride, padding, dilation, groups, precision):
 
 
 def grad_weight(x, dz, kernel, w_strides, stride, padding, dilation, groups, precision):
-    size = (x.shape[1], dz.shape[1] // groups, *kernel)
-    like = torch.empty_strided(size, w_strides, dtype=x.dtype, device="meta")
-    return launch.grad_weight(x, dz, kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups,
-                              precision=_precision(precision, x.dtype), like=like)
+    return launch.grad_weight(x, dz, kernel=kernel, strides=w_strides, stride=stride, padding=padding, dilation=dilation,
+                              groups=groups, precision=_precision(precision, x.dtype))
 
 
 def grad_bias(dz):
@@ -93,7 +93,7 @@ def activation_grad(dy, saved, activation, parameters):
     return launch.activation_grad(dy, saved, activation_of(activation, parameters))
 
 
-IMPLEMENTATIONS = {f.__name__: f for f in (forward, forward_out, grad_input, grad_weight, grad_bias, activation_grad)}
+IMPLEMENTATIONS = {f.__name__: f for f in (forward, forward_out, grad_input, grad_weight, grad_bias, backward, activation_grad)}
 
 
 def with_tuples(args):
@@ -111,7 +111,9 @@ def _dispatched(name: str):
         if reason is not None:
             raise RuntimeError(f"{NAMESPACE}::{name} cannot run on {args[0].device}: {reason}")
         result = implementation(*args)
-        return (result[0], args[0].new_empty(0)) if name == "forward" and result[1] is None else result
+        if name in ("forward", "backward") and result[-1] is None:
+            return *result[:-1], args[0].new_empty(0)
+        return result
 
     return run
 
@@ -135,6 +137,12 @@ def _fake_grad_weight(x, dz, kernel, w_strides, stride, padding, dilation, group
     return torch.empty_strided(size, w_strides, dtype=x.dtype, device=x.device)
 
 
+def _fake_backward(dy, x, w, saved, bias, w_strides, *geometry):
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(dy if saved is None else saved))
+    dw = torch.empty_strided(w.shape, w_strides, dtype=w.dtype, device=w.device)
+    return dx, dw, x.new_empty(dy.shape[1] if bias else 0)
+
+
 def _fake_activation_grad(dy, saved, activation, parameters):
     return torch.empty(saved.shape, dtype=saved.dtype, device=saved.device, memory_format=memory_format(saved))
 
@@ -145,6 +153,7 @@ FAKES = {
     "grad_input": _fake_grad_input,
     "grad_weight": _fake_grad_weight,
     "grad_bias": lambda dz: dz.new_empty(dz.shape[1]),
+    "backward": _fake_backward,
     "activation_grad": _fake_activation_grad,
 }
 

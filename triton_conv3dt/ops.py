@@ -19,6 +19,7 @@ _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_ena
 _PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 _AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA) | _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
 _is_wrapped = _C._functorch.is_functorch_wrapped_tensor  # a backward pass may see one after its transform is left
+_OPS = getattr(torch.ops, NAMESPACE)
 _VMAP = _C._dispatch_key_parse("VmapMode")  # of torch.autograd.grad(is_grads_batched=True)
 
 
@@ -32,6 +33,12 @@ def _plain(tensors) -> bool:
         if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or _is_wrapped(t)):
             return False
     return tensors[0].is_cuda or tensors[0].is_cpu
+
+
+def _transformed() -> bool:
+    """Whether a transform that may want derivatives, or a batch of them, is active."""
+    return (_C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+            or _C._dispatch_tls_is_dispatch_key_included(_VMAP))
 
 
 def _tracked(tensors) -> bool:
@@ -87,7 +94,14 @@ def _saved_where_needed(ctx, a, b):
 
 def dense_strides(w: torch.Tensor) -> tuple[int, ...]:
     """The strides of w's gradient: w's own where w is dense, else what torch.empty_like would give."""
-    return w.stride() if w.is_contiguous() else torch.empty_like(w, device="meta").stride()
+    if w.is_contiguous():
+        return w.stride()
+    span = 1
+    for stride, size in sorted(zip(w.stride(), w.shape)):
+        if size > 1 and stride != span:
+            return torch.empty_like(w, device="meta").stride()
+        span *= size
+    return w.stride()
 
 
 def _sum(a, b):
@@ -117,12 +131,12 @@ class _Forward(_SingleLevelFunction):
         x, w, saved = ctx.saved_tensors
         _, needs_x, needs_w, needs_b, needs_residual, *_ = ctx.needs_input_grad
         dx = dw = db = None
-        alone = dpre is None and needs_x and needs_w and not needs_residual and not _is_grad_enabled()
-        if dy is not None and alone and _plain((dy, x, w, saved)):
+        alone = dpre is None and needs_x and needs_w and not needs_residual
+        if dy is not None and alone and not (_is_grad_enabled() or _transformed()):
             # Nobody differentiates these, so they may come from one pass over memory.
-            found = backward(dy, x, w, saved, needs_b, ctx.activation, ctx.parameters, *ctx.geometry)
-            if found is not None:
-                return None, *found, None, None, None, None, None, None
+            args = (dy, x, w, saved, needs_b, ctx.w_strides, *ctx.geometry, ctx.activation, ctx.parameters)
+            dx, dw, db = backward(*args) if _plain((dy, x, w, saved)) else _OPS.backward(*args)
+            return None, dx, dw, db if needs_b else None, None, None, None, None, None, None
         if dy is not None and ctx.activation:
             dy = activation_grad(dy, saved, ctx.activation, ctx.parameters)
         dz = _sum(dy, dpre)

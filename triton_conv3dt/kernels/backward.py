@@ -32,7 +32,8 @@ def columns(index, CO: tl.constexpr, SD: tl.constexpr, SH: tl.constexpr, SW: tl.
 def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h, g_w, x_n, x_c, x_d, x_h, x_w,
              o_n, o_c, o_d, o_h, o_w, w_ci, w_co, w_tap, p_share, p_ci, p_co, p_tap,
              SD: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
-             Z_LAST: tl.constexpr, Z_RUN: tl.constexpr, X_LAST: tl.constexpr, X_RUN: tl.constexpr, O_RUN: tl.constexpr,
+             Z_LAST: tl.constexpr, Z_RUN: tl.constexpr, X_LAST: tl.constexpr, X_RUN: tl.constexpr,
+             O_LAST: tl.constexpr, O_RUN: tl.constexpr,
              DERIVATIVE: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
              BLOCK_K: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
     """dy and saved [N, CO, TD * SD, TH * SH, TW * SW] share their strides, x and dx [N, CI, TD, TH, TW]; P = N * TD * TH * TW.
@@ -47,7 +48,9 @@ def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h
     if Z_LAST:
         g_c = 1
     if X_LAST:
-        x_c, o_c = 1, 1
+        x_c = 1
+    if O_LAST:
+        o_c = 1
     ci = tl.arange(0, BLOCK_M)
     line = tl.arange(0, LINES)
     kd, kh, kw, co = columns(line, CO, SD, SH, SW, Z_LAST)
@@ -85,7 +88,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h
         acc = tl.dot(xt, split.permute(1, 2, 0).reshape(BLOCK_K, BLOCK_N), acc, out_dtype=ACC)
         out = tl.dot(wt, split.permute(2, 0, 1).reshape(BLOCK_N, BLOCK_K), out_dtype=ACC)
         o_place = tl.multiple_of(place(n, 0, d, h, 0, o_n, 0, o_d, o_h, 0) + w_place * o_w, O_RUN)
-        o_place = tl.max_contiguous(o_place, 1 if X_LAST else O_RUN)
+        o_place = tl.max_contiguous(o_place, 1 if O_LAST else O_RUN)
         tl.store(dx + (ci.to(INDEX) * o_c)[:, None] + o_place[None, :], out.to(dx.dtype.element_ty), mask=x_seen)
     at = ci.to(tl.int64)[:, None] * p_ci + (cc.to(tl.int64) * p_co + tap * p_tap)[None, :]
     tl.store(parts + program.to(tl.int64) * p_share + at, acc, mask=live)
