@@ -78,8 +78,8 @@ def device_of(path: Path) -> Device:
         return KNOWN.get(about["name"]) or Device(about["name"], (int(major), int(minor)), int(about["sms"]),
                                                   int(about["shared_memory"]))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise _refused(path, _line_of(text, '"device"'), '"device" must have a name, a capability such as "9.0", sms and '
-                       "shared_memory") from None
+        what = '"device" must have a name, a capability such as "9.0", sms and shared_memory'
+        raise _refused(path, _line_of(text, '"device"'), what) from None
 
 
 def write(path: Path, device: Device, entries) -> None:
@@ -128,7 +128,7 @@ def config_of(given: dict) -> Config:
 
 
 def _value(name: str, kind, value):
-    """A value of JSON as a field's type has it: a list where that is a tuple, anything that one type of a union takes."""
+    """A value of JSON as a field's type has it: a list for a tuple, anything that one type of a union takes."""
     members = get_args(kind)
     if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(members):
         return tuple(_value(name, member, part) for member, part in zip(members, value))
@@ -159,8 +159,8 @@ def _content(path: Path) -> tuple[str, dict]:
     if content["schema"] < 1:
         raise _refused(path, line, f"schema {content['schema']} has never been; the first is 1")
     if content["schema"] > SCHEMA:
-        raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of triton_conv3dt, this one "
-                              f"reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
+        raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of triton_conv3dt, "
+                              f"this one reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
     return text, content
 
 
@@ -204,8 +204,8 @@ def _text(device: Device, entries) -> str:
     about = {"name": device.name, "capability": "{}.{}".format(*device.capability), "sms": device.sms,
              "shared_memory": device.shared_memory}
     made_with = [f'"{digest}": {_line(sources[digest])}' for digest in sorted(sources)]
-    return "\n".join(["{", f'"schema": {SCHEMA},', f'"device": {_line(about)},', '"made_with": {', ",\n".join(made_with),
-                      "},", '"entries": [', ",\n".join(rows), "]", "}", ""])
+    return "\n".join(["{", f'"schema": {SCHEMA},', f'"device": {_line(about)},', '"made_with": {',
+                      ",\n".join(made_with), "},", '"entries": [', ",\n".join(rows), "]", "}", ""])
 
 
 def _order(entry: Entry) -> tuple:

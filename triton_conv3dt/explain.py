@@ -30,8 +30,9 @@ def product(plan: Plan) -> str:
     each = f" in each of {p.groups} groups" * (p.groups > 1)
     if p.direction == "grad_weight":
         shares = f" in {c.shares} shares" * (c.shares > 1)
-        return (f"{count(p.taps, 'product')}{', one per tap' * (p.taps > 1)}: {p.ci_group} by {p.co_group} channels{each}, a sum "
-                f"over {count(positions, 'position')}{shares}")
+        products = count(p.taps, "product") + ", one per tap" * (p.taps > 1)
+        return (f"{products}: {p.ci_group} by {p.co_group} channels{each}, a sum over {count(positions, 'position')}"
+                f"{shares}")
     if p.direction == "grad_input":
         return (f"1 product: {count(written, 'channel')}{each} by {count(positions, 'position')}, a sum over "
                 f"{count(summed, 'channel')} and {count(p.taps, 'tap')}")

@@ -17,7 +17,8 @@ from .machinecode import BULK, LOADS, STORES, Resources
 from .problem import Problem
 from .progress import Progress
 
-COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "tensor cores", "loads", "stores", "remarks")
+COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "tensor cores", "loads", "stores",
+           "remarks")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Kernel:
                 "config": asdict(task.config), "source": task.source, "failure": self.failure,
                 "warnings": list(self.warnings)}
         return said if used is None else said | asdict(used) | {
-            "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks, "occupancy": self.occupancy}
+            "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks,
+            "occupancy": self.occupancy}
 
 
 def inspect(tasks: list[Task], processes: int | None = None, progress: Progress | None = None) -> list[Kernel]:
@@ -83,12 +85,16 @@ def compile_task(task: Task) -> Kernel:
     try:
         used = machinecode.resources(compile_plan(launch.plan(task.problem, task.device, task.config)))
     except Exception as error:  # whatever a compiler raises, the other tasks go on
-        return Kernel(task, failure=f"{type(error).__name__}: {str(error).strip() or 'no message'}", triton=triton.__version__)
-    blocks = machinecode.blocks(used, task.config, task.device)
-    failure = None if blocks != 0 and used.shared <= task.device.shared_memory else \
-        f"no block fits {task.device.name}: {used.registers} registers per thread, {used.shared} bytes of shared memory"
-    return Kernel(task, used, blocks, machinecode.occupancy(used, task.config, task.device),
-                  tuple(machinecode.warnings(used, task.config, task.problem, task.device)), failure, triton.__version__)
+        what = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        return Kernel(task, failure=what, triton=triton.__version__)
+    config, device = task.config, task.device
+    blocks, failure = machinecode.blocks(used, config, device), None
+    if blocks == 0 or used.shared > device.shared_memory:
+        failure = (f"no block fits {device.name}: {used.registers} registers per thread, {used.shared} bytes of shared "
+                   "memory")
+    remarks = machinecode.warnings(used, config, task.problem, device)
+    return Kernel(task, used, blocks, machinecode.occupancy(used, config, device), tuple(remarks), failure,
+                  triton.__version__)
 
 
 def table(kernels: list[Kernel]) -> str:
@@ -104,10 +110,9 @@ def _row(kernel: Kernel) -> tuple[str, ...]:
     if used is None:
         return (name, str(task.config), *[""] * 8, f"FAILED {kernel.failure.splitlines()[0]}")
     remarks = [f"FAILED {kernel.failure}"] * (kernel.failure is not None) + list(kernel.warnings)
-    part = "?" if kernel.occupancy is None else f"{kernel.occupancy:.0%}"
-    return (name, str(task.config), str(used.registers), str(used.shared), "?" if kernel.blocks is None else str(kernel.blocks),
-            part, str(used.code), _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES),
-            "; ".join(remarks))
+    blocks, part = ("?", "?") if kernel.blocks is None else (str(kernel.blocks), f"{kernel.occupancy:.0%}")
+    return (name, str(task.config), str(used.registers), str(used.shared), blocks, part, str(used.code),
+            _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES), "; ".join(remarks))
 
 
 def _accesses(used: Resources, families: tuple[str, ...]) -> str:

@@ -230,7 +230,7 @@ _tables: dict[Path, tuple[tuple, dict]] = {}  # what was read, and what the file
 
 
 def _load(path: Path) -> dict[tuple, list[tuple[int, Entry]]]:
-    """The entries of a file by class; empty where there is none, or none that can be used. Read again when it changes."""
+    """The entries of a file by class, none where it cannot be used. It is read again when it has changed."""
     try:
         status = path.stat()
         version = status.st_mtime_ns, status.st_size, status.st_ino

@@ -12,14 +12,16 @@ RANDOM = 20  # problems where nothing else is asked
 def add(commands) -> None:
     check = commands.add_parser(
         "check", help="whether kernels compute what they should, here",
-        description="Run layers or random problems on the GPU of this machine, or in Triton's interpreter where there is none, "
-                    "and compare the results with the definition, to the bit, in integers; watch what is written around them.",
-        epilog="exit status 1 where a result is wrong; each is one line, to be pasted back. examples: triton-conv3dt check; "
-               "triton-conv3dt check --layers nnunet k3s2; triton-conv3dt check --n 500 --seed 7")
+        description="Run layers or random problems on the GPU of this machine, or in Triton's interpreter where there "
+                    "is none, and compare the results with the definition, to the bit, in integers; watch what is "
+                    "written around them.",
+        epilog="exit status 1 where a result is wrong; each is one line, to be pasted back. examples: triton-conv3dt "
+               "check; triton-conv3dt check --layers nnunet k3s2; triton-conv3dt check --n 500 --seed 7")
     options.add_problems(check)
     check.usage = check.usage.replace("(--layers", "([--n N] [--seed S] | --layers")
     drawn = check.add_argument_group("random problems")
-    drawn.add_argument("--n", type=options.positive, metavar="N", help=f"how many (default: {RANDOM} where nothing else is asked)")
+    drawn.add_argument("--n", type=options.positive, metavar="N",
+                       help=f"how many (default: {RANDOM} where nothing else is asked)")
     drawn.add_argument("--seed", type=int, metavar="S", help="the same problems for the same seed (default: 0)")
     options.add_run(check, DIRECTIONS)
     check.add_argument("--quiet", action="store_true", help="no progress")
@@ -44,8 +46,8 @@ def run(arguments) -> int:
     try:
         for problem, failure in check.check(problems, interpret, progress):
             if failure:
-                line = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}  # {failure.kind}: {failure.reason}"
-                progress.say(line)
+                replay = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}"
+                progress.say(f"{replay}  # {failure.kind}: {failure.reason}")
                 wrong += failure.kind != "memory"
                 large += failure.kind == "memory"
     except RuntimeError as error:
@@ -73,7 +75,8 @@ def _asked(arguments):
 def _random(arguments, dtypes):
     from .. import sampling
 
-    return sampling.problems(arguments.seed or 0, arguments.n or RANDOM, (arguments.dtype,) if arguments.dtype else dtypes)
+    dtypes = (arguments.dtype,) if arguments.dtype else dtypes
+    return sampling.problems(arguments.seed or 0, arguments.n or RANDOM, dtypes)
 
 
 def _say_what_is_checked(interpret: bool, reduced: int, left_out: list[str]) -> None:
