@@ -219,6 +219,12 @@ def test_a_config_file_of_a_later_version_is_not_overwritten(gpu, capsys):
     path.write_text('{"schema": 99}')
     assert cli.main(["tune", "--case", CASE, "--output", "configs", "--journal", "tune.jsonl"]) == 1
     assert "later version" in capsys.readouterr().err and path.read_text() == '{"schema": 99}'
+    assert not (gpu / "tune.jsonl").exists(), "it is found before anything is measured"
+    path.unlink()
+    assert cli.main(["tune", "--case", CASE, "--output", "configs", "--journal", "tune.jsonl"]) == 0
+    path.write_text('{"schema": 99}')
+    assert cli.main(["merge", "tune.jsonl", "--output", "configs"]) == 1
+    assert "later version" in capsys.readouterr().err and path.read_text() == '{"schema": 99}'
     path.unlink()
     assert cli.main(["merge", "tune.jsonl", "--output", "configs"]) == 0 and path.exists(), "the journal has the result"
 

@@ -23,8 +23,7 @@ from .setting import Setting
 from .timing import EventTimer, Timer
 from .worker import LOST, Failure, Worker
 
-WATCHDOG = 120.0  # seconds for one peer: torch.compile and cuDNN's search take their time
-SHORTEST_WATCH = 30.0
+WATCHDOG, SHORTEST_WATCH = 60.0, 30.0  # seconds for one peer, torch.compile and cuDNN's search included; near the end
 COLD_SECONDS, WARM_SECONDS = 0.4, 0.15  # of measuring, all peers of a setting together
 
 

@@ -26,7 +26,7 @@ from .worker import LOST, Failure, Worker
 
 FINALISTS = 3  # compared with the default
 COMPARE_SECONDS = 1.0  # for one comparison
-WATCHDOG, SHORTEST_WATCH = 60.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
+WATCHDOG, SHORTEST_WATCH = 45.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
 LOST_BY_PATH = 2, 6  # workers lost by configs of one path, for one problem and in all, before the others are left out
 LOST_IN_A_ROW = 10  # workers; then it is the device that is broken
 

@@ -62,7 +62,7 @@ def _dry_run(jobs, effort) -> int:
 
 
 def _tune(problems, arguments, started: float) -> int:
-    from .. import journal, laboratory, machine, results, store, tune
+    from .. import configfile, journal, laboratory, machine, results, store, tune
     from ..explain import count
     from ..precompile import Compilers
     from ..progress import Progress
@@ -73,6 +73,8 @@ def _tune(problems, arguments, started: float) -> int:
     path = arguments.journal or store.user_cache().parent / "journals" / f"{device.name}.jsonl"
     book, effort = journal.Journal(path), tune.EFFORTS[arguments.effort]
     rows = book.rows()
+    for written in (output / device.name).glob("*.json"):
+        configfile.read(written)  # one that cannot be added to is found before anything is measured
     journal.writable(path)
     known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
     left = [job for job in jobs if known.result(job.problem) is None]
