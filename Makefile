@@ -48,7 +48,7 @@ gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes 
 	[ -n "$$out" ] || out=benchmarks/$$($(GPU_PY) -c 'from triton_conv3dt import device; print(device.current().name)') || exit 1; \
 	mkdir -p "$$out" && { [ -z "$(FROM)" ] || cp -n "$(FROM)"/*.jsonl "$$out"; } || exit 1; \
 	step() { echo "make gpu: $$*"; }; \
-	step check; $(LIMIT) 60 $(GPU_PY) -m triton_conv3dt check --n 24 --quiet >"$$out/check.txt" 2>&1 || failed="$$failed check"; \
+	step check; $(LIMIT) 60 $(GPU_PY) -m triton_conv3dt check --n 16 --quiet >"$$out/check.txt" 2>&1 || failed="$$failed check"; \
 	tail -n 3 "$$out/check.txt"; \
 	step tune; $(LIMIT) 215 $(GPU_PY) -m triton_conv3dt tune --layers $(LAYERS) --budget 170s --resume \
 	    --journal "$$out/tune.jsonl" --output autotune_configs || failed="$$failed tune"; \

@@ -1,4 +1,4 @@
-"""What stands in for a GPU when the tuner is tested: the interpreter, a timer that reads a table, and configs that fail.
+"""What stands in for a GPU when the tuner is tested: the interpreter, a timer that reads a table, configs that fail.
 
 laboratory, quick_laboratory and stand are called by name in a worker process, which then interprets, wherever it runs.
 """

@@ -1,4 +1,4 @@
-"""Run as a program: compile plans ahead as tune does, then launch them with a driver that is not there (stub_driver.py).
+"""Run as a program: compile plans ahead as tune does, then launch them with a driver that is not there.
 
 Prints, as JSON, what compiling ahead answered, and which kernels the launches compiled that were not in the cache.
 """

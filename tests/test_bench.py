@@ -1,4 +1,4 @@
-"""Measuring without a GPU: whether every peer computes the same, what a row holds, and what becomes of one who fails."""
+"""Measuring without a GPU: whether every peer computes the same, what a row holds, what becomes of one who fails."""
 
 import csv
 import dataclasses
@@ -12,9 +12,9 @@ from triton_conv3dt import bench, peers, records, selection
 from triton_conv3dt.bench import Bench, OutOfTime, Stand
 from triton_conv3dt.journal import Journal
 from triton_conv3dt.layers import layers, select
-from triton_conv3dt.peers import After, Setting
 from triton_conv3dt.problem import LAYOUTS
 from triton_conv3dt.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
+from triton_conv3dt.setting import After, Setting
 from triton_conv3dt.worker import Failure
 
 H200 = laboratories.H200
@@ -23,7 +23,8 @@ SMALL = dict(n=2, ci=8, co=6, in_size=(2, 3, 2), out_size=(4, 6, 4), padding=(0,
 LAYERS = {
     "concat first": SMALL | dict(followed_by="concat(x, skip) along C (deconv output FIRST) -> Conv3d"),
     "concat last": SMALL | dict(followed_by="concat(skip, x) -> Conv3d", bias=False),
-    "relu": SMALL | dict(followed_by="ReLU (fused bias+ReLU)", kernel=(3, 3, 3), padding=(1, 1, 1), output_padding=(1, 1, 1)),
+    "relu": SMALL | dict(followed_by="ReLU (fused bias+ReLU)", kernel=(3,) * 3, padding=(1,) * 3,
+                         output_padding=(1,) * 3),
     "gelu": SMALL | dict(followed_by="GELU (fused bias+GELU)"),
     "residual": SMALL | dict(followed_by="+= second conv_transpose3d (in-place add)"),
     "norm": SMALL | dict(followed_by="BatchNorm3d -> ReLU", dtype="float16"),
@@ -46,7 +47,7 @@ def stand(device):
 
 def test_what_follows_is_read_from_the_words():
     said = {step: str(After.of(dataclasses.replace(layers()[0], followed_by=step))) for step in (
-        "concat(x, skip) along C (deconv output FIRST) -> Conv3d", "concat(prev, y) -> 1x1 Conv", "BatchNorm3d -> ReLU -> + skip",
+        "concat(x, skip) along C (deconv output FIRST) -> Conv3d", "concat(prev, y) -> 1x1 Conv", "BatchNorm3d -> ReLU",
         "(replicate pad if odd) -> concat(skip, x) (deconv output LAST) -> Conv", "(activation None) -> concat", "",
         "ReLU (fused bias+ReLU) -> crop -> concat", "GELU (fused bias+GELU) -> 1x1 Conv", "+= second conv_transpose3d")}
     first, last = "concatenation, output first", "concatenation, output last"
@@ -60,7 +61,8 @@ def test_what_follows_is_read_from_the_words():
 def test_whatever_computes_the_layer_computes_the_same(stand, name, direction, layout):
     own = setting(name, direction, layout)
     exact = own.problem.exact
-    for peer in (CUDNN, CUDNN_LAST, *((MATMUL,) if exact else ())) + ((OURS,) if layout == LAYOUTS[len(name) % 2] else ()):
+    own_turn = layout == LAYOUTS[len(name) % 2]  # the interpreter takes its time
+    for peer in (CUDNN, CUDNN_LAST, *[MATMUL] * exact, *[OURS] * own_turn):
         row = stand.check(peer, own)
         assert row["outcome"] == "ok" and row["error"] < row["limit"] / 2, (peer, row)
         result = stand._calls[peer]()
@@ -122,7 +124,8 @@ class Answers:
     def ask(self, method, *arguments, seconds):
         self.asked.append((method, *arguments))
         if method == "card":
-            return {"bandwidth": 4e12, "rate_float16": 6e14, "rate_bfloat16": 6e14, "rate_float32": 3e14, "floor_us": 2.0}
+            return {"bandwidth": 4e12, "rate_float16": 6e14, "rate_bfloat16": 6e14, "rate_float32": 3e14,
+                    "floor_us": 2.0, "clocks": CLOCKS}
         if method == "check":
             answer = self.checks.get(arguments[0], {"outcome": "ok", "error": 1e-4, "limit": 2e-3, "clock": "events"})
             if isinstance(answer, BaseException):
@@ -134,6 +137,8 @@ class Answers:
 
 
 FACTS = {"command": "triton-conv3dt bench", "date": "2026-01-01 00:00 UTC", "torch": "2"}
+CLOCKS = {"sm_mhz": "1980", "sm_mhz_max": "1980", "memory_mhz": "3201", "power_w": "650", "power_limit_w": "700",
+          "temperature_c": "60"}
 
 
 @pytest.fixture
@@ -156,6 +161,17 @@ def test_a_setting_is_one_row_with_the_work_and_the_roofline(journal):
     assert row["roofline_us"] == round(moved / 4e12 * 1e6, 3) and row["follows"] == "concatenation, output first"
     assert row["peers"][CUDNN]["cold"]["median"] == 150.0 and row["peers"][OURS]["outcome"] == "ok"
     assert row["config"] and "default" in row["source"]
+
+
+def test_a_step_counts_its_tensors_once_forward_and_once_backward(journal):
+    run(journal, Answers(), [setting("norm", "step"), setting("norm")])
+    _, step, forward = journal.rows()
+    x, w, y = 2 * 2 * 8 * 12, 2 * 8 * 6 * 8, 2 * 2 * 6 * 96
+    assert forward["bytes"] == x + w + y and step["bytes"] == forward["bytes"] + 2 * x + 2 * w + y
+    assert step["flops"] == 3 * forward["flops"] and len(step["config"].split("; ")) == 3
+    large = Setting(select(["nnunet_iso128_up4"])[0], "step", "float16", "channels_first")
+    found = bench.configs_of(large, H200)
+    assert [f.config.path for f in found][1:] == ["onepass"] and found[1].source == "all gradients in one pass"
 
 
 def test_resuming_measures_what_is_missing_and_what_has_another_config(journal, monkeypatch):
@@ -213,7 +229,8 @@ def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
     written = records.write(journal, tmp_path)
     content = json.loads(written[0].read_text())
     assert content["schema"] == records.SCHEMA and len(content["sessions"]) == 2
-    place = lambda row: (row["session"], row["direction"], row["peer"], row["outcome"], row.get("cold", {}).get("median"))
+    median = lambda row: row.get("cold", {}).get("median")
+    place = lambda row: (row["session"], row["direction"], row["peer"], row["outcome"], median(row))
     assert sorted(map(place, content["rows"]), key=str) == [
         (0, "step", CUDNN, "ok", 100.0), (0, "step", OURS, "ok", 80.0), (1, "forward", CUDNN, "unavailable", None),
         (1, "forward", OURS, "ok", 70.0)]
@@ -222,6 +239,8 @@ def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
     assert len(table) == 4 and {row["peer"]: row["cold_median_us"] for row in table if row["direction"] == "step"} == {
         CUDNN: "100.0", OURS: "80.0"}
     assert table[0]["kernels"] == "k" and table[0]["clock"] == "events"
+    assert (table[0]["torch"], table[0]["command"], table[0]["bandwidth"], table[0]["sm_mhz"]) == (
+        "2", "triton-conv3dt bench", "4000000000000.0", "1980"), "every row says what it was measured with"
 
 
 def test_what_is_swept_and_in_which_order():

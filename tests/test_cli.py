@@ -23,7 +23,8 @@ def refusal(capsys, *arguments) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["info"], ["demo"], ["explain"], ["tune"], ["bench"], ["report"], ["merge"]], ids=lambda c: " ".join(c) or "none")
+@pytest.mark.parametrize("command", [[], *([command.__name__.rpartition(".")[2]] for command in cli.COMMANDS)],
+                         ids=lambda command: " ".join(command) or "none")
 def test_help_imports_nothing_heavy(command):
     script = ("import sys\nfrom triton_conv3dt.cli import main\n"
               f"try: main({[*command, '--help']})\nexcept SystemExit as stopped: assert stopped.code == 0\n"
@@ -78,6 +79,22 @@ def test_info_names_versions_and_settings(capsys, monkeypatch):
         assert fact in shown
 
 
+def test_info_counts_what_is_tuned_and_names_what_cannot_be_used(capsys, monkeypatch, tmp_path):
+    from triton_conv3dt import case, store
+    from triton_conv3dt.config import Config
+    from triton_conv3dt.device import Device
+
+    monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
+    config = Config("gather", 32, 32, 32)
+    entries = [store.Entry(case.parse(f"{direction} ci64 co32 in8 k2 s2"), config) for direction in DIRECTIONS]
+    files = store.save(entries, Device.named("nvidia_h200"), {}, tmp_path)
+    assert cli.main(["info"]) == 0
+    assert f"{tmp_path}: 3 tuned problems in 3 files\n" in capsys.readouterr().out
+    files[0].write_text("{}")
+    assert cli.main(["info"]) == 0
+    assert f"{tmp_path}: 2 tuned problems in 3 files; {files[0]}:1: not a file of tuned" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("device", ["nvidia_h200", "nvidia_a100", "nvidia_t4"])
 @pytest.mark.parametrize("direction", ["forward", "grad_input", "grad_weight"])
 def test_explain_prints_the_plan_of_the_layer_asked_for(capsys, device, direction):
@@ -94,7 +111,8 @@ def test_explain_prints_the_plan_of_the_layer_asked_for(capsys, device, directio
     shown = capsys.readouterr().out
     assert f"\n{launch.plan(problem, Device.named(device))}\n" in shown
     line = shown.splitlines()[0].removeprefix("case").strip()
-    assert f"triton-conv3dt tune --case '{line}'" in shown
+    remedy = "a call on this device runs PyTorch" if device == "nvidia_t4" else f"triton-conv3dt tune --case '{line}'"
+    assert remedy in shown
     assert cli.main(["explain", "--case", line, "--device", device]) == 0
     assert capsys.readouterr().out == shown
 
@@ -116,20 +134,21 @@ ALL, W = (True, True, True), (False, False, True)
 
 
 @pytest.mark.parametrize("text, merge, expected", [
-    ("ci64 co32 in8 k2 s2", ALL, "1 product of all 8 phases: 32 channels of each phase by 512 positions, a sum over 64 channels "
-     "and 1 tap"),
-    ("ci64 co64 in8 k3 s2 p1", (), "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 1 to 8 "
-     "taps"),
-    ("ci64 co32 in8 k3 s2 p1 op1 channels_last", W, "4 products of 2 phases each: 32 channels of each phase by 576 positions, a "
-     "sum over 64 channels and 2 to 8 taps"),
-    ("ci64 co64 in8 k1 s2", (), "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 0 to 1 "
-     "taps"),
+    ("ci64 co32 in8 k2 s2", ALL,
+     "1 product of all 8 phases: 32 channels of each phase by 512 positions, a sum over 64 channels and 1 tap"),
+    ("ci64 co64 in8 k3 s2 p1", (),
+     "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 1 to 8 taps"),
+    ("ci64 co32 in8 k3 s2 p1 op1 channels_last", W,
+     "4 products of 2 phases each: 32 channels of each phase by 576 positions, a sum over 64 channels and 2 to 8 taps"),
+    ("ci64 co64 in8 k1 s2", (),
+     "8 products, one per phase: 64 channels by 512 positions, a sum over 64 channels and 0 to 1 taps"),
     ("ci64 co32 in8 k3", (), "1 product: 32 channels by 1000 positions, a sum over 64 channels and 27 taps"),
-    ("ci64 co32 in8 k3 g2", (), "1 product: 16 channels in each of 2 groups by 1000 positions, a sum over 32 channels and 27 "
-     "taps"),
-    ("grad_input n2 ci64 co32 in8 k3 s2", (), "1 product: 64 channels by 1024 positions, a sum over 32 channels and 27 taps"),
-    ("grad_weight n2 ci64 co32 in8 k2 s2", (), "8 products, one per tap: 64 by 32 channels, a sum over 1024 positions in 4 "
-     "shares"),
+    ("ci64 co32 in8 k3 g2", (),
+     "1 product: 16 channels in each of 2 groups by 1000 positions, a sum over 32 channels and 27 taps"),
+    ("grad_input n2 ci64 co32 in8 k3 s2", (),
+     "1 product: 64 channels by 1024 positions, a sum over 32 channels and 27 taps"),
+    ("grad_weight n2 ci64 co32 in8 k2 s2", (),
+     "8 products, one per tap: 64 by 32 channels, a sum over 1024 positions in 4 shares"),
 ])
 def test_explain_says_what_is_multiplied(text, merge, expected):
     from triton_conv3dt import case, explain, launch
@@ -158,9 +177,23 @@ def test_explain_says_where_a_config_came_from(capsys, tmp_path, monkeypatch):
     assert cli.main(["explain", "--case", text.replace("in8", "in9"), "--device", "nvidia_h200"]) == 0
     shown = capsys.readouterr().out
     assert f"source    tuned: {path}:8, near: {text}" in shown and "tune --case" in shown
+    unfit = store.Entry(case.parse(text.replace("k2", "k3")), Config("gather", 33, 32, 32))
+    store.save([unfit], Device.named("nvidia_h200"), {}, tmp_path)
+    assert cli.main(["explain", "--case", text.replace("k2", "k3"), "--device", "nvidia_h200"]) == 0
+    assert "is rejected: block_m = 33 is not a power of two" in capsys.readouterr().out
     path.write_text(path.read_text()[:-9])
     assert cli.main(["explain", "--case", text, "--device", "nvidia_h200"]) == 1
-    assert f"error: {path}:8: not valid JSON" in capsys.readouterr().err
+    assert f"error: {path}:9: not valid JSON" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_an_error():
+    """A full disk: one line, not a traceback."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "triton_conv3dt", "explain", "--layers", "nnunet"], cwd=ROOT,
+                                stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1 and result.stderr == "error: [Errno 28] No space left on device\n"
 
 
 def test_explain_without_a_gpu_here_plans_for_a_common_one(capsys, monkeypatch):

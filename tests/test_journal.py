@@ -1,8 +1,10 @@
 """A journal loses the row that was being written, and no other."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
+import threading
 
 import pytest
 
@@ -82,6 +84,19 @@ def test_a_row_is_json_that_everybody_reads(journal):
     with pytest.raises(ValueError):
         journal.append({"time": float("nan")})
     assert journal.rows() == []
+
+
+def test_a_writer_waits_for_another(journal):
+    """Two that append at once are safe where one of them has to repair a torn line or to take a row back."""
+    journal.append({"i": 0})
+    with open(journal.path, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writer = threading.Thread(target=journal.append, args=({"i": 1},))
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive() and len(journal.rows()) == 1
+    writer.join(10)
+    assert len(journal.rows()) == 2
 
 
 def _writer(path, name, rows):

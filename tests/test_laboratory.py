@@ -12,8 +12,9 @@ from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Problem
 from triton_conv3dt.worker import failure
 
 PROBLEMS = {
-    f"{direction} {layout}": Problem.of_layer(direction, n=2, ci=16, co=8, in_size=(2, 3, 4), kernel=k, stride=2, padding=p,
-                                              layout=layout, dtype=dtype, bias=direction == "forward", activation=activation)
+    f"{direction} {layout}": Problem.of_layer(
+        direction, n=2, ci=16, co=8, in_size=(2, 3, 4), kernel=k, stride=2, padding=p, layout=layout, dtype=dtype,
+        bias=direction == "forward", activation=activation)
     for direction, k, p, activation in zip(DIRECTIONS, (2, 3, 2), (0, 1, 0), ("relu", None, None))
     for layout, dtype in zip(LAYOUTS, ("float16", "float32"))
 }
@@ -41,8 +42,9 @@ def test_right_configs_are_timed_and_compared(name, device):
     assert spy.timed == (str(config), "default", "other", "cudnn")
 
 
-@pytest.mark.parametrize("fault, kind, said", [("wrong result", "wrong result", "1 of"), ("unwritten", "wrong result", "NaN"),
-                                               ("red zone", "red zone", "bytes around the output were overwritten")])
+@pytest.mark.parametrize("fault, kind, said", [
+    ("wrong result", "wrong result", "1 of"), ("unwritten", "wrong result", "NaN"),
+    ("red zone", "red zone", "bytes around the output were overwritten")])
 @pytest.mark.parametrize("name", list(PROBLEMS)[::2])
 def test_a_config_that_does_harm_is_never_timed(name, fault, kind, said, device):
     problem = PROBLEMS[name]
@@ -61,8 +63,8 @@ def test_a_baseline_that_fails_is_left_out(monkeypatch, device):
         raise peers.Unavailable("no")
 
     monkeypatch.setattr(peers, "product", unavailable)
-    laboratory = Laboratory(laboratories.H200, Spy(), device)
-    assert list(laboratory.compare(problem, {"default": search.default(problem, laboratories.H200)}, 1.0)) == ["default"]
+    laboratory, config = Laboratory(laboratories.H200, Spy(), device), search.default(problem, laboratories.H200)
+    assert list(laboratory.compare(problem, {"default": config}, 1.0)) == ["default"]
 
 
 def test_a_problem_that_no_config_can_be_tried_for(monkeypatch, device):

@@ -7,11 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
-    "geometry", "problem", "case", "layers", "sampling", "device", "config", "lowering", "search", "configfile", "store",
-    "plan", "explain", "kernels", "binding", "tensors", "launch", "reference", "arguments", "composite", "library", "vmap", "ops",
-    "functional", "tf", "nn", "machinecode", "inspect", "progress", "timing", "journal", "worker", "inspection", "machine",
-    "selection", "operands", "check", "peers", "results", "laboratory", "precompile", "trace", "tune", "bench", "records",
-    "measurements", "plots", "report", "figure", "demo", "commands", "cli", "__main__", "__init__",
+    "geometry", "problem", "case", "layers", "sampling", "device", "config", "lowering", "search", "configfile",
+    "store", "plan", "explain", "kernels", "binding", "tensors", "launch", "reference", "arguments", "composite",
+    "library", "vmap", "ops", "functional", "tf", "nn", "machinecode", "inspect", "progress", "timing", "journal",
+    "worker", "inspection", "machine", "selection", "setting", "operands", "check", "truth", "peers", "results",
+    "laboratory", "precompile", "trace", "tune", "bench", "records", "measurements", "plots", "report", "figure", "demo",
+    "commands", "cli", "__main__", "__init__",
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine
     "geometry": {"torch", "triton", "numpy", "os"}, "problem": {"torch", "triton", "numpy", "os"},

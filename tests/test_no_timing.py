@@ -15,8 +15,8 @@ PACKAGE = Path(t3.__file__).parent
 MAY_MEASURE = {"laboratory", "bench"}  # what tune and bench run in their workers
 # A clock in the demo, which prints what its own calls took, and the deadlines and estimates of what takes long.
 MAY_READ_A_CLOCK = {"timing", "demo", "progress", "tune", "bench", "worker", "commands.tune", "commands.bench"}
-CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "elapsed_time", "Event", "do_bench",
-          "do_bench_cudagraph", "autotune", "synchronize", "profile")
+CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "elapsed_time", "Event",
+          "do_bench", "do_bench_cudagraph", "autotune", "synchronize", "profile")
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 

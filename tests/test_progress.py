@@ -65,7 +65,7 @@ def test_a_terminal_gets_a_bar_with_the_time_that_is_left(monkeypatch, capsys):
     assert "2/4  c" in shown.err.replace("\r", "\n") and "<" in shown.err and shown.out == "found\n"
 
 
-@pytest.mark.parametrize("seconds, text", [(0.4, "0 s"), (12, "12 s"), (60, "1 min"), (510, "8 min 30 s"), (3600, "1 h"),
-                                           (4800, "1 h 20 min")])
+@pytest.mark.parametrize("seconds, text", [
+    (0.4, "0 s"), (12, "12 s"), (60, "1 min"), (510, "8 min 30 s"), (3600, "1 h"), (4800, "1 h 20 min")])
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -22,7 +22,8 @@ LOOK_UP = """
 import json, sys
 from triton_conv3dt import device, layers, store
 from triton_conv3dt.problem import Problem
-found = store.lookup(Problem.of_layer(n=2, ci=48, co=24, in_size=8, kernel=2, stride=2), device.Device.named("nvidia_h200"))
+problem = Problem.of_layer(n=2, ci=48, co=24, in_size=8, kernel=2, stride=2)
+found = store.lookup(problem, device.Device.named("nvidia_h200"))
 print(json.dumps([store.__file__, found.config.block_n, found.source, len(layers.layers()),
                   device.canonical_name("NVIDIA H200 NVL"), sorted({"torch", "triton"} & set(sys.modules))]))
 """
@@ -44,7 +45,8 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source)
-    store.save([store.Entry(LAYER, Config("gather", 64, 32, 16))], Device.named("nvidia_h200"), {}, source / "autotune_configs")
+    entry = store.Entry(LAYER, Config("gather", 64, 32, 16))
+    store.save([entry], Device.named("nvidia_h200"), {}, source / "autotune_configs")
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", source / "dist", cwd=source)
     return next((source / "dist").glob("*.whl"))
 

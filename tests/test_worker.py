@@ -40,8 +40,9 @@ def test_a_worker_answers_is_lost_and_is_replaced():
         assert answer == Failure("hang", "no answer in 0 s") and answer.lost
         second = worker.ask("pid", seconds=60)
         assert second not in (first, os.getpid()) and not alive(first)
-        assert worker.ask("kill", signal.SIGSEGV, seconds=60) == Failure("crash", "the worker process ended: killed by SIGSEGV")
-        assert worker.ask("leave", 7, seconds=60) == Failure("crash", "the worker process ended: exit status 7")
+        ended = "the worker process ended: "
+        assert worker.ask("kill", signal.SIGSEGV, seconds=60) == Failure("crash", ended + "killed by SIGSEGV")
+        assert worker.ask("leave", 7, seconds=60) == Failure("crash", ended + "exit status 7")
         illegal = worker.ask("fail", "illegal_access", seconds=60)
         assert illegal.kind == "illegal access" and illegal.lost
         third = worker.ask("pid", seconds=60)
@@ -77,7 +78,9 @@ def test_a_worker_ends_with_its_parent():
     script = ("import sys, os; sys.path[:0] = ['tests', '.']\nfrom test_worker import Parrot\n"
               "from triton_conv3dt.worker import Worker\n"
               "if __name__ == '__main__':\n"
-              "    worker = Worker(Parrot); print(worker.ask('pid', seconds=60), flush=True); worker.ask('sleep', 1000, seconds=1000)\n")
+              "    worker = Worker(Parrot)\n"
+              "    print(worker.ask('pid', seconds=60), flush=True)\n"
+              "    worker.ask('sleep', 1000, seconds=1000)\n")
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
     assert alive(child)

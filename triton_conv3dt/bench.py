@@ -6,21 +6,24 @@ bench.json and bench.csv of it. Times are microseconds.
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import prod
 
 import torch
 
-from . import peers, selection, store
+from . import machine, operands, peers, search, selection, store, truth
 from .device import Device
 from .journal import Journal
 from .layers import Layer
-from .peers import Setting, Unavailable
+from .peers import Unavailable
+from .problem import BACKWARD
 from .progress import Progress
-from .selection import COMPILED, JAX, MATMUL, MEASURED, OURS
+from .selection import COMPILED, JAX, MATMUL, MEASURED, STEP
+from .setting import Setting
 from .timing import EventTimer, Timer
 from .worker import LOST, Failure, Worker
 
-WATCHDOG = 120.0  # seconds for one peer: torch.compile and cuDNN's search take their time
-SHORTEST_WATCH = 30.0
+WATCHDOG, SHORTEST_WATCH = 60.0, 30.0  # seconds for one peer, torch.compile and cuDNN's search included; near the end
 COLD_SECONDS, WARM_SECONDS = 0.4, 0.15  # of measuring, all peers of a setting together
 
 
@@ -42,12 +45,13 @@ class Stand:
         self._setting = self._given = None
         self._calls = {}
 
-    def card(self) -> dict[str, float]:
+    def card(self) -> dict:
         """What this very card can do: bytes per second of a copy, FLOP per second of a matrix product by dtype, and the
-        microseconds that a call which does nothing seems to take."""
+        microseconds that a call which does nothing seems to take; and its clocks while it does."""
         rates = {f"rate_{dtype}": self._timer.matmul_rate(dtype) for dtype in ("float16", "bfloat16", "float32")}
+        clocks = machine.clocks()  # an idle card would show those of its sleep
         nothing = self._timer.device({"": lambda: None}, cold=True, seconds=0.1)[""].median
-        return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing}
+        return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing, "clocks": clocks}
 
     def check(self, name: str, setting: Setting) -> dict:
         """The row of a peer so far: whether its result is right."""
@@ -55,14 +59,14 @@ class Stand:
             self._calls.clear()
             self._setting = self._given = None
             torch.cuda.empty_cache()  # does nothing where CUDA was never used
-            self._given, self._setting = peers.tensors(setting, self._where), setting
+            self._given, self._setting = truth.tensors(setting, self._where), setting
         try:
             call = peers.build(name, setting, self._given)
         except Unavailable as error:
             return {"outcome": "unavailable", "reason": str(error)}
         waits = isinstance(call, peers.Waits)
-        error = peers.error(setting, self._given, call.result() if waits else call())
-        limit = peers.LIMITS[setting.dtype]
+        error = truth.error(setting, self._given, call.result() if waits else call())
+        limit = truth.LIMITS[setting.dtype]
         row = {"error": float(f"{error:.3g}"), "limit": limit, "clock": "wall" if waits else "events"}
         if not error <= limit:
             return {"outcome": "wrong result", "reason": f"RMS error {error:.2g} of the result, at most {limit:.2g} is "
@@ -127,8 +131,8 @@ class Bench:
         return card
 
     def _measure(self, setting: Setting, names: Sequence[str]) -> None:
-        """Check every peer by itself, so that one who takes the worker with it is known; then time those that are right.
-        The row is written when all is known: a setting that was interrupted, or ran out of time, has none."""
+        """Check every peer by itself, so that one who takes the worker with it is known; then time those that are
+        right. The row is written when all is known: a setting that was interrupted, or ran out of time, has none."""
         rows = {}
         mine = peers_of(setting, names)
         self._progress.skip(len(names) - len(mine))
@@ -156,10 +160,11 @@ class Bench:
         return answer
 
     def _row(self, setting: Setting) -> dict:
-        layer, found = setting.layer, [store.choose(problem, self._device) for problem in setting.problems]
-        return {"event": "measured", "key": key(setting, self._device), "device": self._device.name, "network": layer.network,
-                "layer": layer.name, "shape": str(setting.problem), "direction": setting.direction, "dtype": setting.dtype,
-                "layout": setting.layout, "follows": str(setting.after), **roofline(setting, self._card),
+        layer, found = setting.layer, configs_of(setting, self._device)
+        return {"event": "measured", "key": key(setting, self._device), "device": self._device.name,
+                "network": layer.network, "layer": layer.name, "shape": str(setting.problem),
+                "direction": setting.direction, "dtype": setting.dtype, "layout": setting.layout,
+                "follows": str(setting.after), **roofline(setting, self._card),
                 "config": "; ".join(str(f.config) for f in found), "source": "; ".join(f.source for f in found)}
 
     def _patience(self) -> float:
@@ -191,25 +196,35 @@ def peers_of(setting: Setting, names: Sequence[str]) -> list[str]:
 
 def key(setting: Setting, device: Device) -> str:
     """What a measurement is of: the setting, the kernels, and the configs that run."""
-    configs = [str(store.choose(problem, device).config) for problem in setting.problems]
+    configs = [str(found.config) for found in configs_of(setting, device)]
     return " | ".join([str(setting), device.name, store.kernel_digest(), *configs])
 
 
-def roofline(setting: Setting, card: dict[str, float]) -> dict:
-    """The work of a setting, and the least time it can take on this card: each product moves its tensors once. A
-    concatenation moves the skip, too."""
-    flops = sum(problem.flops for problem in setting.problems)
-    moved = sum(problem.bytes for problem in setting.problems)
-    p = setting.problem
-    y = p.item * p.n * p.co * p.out_size[0] * p.out_size[1] * p.out_size[2]
-    moved += y * (2 * bool(setting.after.concat) + setting.after.residual)
+def configs_of(setting: Setting, device: Device) -> list[store.Found]:
+    """What runs for a setting: the config of each product, or of a step's gradients in one pass."""
+    found = [store.choose(problem, device) for problem in setting.problems]
+    if setting.direction == STEP:
+        epilogue = replace(setting.problem.epilogue, activation=setting.after.activation)
+        one = search.one_pass(replace(setting.problem, direction=BACKWARD, epilogue=epilogue), device)
+        return [found[0], store.Found(one, "all gradients in one pass")] if one else found
+    return found
+
+
+def roofline(setting: Setting, card: dict) -> dict:
+    """The work of a setting, and the least time it can take on this card: every tensor is moved once, in a step once
+    forward and once backward. A concatenation moves the skip, too."""
+    p, flops = setting.problem, sum(problem.flops for problem in setting.problems)
+    x, w, y = (p.item * prod(shape) for name, shape in operands.shapes(p).items() if name != "b")
+    moved = p.bytes + y * (2 * bool(setting.after.concat) + setting.after.residual)
+    moved += 2 * x + 2 * w + y if setting.direction == STEP else 0  # x, w and dy are read, dx and dw written
     rate = card.get(f"rate_{setting.dtype}", 0.0)
     memory, compute = moved / card["bandwidth"] * 1e6, flops / rate * 1e6 if rate else 0.0
     return {"flops": flops, "bytes": moved, "roofline_us": round(max(memory, compute), 3),
             "bound": "memory" if memory >= compute else "compute"}
 
 
-def unmeasured(settings: Sequence[Setting], names: Sequence[str], device: Device, known: dict[str, dict]) -> list[Setting]:
+def unmeasured(settings: Sequence[Setting], names: Sequence[str], device: Device,
+               known: dict[str, dict]) -> list[Setting]:
     """The settings that no row of `known` has with all these peers."""
     return [setting for setting in settings
             if not set(peers_of(setting, names)) <= set(known.get(key(setting, device), {}).get("peers", ()))]

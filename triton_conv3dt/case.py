@@ -2,9 +2,9 @@
 
     forward n2 ci64 co32 in64 k3 s2 p1 op1 float16 channels_first bias leaky_relu(0.01)
 
-Words stand in any order; a size is one integer, or three as DxHxW. What is left out is forward, n1, s1, p0, op0, d1, g1,
-float16, tf32, channels_first and no epilogue. `out` is the output size where no op gives it. What tensors that are not
-dense change is said by the field of Problem: w_minor=ci, x_alignment=1. `parse(format(problem)) == problem`.
+Words stand in any order; a size is one integer, or three as DxHxW. What is left out is forward, n1, s1, p0, op0, d1,
+g1, float16, tf32, channels_first and no epilogue. `out` is the output size where no op gives it. What tensors that are
+not dense change is said by the field of Problem: w_minor=ci, x_alignment=1. `parse(format(problem)) == problem`.
 """
 
 import re
@@ -20,8 +20,9 @@ SIZES = {"in": "in_size", "k": "kernel", "s": "stride", "p": "padding", "op": "o
 LEAST = {"n": 0, "p": None, "op": 0}  # of every other number 1
 CHOICES = {"direction": DIRECTIONS, "dtype": tuple(ITEM_SIZES), "precision": PRECISIONS, "layout": LAYOUTS}
 FLAGS = ("bias", "residual", "keep_pre")
-FIELDS = {"y_layout": LAYOUTS, "w_minor": ("tap", "co", "ci", "other"), "x_alignment": (0, 1, 2, 4, 8, 16),
-          "y_alignment": (0, 1, 2, 4, 8, 16), "w_alignment": (0, 1, 2, 4, 8, 16), "wide": (False, True), "even": (True, False)}
+ALIGNMENTS = (0, 1, 2, 4, 8, 16)
+FIELDS = {"y_layout": LAYOUTS, "w_minor": ("tap", "co", "ci", "other"), "x_alignment": ALIGNMENTS,
+          "y_alignment": ALIGNMENTS, "w_alignment": ALIGNMENTS, "wide": (False, True), "even": (True, False)}
 NUMBER = re.compile(r"(ci|co|in|out|op|[nkspdg])(-?\d+(?:x-?\d+x-?\d+)?)")
 FUSED = re.compile(r"(\w+?)(?:\(([^()]*)\))?")
 
@@ -63,7 +64,7 @@ def parse(text: str) -> Problem:
     if "out_size" not in given:
         given_extra = given.get("output_padding", (0, 0, 0))
         if any(e >= max(s, d) and e > 0 for e, s, d in zip(given_extra, problem.stride, problem.dilation)):
-            raise ValueError(f"op{_short(given_extra)} in case {text!r} must be smaller than the stride or the dilation")
+            raise ValueError(f"op{_short(given_extra)} in case {text!r} must be below the stride or the dilation")
     elif "output_padding" in given:
         raise ValueError(f"case {text!r} says both op and out: one of them gives the output size")
     if problem.ci % problem.groups or problem.co % problem.groups:
@@ -75,10 +76,11 @@ def parse(text: str) -> Problem:
 
 def output_padding(problem: Problem) -> tuple[int, int, int] | None:
     """PyTorch's output_padding; None where its arguments cannot express this output size or this crop."""
-    full = map(output_size, problem.in_size, problem.kernel, problem.stride, problem.padding, (0,) * 3, problem.dilation)
-    extra = tuple(out - size for out, size in zip(problem.out_size, full))
-    fits = all(e == 0 or 0 < e < max(s, d) for e, s, d in zip(extra, problem.stride, problem.dilation))
-    return extra if fits and min(problem.padding) >= 0 else None
+    p = problem
+    full = map(output_size, p.in_size, p.kernel, p.stride, p.padding, (0,) * 3, p.dilation)
+    extra = tuple(out - size for out, size in zip(p.out_size, full))
+    fits = all(e == 0 or 0 < e < max(s, d) for e, s, d in zip(extra, p.stride, p.dilation))
+    return extra if fits and min(p.padding) >= 0 else None
 
 
 def _word(word: str) -> tuple[str, object]:

@@ -56,7 +56,8 @@ class Checker:
         target = device.Device.named("nvidia_h200") if self._where == "cpu" else device.current()
         given, zone = operands.integers(problem, self._where), operands.red_zone(problem, self._where)
         ulps = operands.ulps(problem)
-        truth = operands.exact(problem, given, torch.float64 if ulps else None)  # in fp32 smooth activations lose digits
+        # In fp32 the truth of a smooth activation would lose digits.
+        truth = operands.exact(problem, given, torch.float64 if ulps else None)
         tensors = {name: _among_nan(getattr(given, name)) for name in ("x", "w", "y", "b", "residual")}
         launch.run(bind(launch.plan(problem, target)), **tensors | {operands.written(problem): zone.view})
         zone.check(truth, ulps)

@@ -78,8 +78,8 @@ def device_of(path: Path) -> Device:
         return KNOWN.get(about["name"]) or Device(about["name"], (int(major), int(minor)), int(about["sms"]),
                                                   int(about["shared_memory"]))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise _refused(path, _line_of(text, '"device"'), '"device" must have a name, a capability such as "9.0", sms and '
-                       "shared_memory") from None
+        what = '"device" must have a name, a capability such as "9.0", sms and shared_memory'
+        raise _refused(path, _line_of(text, '"device"'), what) from None
 
 
 def write(path: Path, device: Device, entries) -> None:
@@ -128,7 +128,7 @@ def config_of(given: dict) -> Config:
 
 
 def _value(name: str, kind, value):
-    """A value of JSON as a field's type has it: a list where that is a tuple, anything that one type of a union takes."""
+    """A value of JSON as a field's type has it: a list for a tuple, anything that one type of a union takes."""
     members = get_args(kind)
     if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(members):
         return tuple(_value(name, member, part) for member, part in zip(members, value))
@@ -149,14 +149,18 @@ def _content(path: Path) -> tuple[str, dict]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise _refused(path, error.lineno, f"not valid JSON: {error.msg} (column {error.colno})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise _refused(path, error.object.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
+    except OSError as error:
+        raise ConfigFileError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict) or type(content.get("schema")) is not int:
         raise _refused(path, 1, 'not a file of tuned configs: it has no "schema"')
+    line = _line_of(text, '"schema"')
+    if content["schema"] < 1:
+        raise _refused(path, line, f"schema {content['schema']} has never been; the first is 1")
     if content["schema"] > SCHEMA:
-        line = _line_of(text, '"schema"')
-        raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of "
-                              f"triton_conv3dt, this one reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
+        raise ConfigFileError(f"{path}:{line}: schema {content['schema']} is of a later version of triton_conv3dt, "
+                              f"this one reads up to {SCHEMA}; upgrade triton_conv3dt or move the file away")
     return text, content
 
 
@@ -174,8 +178,8 @@ def _entry(row, sources: dict) -> Entry:
     if not isinstance(source, dict):
         raise ValueError(f'made_with {row["made_with"]!r} is not explained in "made_with" above')
     measured = row.get("us", {})
-    if not isinstance(measured, dict) or not all(type(value) in (int, float) for value in measured.values()):
-        raise ValueError(f'"us" must be an object of numbers, received {measured!r}')
+    if not isinstance(measured, dict) or not all(type(us) in (int, float) and us >= 0 for us in measured.values()):
+        raise ValueError(f'"us" must be an object of numbers, none below 0, received {measured!r}')
     return Entry(case.parse(text), config_of(row["config"]), measured, source)
 
 
@@ -200,8 +204,8 @@ def _text(device: Device, entries) -> str:
     about = {"name": device.name, "capability": "{}.{}".format(*device.capability), "sms": device.sms,
              "shared_memory": device.shared_memory}
     made_with = [f'"{digest}": {_line(sources[digest])}' for digest in sorted(sources)]
-    return "\n".join(["{", f'"schema": {SCHEMA},', f'"device": {_line(about)},', '"made_with": {', ",\n".join(made_with),
-                      "},", '"entries": [', ",\n".join(rows), "]", "}", ""])
+    return "\n".join(["{", f'"schema": {SCHEMA},', f'"device": {_line(about)},', '"made_with": {',
+                      ",\n".join(made_with), "},", '"entries": [', ",\n".join(rows), "]", "}", ""])
 
 
 def _order(entry: Entry) -> tuple:

@@ -10,6 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 SHIPPED = (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs")  # tuned configs, of the wheel and of a checkout
 
+LEAST_CAPABILITY = (8, 0)  # that the kernels run on
+
 
 @dataclass(frozen=True)
 class Device:

@@ -6,6 +6,7 @@ from math import prod
 
 from . import case, lowering
 from .config import rows_and_reduction
+from .device import LEAST_CAPABILITY
 from .plan import Plan
 
 COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline us", "bound", "source")
@@ -14,7 +15,9 @@ COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline 
 def text(plan: Plan) -> str:
     """All there is to say about one plan, and the command that tunes what is not tuned."""
     lines = [f"case      {case.format(plan.problem)}", str(plan), f"product   {product(plan)}"]
-    if tuned(plan) != "exact":
+    if plan.device.capability < LEAST_CAPABILITY:
+        lines.append(f"note      {too_old()}")
+    elif tuned(plan) != "exact":
         lines.append(f"tune      triton-conv3dt tune --case {shlex.quote(case.format(plan.problem))}")
     return "\n".join(lines)
 
@@ -27,31 +30,37 @@ def product(plan: Plan) -> str:
     each = f" in each of {p.groups} groups" * (p.groups > 1)
     if p.direction == "grad_weight":
         shares = f" in {c.shares} shares" * (c.shares > 1)
-        return (f"{_count(p.taps, 'product')}{', one per tap' * (p.taps > 1)}: {p.ci_group} by {p.co_group} channels{each}, a sum "
-                f"over {_count(positions, 'position')}{shares}")
+        products = count(p.taps, "product") + ", one per tap" * (p.taps > 1)
+        return (f"{products}: {p.ci_group} by {p.co_group} channels{each}, a sum over {count(positions, 'position')}"
+                f"{shares}")
     if p.direction == "grad_input":
-        return (f"1 product: {_count(written, 'channel')}{each} by {_count(positions, 'position')}, a sum over "
-                f"{_count(summed, 'channel')} and {_count(p.taps, 'tap')}")
+        return (f"1 product: {count(written, 'channel')}{each} by {count(positions, 'position')}, a sum over "
+                f"{count(summed, 'channel')} and {count(p.taps, 'tap')}")
     merged = prod(a.stride for a, m in zip(p.axes, c.merge) if m)
     separate = prod(a.stride for a, m in zip(p.axes, c.merge) if not m)
     reached = [[constants[lowering.TAPS]] if m else [phase.taps for phase in a.phases()]
                for a, m, constants in zip(p.axes, c.merge, lowering.axis_constants(p, c))]
     fewest, most = prod(map(min, reached)), prod(map(max, reached))
-    taps = _count(most, "tap") if fewest == most else f"{fewest} to {most} taps"
+    taps = count(most, "tap") if fewest == most else f"{fewest} to {most} taps"
     if separate == 1:
         products, channels = "1 product" + f" of all {merged} phases" * (merged > 1), " of each phase" * (merged > 1)
     elif merged == 1:
         products, channels = f"{separate} products, one per phase", ""
     else:
         products, channels = f"{separate} products of {merged} phases each", " of each phase"
-    return (f"{products}: {_count(written, 'channel')}{channels}{each} by {_count(positions, 'position')}, a sum over "
-            f"{_count(summed, 'channel')} and {taps}")
+    return (f"{products}: {count(written, 'channel')}{channels}{each} by {count(positions, 'position')}, a sum over "
+            f"{count(summed, 'channel')} and {taps}")
+
+
+def too_old() -> str:
+    """What is to be said of a device below LEAST_CAPABILITY."""
+    return "a call on this device runs PyTorch: the kernels need capability {}.{} or later".format(*LEAST_CAPABILITY)
 
 
 def tuned(plan: Plan) -> str:
-    """Where a plan's config came from, in a word: "exact", "near" or "default"."""
+    """Where a plan's config came from, in a word: "exact", "near", "rejected" (the default instead) or "default"."""
     if not plan.source.startswith("tuned"):
-        return "default"
+        return "rejected" if " is rejected: " in plan.source else "default"
     return "near" if ", near: " in plan.source else "exact"
 
 
@@ -76,5 +85,6 @@ def _row(name: str, plan: Plan) -> tuple[str, ...]:
             f"{p.bytes / 1e6:.2f}", f"{time * 1e6:.1f}" if bound else "?", bound, tuned(plan))
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 tap", "8 taps"."""
     return f"{number} {noun}" + "s" * (number != 1)

@@ -12,12 +12,13 @@ from multiprocessing import get_context
 from . import case, worker
 from .config import Config
 from .device import Device
-from .explain import aligned
+from .explain import aligned, count
 from .machinecode import BULK, LOADS, STORES, Resources
 from .problem import Problem
 from .progress import Progress
 
-COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "tensor cores", "loads", "stores", "remarks")
+COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "tensor cores", "loads", "stores",
+           "remarks")
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Kernel:
         """In JSON's types."""
         task, used = self.task, self.used
         said = {"name": task.name, "case": case.format(task.problem), "device": task.device.name, "triton": self.triton,
-                "source": task.source,
-                "config": asdict(task.config), "failure": self.failure, "warnings": list(self.warnings)}
+                "config": asdict(task.config), "source": task.source, "failure": self.failure,
+                "warnings": list(self.warnings)}
         return said if used is None else said | asdict(used) | {
-            "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks, "occupancy": self.occupancy}
+            "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks,
+            "occupancy": self.occupancy}
 
 
 def inspect(tasks: list[Task], processes: int | None = None, progress: Progress | None = None) -> list[Kernel]:
@@ -64,11 +66,10 @@ def inspect(tasks: list[Task], processes: int | None = None, progress: Progress 
     while len(kernels) < len(tasks):
         rest = tasks[len(kernels):]
         try:
-            with _pool(processes) as pool:
-                for task, kernel in zip(rest, pool.map(compile_task, rest)):
-                    kernels.append(kernel)
-                    if progress:
-                        progress.step(task.name or case.format(task.problem))
+            for task, kernel in zip(rest, _in_parallel(rest, processes)):
+                kernels.append(kernel)
+                if progress:
+                    progress.step(task.name or case.format(task.problem))
         except BrokenProcessPool:  # by this task or by one that ran beside it
             kernels.append(_alone(tasks[len(kernels)]))
     return kernels
@@ -84,19 +85,23 @@ def compile_task(task: Task) -> Kernel:
     try:
         used = machinecode.resources(compile_plan(launch.plan(task.problem, task.device, task.config)))
     except Exception as error:  # whatever a compiler raises, the other tasks go on
-        return Kernel(task, failure=f"{type(error).__name__}: {str(error).strip() or 'no message'}", triton=triton.__version__)
-    blocks = machinecode.blocks(used, task.config, task.device)
-    failure = None if blocks != 0 and used.shared <= task.device.shared_memory else \
-        f"no block fits {task.device.name}: {used.registers} registers per thread, {used.shared} bytes of shared memory"
-    return Kernel(task, used, blocks, machinecode.occupancy(used, task.config, task.device),
-                  tuple(machinecode.warnings(used, task.config, task.problem, task.device)), failure, triton.__version__)
+        what = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        return Kernel(task, failure=what, triton=triton.__version__)
+    config, device = task.config, task.device
+    blocks, failure = machinecode.blocks(used, config, device), None
+    if blocks == 0 or used.shared > device.shared_memory:
+        failure = (f"no block fits {device.name}: {used.registers} registers per thread, {used.shared} bytes of shared "
+                   "memory")
+    remarks = machinecode.warnings(used, config, task.problem, device)
+    return Kernel(task, used, blocks, machinecode.occupancy(used, config, device), tuple(remarks), failure,
+                  triton.__version__)
 
 
 def table(kernels: list[Kernel]) -> str:
     """One line per kernel, then what they add up to."""
     failed, remarked = sum(k.failure is not None for k in kernels), sum(bool(k.warnings) for k in kernels)
     return "\n".join([aligned([COLUMNS, *map(_row, kernels)]),
-                      f"{len(kernels)} kernels: {failed} do not compile or fit, {remarked} with remarks"])
+                      f"{count(len(kernels), 'kernel')}: {failed} do not compile or fit, {remarked} with remarks"])
 
 
 def _row(kernel: Kernel) -> tuple[str, ...]:
@@ -105,10 +110,9 @@ def _row(kernel: Kernel) -> tuple[str, ...]:
     if used is None:
         return (name, str(task.config), *[""] * 8, f"FAILED {kernel.failure.splitlines()[0]}")
     remarks = [f"FAILED {kernel.failure}"] * (kernel.failure is not None) + list(kernel.warnings)
-    part = "?" if kernel.occupancy is None else f"{kernel.occupancy:.0%}"
-    return (name, str(task.config), str(used.registers), str(used.shared), "?" if kernel.blocks is None else str(kernel.blocks),
-            part, str(used.code), _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES),
-            "; ".join(remarks))
+    blocks, part = ("?", "?") if kernel.blocks is None else (str(kernel.blocks), f"{kernel.occupancy:.0%}")
+    return (name, str(task.config), str(used.registers), str(used.shared), blocks, part, str(used.code),
+            _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES), "; ".join(remarks))
 
 
 def _accesses(used: Resources, families: tuple[str, ...]) -> str:
@@ -123,14 +127,17 @@ def _counts(instructions: dict[str, int]) -> str:
 
 def _alone(task: Task) -> Kernel:
     try:
-        with _pool(1) as pool:
-            return pool.submit(compile_task, task).result()
+        return next(_in_parallel([task], 1))
     except BrokenProcessPool:
         return Kernel(task, failure="the compiler crashed")
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+def _in_parallel(tasks: list[Task], processes: int):
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+    try:
+        yield from pool.map(compile_task, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)  # at Ctrl-C nobody waits for the rest
 
 
 def _begin(parent: int) -> None:

@@ -29,9 +29,9 @@ class Journal:
             torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
             try:
                 _write(file, b"\n" * torn + line)  # the torn line stays, by itself, and is skipped by whoever reads
-            except OSError:
+            except OSError as error:
                 os.ftruncate(file, size)
-                raise
+                raise OSError(error.errno, os.strerror(error.errno), str(self.path)) from None
             os.fsync(file)
 
     def rows(self) -> list[dict]:
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[list[dict], list[int]]:
         elif line:
             torn.append(number)
     if torn and torn[0] == 1 and not lines[0].startswith(b"{"):
-        raise ValueError(f"{path} is no journal of this program: its first line is {lines[0][:60]!r}, not a JSON object")
+        raise ValueError(f"{path} is no journal of this program; its first line is {lines[0][:60]!r}")
     return rows, torn
 
 

@@ -43,8 +43,8 @@ def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None
         return (f"the tensors are on {device_type!r} and the kernels need a CUDA GPU; "
                 "with TRITON_INTERPRET=1 they run on CPU tensors, slowly")
     capability = torch.cuda.get_device_capability(index)
-    if capability < (8, 0):
-        return f"the GPU has capability {capability[0]}.{capability[1]} and the kernels need 8.0 or later"
+    if capability < (least := devices.LEAST_CAPABILITY):
+        return f"the GPU has capability {capability[0]}.{capability[1]} and the kernels need {least[0]}.{least[1]} or later"
     return None
 
 

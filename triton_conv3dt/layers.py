@@ -50,8 +50,8 @@ class Layer:
                 precision: str | None = None) -> Problem:
         """One product of the layer, in the dtype and the layout of its network where none is given."""
         return Problem.of_layer(
-            direction, n=self.n, ci=self.ci, co=self.co, in_size=self.in_size, out_size=self.out_size, kernel=self.kernel,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+            direction, n=self.n, ci=self.ci, co=self.co, in_size=self.in_size, out_size=self.out_size,
+            kernel=self.kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
             dtype=dtype or self.dtype, layout=layout or self.layout, precision=precision or "tf32",
             bias=self.bias and direction == "forward")
 

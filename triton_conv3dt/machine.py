@@ -10,8 +10,9 @@ from . import __version__
 from .device import Device
 
 PACKAGES = ("torch", "triton", "jax", "numpy")
-CLOCKS = {"driver": "driver_version", "sm_mhz": "clocks.sm", "memory_mhz": "clocks.mem", "sm_mhz_max": "clocks.max.sm",
-          "power_w": "power.draw", "power_limit_w": "power.limit", "temperature_c": "temperature.gpu"}
+DRIVER = {"driver": "driver_version"}
+CLOCKS = {"sm_mhz": "clocks.sm", "sm_mhz_max": "clocks.max.sm", "memory_mhz": "clocks.mem", "power_w": "power.draw",
+          "power_limit_w": "power.limit", "temperature_c": "temperature.gpu"}
 
 
 def versions() -> dict[str, str]:
@@ -28,14 +29,8 @@ def versions() -> dict[str, str]:
 
 
 def clocks(index: int = 0) -> dict[str, str]:
-    """Driver, clocks, power and temperature of a CUDA device now, as nvidia-smi has them; {} where it is missing."""
-    command = ["nvidia-smi", f"--id={_smi_id(index)}", f"--query-gpu={','.join(CLOCKS.values())}",
-               "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(CLOCKS, (value.strip() for value in answer.splitlines()[0].split(",")))) if answer.strip() else {}
+    """Clocks, power and temperature of a CUDA device now, as nvidia-smi has them; {} where it is missing."""
+    return _asked(CLOCKS, index)
 
 
 def facts(device: Device, index: int = 0) -> dict:
@@ -43,7 +38,17 @@ def facts(device: Device, index: int = 0) -> dict:
     return {"device": device.name, "capability": "{}.{}".format(*device.capability), "sms": device.sms,
             "reported": _reported(index), "host": platform.machine(), "system": platform.system(),
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "command": " ".join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **clocks(index)}
+            "command": " ".join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **_asked(DRIVER, index)}
+
+
+def _asked(what: dict[str, str], index: int) -> dict[str, str]:
+    command = ["nvidia-smi", f"--id={_smi_id(index)}", f"--query-gpu={','.join(what.values())}",
+               "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(what, (value.strip() for value in answer.splitlines()[0].split(",")))) if answer.strip() else {}
 
 
 def _smi_id(index: int) -> str:

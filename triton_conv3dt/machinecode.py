@@ -14,7 +14,7 @@ from .config import Config
 from .device import Device
 from .problem import Problem
 
-INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)([^;]*)")
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)([^;]*)")
 LOADS, STORES = ("LDG", "LDGSTS", "UTMALDG"), ("STG", "UTMASTG")  # families that move global memory
 BULK = ("UTMALDG", "UTMASTG")  # of the copy engine: one thread asks for a box
 BOX_BITS = 1 << 15  # of 4 KiB, about; what such an instruction counts for beside those of all threads of a warp
@@ -25,8 +25,9 @@ INSTRUCTION_BYTES = 16
 REGISTERS, REGISTER_UNIT = 65536, 256  # of an SM, and how many a warp is given at a time
 RESERVED = 1024  # bytes of shared memory that the system keeps of every block, from capability 8.0 on
 # Blocks, warps and KiB of shared memory of an SM: CUDA C++ programming guide, technical specifications per capability.
-LIMITS = {(7, 5): (16, 32, 64), (8, 0): (32, 64, 164), (8, 6): (16, 48, 100), (8, 7): (16, 48, 164), (8, 9): (24, 48, 100),
-          (9, 0): (32, 64, 228), (10, 0): (32, 64, 228), (10, 3): (32, 64, 228), (12, 0): (24, 48, 100)}
+LIMITS = {(7, 5): (16, 32, 64), (8, 0): (32, 64, 164), (8, 6): (16, 48, 100), (8, 7): (16, 48, 164),
+          (8, 9): (24, 48, 100), (9, 0): (32, 64, 228), (10, 0): (32, 64, 228), (10, 3): (32, 64, 228),
+          (12, 0): (24, 48, 100)}
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Resources:
     """What one block of a compiled kernel uses, and its instructions.
 
     registers are per thread, stack (bytes per thread, where spills go) and shared (bytes) as the driver will reserve
-    them, code in bytes. instructions counts by family ("HGMMA"); accesses counts those that load or store global memory,
-    by family and by the bits that each moves per thread: {"LDGSTS": {128: 24}, "STG": {16: 2, 128: 8}}, or a box at once.
+    them, code in bytes. instructions counts by family ("HGMMA"); accesses counts those that load or store global
+    memory, by family and by the bits that each moves per thread, or as a box: {"LDGSTS": {128: 24}, "STG": {16: 2}}.
     register_operands counts the products of warpgroups that read their first operand from registers.
     """
 
@@ -72,19 +73,24 @@ def resources(kernel) -> Resources:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        usage = dict(re.findall(r"(REG|STACK):(\d+)", _tool("cuobjdump", "-res-usage", cubin.name)))
-        found = INSTRUCTION.findall(_tool("nvdisasm", "-c", cubin.name))
+        usage = _tool("cuobjdump", "-res-usage", cubin.name)
+        return read(usage, _tool("nvdisasm", "-c", cubin.name), kernel.metadata.shared)
+
+
+def read(usage: str, disassembly: str, shared: int) -> Resources:
+    """What cuobjdump and nvdisasm say of a kernel."""
+    limits, found = dict(re.findall(r"(REG|STACK):(\d+)", usage)), INSTRUCTION.findall(disassembly)
     instructions, accesses, register_operands = Counter(), {}, 0
-    for _, name, operands in found:
+    for name, operands in found:
         family, *modifiers = name.split(".")
         instructions[family] += 1
         if family in LOADS + STORES:
             accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else _bits(modifiers)] += 1
         # The accumulator comes first, then the first operand: a register, or a descriptor of shared memory.
         register_operands += bool(re.fullmatch("[HIQ]GMMA", family) and re.match(r"\s*R\w+, R\d", operands))
-    return Resources(int(usage["REG"]), int(usage["STACK"]), kernel.metadata.shared,
-                     int(found[-1][0], 16) + INSTRUCTION_BYTES if found else 0, dict(instructions),
-                     {family: dict(counts) for family, counts in accesses.items()}, register_operands)
+    return Resources(int(limits["REG"]), int(limits["STACK"]), shared, len(found) * INSTRUCTION_BYTES,
+                     dict(instructions), {family: dict(counts) for family, counts in accesses.items()},
+                     register_operands)
 
 
 def blocks(used: Resources, config: Config, device: Device) -> int | None:
@@ -126,9 +132,10 @@ def warnings(used: Resources, config: Config, problem: Problem, device: Device) 
 
 def _narrow(what: str, moved: Counter, element: int) -> list[str]:
     """What is to be said of so many loads or stores of so many bits. A few single values, a bias say, are no matter."""
-    scalar = sum(bits * count for bits, count in moved.items() if bits <= element)
-    if 4 * scalar > sum(bits * count for bits, count in moved.items()):
-        return [f"scalar {what}: {sum(n for bits, n in moved.items() if bits <= element)} of {moved.total()} move {element} bits"]
+    scalar = {bits: number for bits, number in moved.items() if bits <= element}
+    size = lambda accesses: sum(bits * number for bits, number in accesses.items())
+    if 4 * size(scalar) > size(moved):
+        return [f"scalar {what}: {sum(scalar.values())} of {moved.total()} move {element} bits"]
     return [f"narrow {what}: {max(moved)} bits at most"] if moved and max(moved) < ONE_ACCESS else []
 
 

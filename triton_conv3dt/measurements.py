@@ -1,7 +1,7 @@
 """What bench has recorded, read back: settings with what each peer's row says, and what follows by division and sum.
 
-Speed-up is the best cuDNN (the faster of its two memory formats, with all that a user writes after it) over ours, device
-time with a cold L2, both from the same run.
+Speed-up is the best cuDNN (the faster of its two memory formats, with all that a user writes after it) over ours,
+device time with a cold L2, both from the same run.
 """
 
 import json
@@ -65,11 +65,13 @@ def load(path: Path) -> list[Results]:
         ValueError: it is no such file, is of a later version, or has nothing measured.
     """
     path = path / "bench.json" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; `triton-conv3dt bench` makes a folder with a bench.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] > SCHEMA:
-            raise ValueError(f"{path} is of a later version of triton_conv3dt (schema {content['schema']}, this one reads up "
-                             f"to {SCHEMA}); upgrade triton_conv3dt")
+            raise ValueError(f"{path} is of a later version of triton_conv3dt (schema {content['schema']}, this one "
+                             f"reads up to {SCHEMA}); upgrade triton_conv3dt")
         found = [_results(name, content) for name in dict.fromkeys(row["device"] for row in content["rows"])]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is not what `bench` writes: {type(error).__name__}: {error}") from None
@@ -79,12 +81,13 @@ def load(path: Path) -> list[Results]:
 
 
 def networks(lines: Iterable[Line]) -> list[tuple[str, str, int, float, float]]:
-    """Network, direction, number of layers, and the sums of our times and of the best cuDNN's, forward and step; of layers
-    where both are known, each in its first dtype and layout."""
+    """Network, direction, number of layers, and the sums of our times and of the best cuDNN's, forward and step; of
+    layers where both are known, each in its first dtype and layout."""
     sums: dict[tuple[str, str], dict[str, Line]] = {}
     for line in lines:
         if line.speedup and line.setting["direction"] in ("forward", "step"):
-            sums.setdefault((line.setting["network"], line.setting["direction"]), {}).setdefault(line.setting["layer"], line)
+            own = sums.setdefault((line.setting["network"], line.setting["direction"]), {})
+            own.setdefault(line.setting["layer"], line)
     return [(name, direction, len(own), math.fsum(line.ours for line in own.values()),
              math.fsum(line.best_cudnn for line in own.values())) for (name, direction), own in sums.items()]
 

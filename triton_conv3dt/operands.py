@@ -41,7 +41,8 @@ class Operands:
 def shapes(problem: Problem) -> dict[str, tuple[int, ...]]:
     """The shapes of x, w, y and b."""
     p = problem
-    return {"x": (p.n, p.ci, *p.in_size), "w": (p.ci, p.co_group, *p.kernel), "y": (p.n, p.co, *p.out_size), "b": (p.co,)}
+    return {"x": (p.n, p.ci, *p.in_size), "w": (p.ci, p.co_group, *p.kernel), "y": (p.n, p.co, *p.out_size),
+            "b": (p.co,)}
 
 
 def written(problem: Problem) -> str:
@@ -50,7 +51,7 @@ def written(problem: Problem) -> str:
 
 
 def layout_of(problem: Problem, name: str) -> str:
-    """How x, w or y of a problem lies in memory: a layout, or "ci" for a weight with its input channels side by side."""
+    """How x, w or y of a problem lies in memory: a layout, or "ci" for a weight of neighbouring input channels."""
     if name == "w":
         return {"tap": "channels_first", "co": "channels_last", "ci": "ci"}.get(problem.w_minor, "channels_first")
     return problem.x_layout if name == "x" else problem.y_layout
@@ -71,7 +72,8 @@ def integers(problem: Problem, device, seed: int = 0) -> Operands:
     terms = {"forward": problem.taps * problem.ci_group, "grad_input": problem.taps * problem.co_group,
              "grad_weight": problem.n * math.prod(problem.in_size)}[problem.direction] + 2  # and bias and residual
     x_bound, w_bound = X_BOUND, W_BOUND
-    while (x_bound, w_bound) != (1, 1) and 8 * _deviation(x_bound) * _deviation(w_bound) * math.sqrt(terms) > LARGEST_SUM:
+    largest = lambda: 8 * _deviation(x_bound) * _deviation(w_bound) * math.sqrt(terms)
+    while largest() > LARGEST_SUM and (x_bound, w_bound) != (1, 1):
         x_bound, w_bound = max(1, x_bound - 2), max(1, w_bound - 1)
     bounds = {"x": x_bound, "w": w_bound, "y": w_bound, "b": x_bound}
     return _operands(problem, device, seed, lambda name, shape, generator: torch.randint(
@@ -116,7 +118,8 @@ class RedZone:
         """
         damaged = sum(int((part != PATTERN).sum()) for part in (self._before, self._after))
         if damaged:
-            raise Wrong("red zone", f"{damaged} of the {2 * len(self._before)} bytes around the output were overwritten")
+            raise Wrong("red zone", f"{damaged} of the {2 * len(self._before)} bytes around the output were "
+                                    "overwritten")
         expected = expected.to(self.view.dtype)
         wrong = self.view != expected
         if ulps:
@@ -124,10 +127,12 @@ class RedZone:
             wrong &= ~((self.view.float() - expected.float()).abs() <= room)
         count = int(wrong.sum())
         if count:
-            at = tuple(wrong.nonzero()[0].tolist())
+            first = wrong.reshape(-1).to(torch.uint8).argmax()  # nonzero() would need 40 bytes for each wrong value
+            at = tuple(int(i) for i in torch.unravel_index(first, wrong.shape))
             missing = int(self.view.isnan().sum())
-            raise Wrong("wrong result", f"{count} of {wrong.numel()} values are wrong" + f", {missing} of them NaN" * (missing > 0)
-                        + f"; the first at {list(at)}: {self.view[at].item()!r}, expected {expected[at].item()!r}")
+            nans = f", {missing} of them NaN" if missing else ""
+            raise Wrong("wrong result", f"{count} of {wrong.numel()} values are wrong{nans}; the first at {list(at)}: "
+                                        f"{self.view[at].item()!r}, expected {expected[at].item()!r}")
 
 
 def red_zone(problem: Problem, device) -> RedZone:

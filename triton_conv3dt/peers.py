@@ -6,25 +6,22 @@ are made beforehand; what the call allocates, it allocates as its user would.
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Callable
 
 import torch
 
 from . import composite, operands, reference
 from .case import output_padding
-from .layers import Layer
-from .problem import DIRECTIONS, Activation, Problem
+from .problem import Problem
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
-
-# The RMS error that rounding the inputs and the result explains, over the RMS of the result, several times.
-LIMITS = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-3, "float64": 1e-12}
+from .setting import Setting
+from .truth import Tensors, concatenate, parts, upstream
 
 NO_KERNEL = re.compile(r"cu(da)?[A-Z]|Activity|Lazy|Memset")  # what a profile has beside kernels: calls of the driver
 
 
 class Waits:
-    """A call that waits for a result of its own kind: its time is taken by the wall clock, with the host's part in it."""
+    """A call that waits for a result of its own kind: it is timed by the wall clock, with the host's part in it."""
 
     def __init__(self, call: Callable, convert: Callable):
         self._call, self._convert = call, convert
@@ -38,83 +35,6 @@ class Waits:
 
 class Unavailable(Exception):
     """A peer cannot take a setting; the message says why."""
-
-
-@dataclass(frozen=True)
-class After:
-    """What a network does with the output at once, as far as it can be one pass with the layer."""
-
-    activation: Activation | None = None
-    residual: bool = False
-    concat: str | None = None  # "first" or "last": where the output stands in the concatenation with a skip
-
-    @staticmethod
-    def of(layer: Layer) -> "After":
-        """Read from the words of layers.json: only the first step counts, a normalisation ends it."""
-        step = layer.followed_by.replace("(replicate pad if odd) ->", "").replace("(activation None) ->", "").strip().lower()
-        if step.startswith("concat"):
-            return After(concat="last" if step.startswith(("concat(skip", "concat(prev")) else "first")
-        if step.startswith("+="):
-            return After(residual=True)
-        name = next((name for name in ("relu", "gelu") if step.startswith(name)), None)
-        return After(activation=Activation.of(name))
-
-    def __str__(self) -> str:
-        words = ["residual"] * self.residual + [str(self.activation)] * bool(self.activation)
-        return " + ".join(words + [f"concatenation, output {self.concat}"] * bool(self.concat)) or "nothing"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured: a layer in one direction ("step" is all of them), dtype and layout."""
-
-    layer: Layer
-    direction: str
-    dtype: str
-    layout: str
-
-    @property
-    def problem(self) -> Problem:
-        """The layer's product in this direction; the forward one for a step."""
-        direction = "forward" if self.direction == STEP else self.direction
-        return self.layer.problem(direction, self.dtype, self.layout)
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """Every product that is computed."""
-        directions = DIRECTIONS if self.direction == STEP else (self.direction,)
-        return tuple(self.layer.problem(direction, self.dtype, self.layout) for direction in directions)
-
-    @property
-    def after(self) -> After:
-        return After.of(self.layer) if self.direction in ("forward", STEP) else After()
-
-    def __str__(self) -> str:
-        return f"{self.layer.name} {self.direction} {self.dtype} {self.layout}"
-
-
-@dataclass
-class Tensors:
-    """x, w, b, the gradient dy of the layer's result, and what the network adds or concatenates."""
-
-    x: torch.Tensor
-    w: torch.Tensor
-    b: torch.Tensor | None
-    dy: torch.Tensor
-    skip: torch.Tensor | None
-
-    def to(self, layout: str) -> "Tensors":
-        """The same values in another memory format."""
-        form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
-        move = lambda t: t if t is None or t.dim() != 5 else t.contiguous(memory_format=form)
-        return Tensors(*map(move, (self.x, self.w, self.b, self.dy, self.skip)))
-
-
-def tensors(setting: Setting, device) -> Tensors:
-    """Normal numbers for a setting."""
-    given = operands.normals(setting.layer.problem("forward", setting.dtype, setting.layout), device)
-    skip = torch.randn_like(given.y) if setting.after.concat or setting.after.residual else None
-    return Tensors(given.x, given.w, given.b, given.y, skip)
 
 
 def build(name: str, setting: Setting, given: Tensors) -> Callable:
@@ -134,20 +54,10 @@ def product(problem: Problem, given: operands.Operands) -> Callable:
     """
     if problem.direction == "forward":
         e = problem.epilogue
-        name, parameters = (e.activation.name, e.activation.parameters) if e.activation else (None, ())
-        return lambda: composite.conv_transpose3d(given.x, given.w, given.b, given.residual, problem.out_size, problem.stride,
-                                                  problem.padding, problem.dilation, problem.groups, None, name, parameters)
+        activation = (e.activation.name, e.activation.parameters) if e.activation else (None, ())
+        rest = problem.out_size, problem.stride, problem.padding, problem.dilation, problem.groups, None, *activation
+        return lambda: composite.conv_transpose3d(given.x, given.w, given.b, given.residual, *rest)
     return _gradient(problem, given.x, given.w, given.y)
-
-
-def error(setting: Setting, given: Tensors, result) -> float:
-    """The RMS error of a result against the definition, over the RMS of the truth; the worst of a step's results."""
-    wide = torch.float32 if given.x.numel() + given.dy.numel() > 2**27 and setting.dtype != "float64" else torch.float64
-    if setting.direction in ("grad_input", "grad_weight"):
-        exact = operands.exact(setting.problem, operands.Operands(given.x, given.w, given.dy, None, None), wide)
-        return _rms(result, exact)
-    results = result if setting.direction == STEP else (result,)
-    return max(_rms(*pair) for pair in zip(results, _truth(setting, given, results[0], wide)))
 
 
 def kernels(call: Callable) -> list[str]:
@@ -163,52 +73,6 @@ def kernels(call: Callable) -> list[str]:
         return []
 
 
-def _truth(setting: Setting, given: Tensors, result, dtype):
-    """What a forward or a step should have returned, one after another. A kinked activation is differentiated at the
-    result that is judged: on which side of the kink a rounded value falls is no error."""
-    p, after = setting.problem, setting.after
-    geometry = dict(stride=p.stride, padding=p.padding, dilation=p.dilation, groups=p.groups, dtype=dtype)
-    z = reference.conv_transpose3d(given.x, given.w, given.b, given.skip if after.residual else None, out_size=p.out_size,
-                                   **geometry)
-    y = reference.activation(z, after.activation.name, after.activation.parameters) if after.activation else z
-    yield _concatenate(after, y, given.skip)
-    dz, *_ = _parts(after, _upstream(after, given.dy), p.co)
-    dz = dz.to(dtype)
-    if after.activation:
-        kinked = after.activation.derivative_from == "output"
-        saved = _parts(after, result, p.co)[0].to(dtype) if kinked else z
-        dz = dz * reference.activation_derivative(saved, after.activation.name, after.activation.parameters)
-    yield reference.grad_input(dz, given.w, in_size=p.in_size, **geometry)
-    yield reference.grad_weight(given.x, dz, kernel=p.kernel, **geometry)
-    if given.b is not None:
-        yield dz.sum((0, 2, 3, 4))
-
-
-def _rms(actual, exact) -> float:
-    scale = exact.double().square().mean().sqrt().clamp(min=1e-300)
-    return ((actual.to(exact.dtype) - exact).double().square().mean().sqrt() / scale).item()
-
-
-def _upstream(after: After, dy):
-    """The gradient of the whole result: that of a concatenation is twice as large."""
-    return torch.cat([dy, dy], dim=1) if after.concat else dy
-
-
-def _concatenate(after: After, y, skip):
-    if not after.concat:
-        return y
-    skip = skip.to(y.dtype)
-    return torch.cat([y, skip] if after.concat == "first" else [skip, y], dim=1)
-
-
-def _parts(after: After, result, co: int):
-    """The layer's own channels of a result, and those of the skip."""
-    if not after.concat:
-        return result, None
-    first, second = result[:, :co], result[:, co:]
-    return (first, second) if after.concat == "first" else (second, first)
-
-
 def _written(conv: Callable, setting: Setting) -> Callable:
     """What a user writes: a convolution conv(x, w, b) and what follows it, on tensors (x, w, b, skip)."""
     after = setting.after
@@ -219,7 +83,7 @@ def _written(conv: Callable, setting: Setting) -> Callable:
             y = y + skip
         if after.activation:
             y = reference.activation(y, after.activation.name, after.activation.parameters)
-        return _concatenate(after, y, skip)
+        return concatenate(after, y, skip)
 
     return layer
 
@@ -229,19 +93,19 @@ def _call(layer: Callable, setting: Setting, t: Tensors) -> Callable:
     if setting.direction == "forward":
         return torch.no_grad()(lambda: layer(t.x, t.w, t.b, t.skip))
     x, w, b = (v if v is None else v.detach().requires_grad_() for v in (t.x, t.w, t.b))
-    leaves, upstream = [v for v in (x, w, b) if v is not None], _upstream(setting.after, t.dy)
+    leaves, gradient = [v for v in (x, w, b) if v is not None], upstream(setting.after, t.dy)
 
     def step():
         y = layer(x, w, b, t.skip)
-        return y, *torch.autograd.grad(y, leaves, upstream)
+        return y, *torch.autograd.grad(y, leaves, gradient)
 
     return step
 
 
 def _torch_conv(setting: Setting) -> Callable:
     p = setting.problem
-    return lambda x, w, b: composite.conv_transpose3d(x, w, b, None, p.out_size, p.stride, p.padding, p.dilation, p.groups,
-                                                      None, None, ())
+    geometry = p.out_size, p.stride, p.padding, p.dilation, p.groups
+    return lambda x, w, b: composite.conv_transpose3d(x, w, b, None, *geometry, None, None, ())
 
 
 def _gradient(problem: Problem, x, w, dz) -> Callable:
@@ -249,8 +113,8 @@ def _gradient(problem: Problem, x, w, dz) -> Callable:
     if extra is None:
         raise Unavailable("PyTorch's arguments cannot express this crop")
     mask = [problem.direction == "grad_input", problem.direction == "grad_weight", False]
-    return lambda: torch.ops.aten.convolution_backward(
-        dz, x, w, None, problem.stride, problem.padding, problem.dilation, True, extra, problem.groups, mask)[mask.index(True)]
+    geometry = problem.stride, problem.padding, problem.dilation, True, extra, problem.groups
+    return lambda: torch.ops.aten.convolution_backward(dz, x, w, None, *geometry, mask)[mask.index(True)]
 
 
 def _ours(setting: Setting, t: Tensors) -> Callable:
@@ -270,10 +134,10 @@ def _ours(setting: Setting, t: Tensors) -> Callable:
         if not after.concat:
             return conv_transpose3d_sized(x, w, b, **given, residual=skip)
         if setting.direction == STEP:  # an `out` has no derivatives
-            return _concatenate(after, conv_transpose3d_sized(x, w, b, **given), skip)
+            return concatenate(after, conv_transpose3d_sized(x, w, b, **given), skip)
         form = torch.channels_last_3d if setting.layout == "channels_last" else torch.contiguous_format
         both = torch.empty((p.n, 2 * p.co, *p.out_size), dtype=x.dtype, device=x.device, memory_format=form)
-        own, other = _parts(after, both, p.co)
+        own, other = parts(after, both, p.co)
         conv_transpose3d_sized(x, w, b, **given, out=own)
         other.copy_(skip)
         return both
@@ -320,7 +184,7 @@ def _matmul(setting: Setting, t: Tensors) -> Callable:
 
 
 def _jax(setting: Setting, t: Tensors) -> Callable:
-    """lax's convolution with a dilated input, jitted with what follows. It waits for its result: time it by the wall."""
+    """lax's convolution with a dilated input, jitted with what follows."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of the memory there is
     try:
         import jax
@@ -336,7 +200,8 @@ def _jax(setting: Setting, t: Tensors) -> Callable:
     here = lambda v: v if v is None else jnp.asarray(v.float().cpu().contiguous().numpy(), dtype=setting.dtype)
     x, w, b, skip = map(here, (t.x, t.w.flip(2, 3, 4), t.b, t.skip))
     reach = [(k - 1) * d for k, d in zip(p.kernel, p.dilation)]
-    pads = [(r - q, o - ((i - 1) * s + 1) + q) for r, q, o, i, s in zip(reach, p.padding, p.out_size, p.in_size, p.stride)]
+    sizes = zip(reach, p.padding, p.out_size, p.in_size, p.stride)
+    pads = [(before - cut, out - ((size - 1) * step + 1) + cut) for before, cut, out, size, step in sizes]
     activations = {"relu": jax.nn.relu, "gelu": lambda v: jax.nn.gelu(v, approximate=False)}
 
     @jax.jit
@@ -352,6 +217,6 @@ def _jax(setting: Setting, t: Tensors) -> Callable:
 
 
 _BUILDERS: dict[str, Callable[[Setting, Tensors], Callable]] = {
-    OURS: _ours, CUDNN: _cudnn("channels_first"), CUDNN_LAST: _cudnn("channels_last"), COMPILED: _compiled, MATMUL: _matmul,
-    JAX: _jax,
+    OURS: _ours, CUDNN: _cudnn("channels_first"), CUDNN_LAST: _cudnn("channels_last"), COMPILED: _compiled,
+    MATMUL: _matmul, JAX: _jax,
 }

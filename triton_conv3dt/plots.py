@@ -23,18 +23,19 @@ def roofline(path: Path, results: Results) -> Path:
     for name, style in (("float16", "-"), ("float32", "--")):
         rate = card[f"rate_{name}"]
         corner = rate / card["bandwidth"]
-        axes.plot([low, corner, max(high, 2 * corner)], [low * card["bandwidth"] / 1e12, rate / 1e12, rate / 1e12], style,
-                  color=INK, linewidth=1.2, zorder=1)
-        axes.annotate(f"{name.replace('float32', 'tf32')} {rate / 1e12:.0f} TFLOP/s", (max(high, 2 * corner), rate / 1e12),
-                      ha="right", va="bottom", color=INK, size=8)
+        end, roof = max(high, 2 * corner), rate / 1e12
+        axes.plot([low, corner, end], [low * card["bandwidth"] / 1e12, roof, roof], style, color=INK, linewidth=1.2,
+                  zorder=1)
+        axes.annotate(f"{name.replace('float32', 'tf32')} {roof:.0f} TFLOP/s", (end, roof), ha="right", va="bottom",
+                      color=INK, size=8)
     axes.annotate(f"copy {card['bandwidth'] / 1e12:.2f} TB/s", (low, low * card["bandwidth"] / 1e12), xytext=(14, -2),
                   textcoords="offset points", color=INK, size=8)
     for direction, colour in COLOURS.items():
         points = [(x, line.setting["flops"] / line.ours / 1e6) for x, line in zip(intensity, lines)
                   if line.setting["direction"] == direction]
         if points:
-            axes.scatter(*zip(*points), s=16, color=colour, alpha=0.7, linewidths=0, label=f"{direction} ({len(points)})",
-                         zorder=2)
+            axes.scatter(*zip(*points), s=16, color=colour, alpha=0.7, linewidths=0, zorder=2,
+                         label=f"{direction} ({len(points)})")
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte that has to be moved", ylabel="TFLOP/s",
              title=f"Every layer under the roof of {results.device}, cold L2")
     if lines:
@@ -52,8 +53,8 @@ def speedup(path: Path, results: Results) -> Path:
               for direction in ("forward", "step")}
     panels = [(f"each layer, {direction}", bars) for direction, bars in layers.items() if bars]
     for direction in layers:
-        sums = sorted(((theirs / ours, name) for name, own, _, ours, theirs in networks(results.lines) if own == direction),
-                      reverse=True)
+        sums = sorted(((theirs / ours, name) for name, own, _, ours, theirs in networks(results.lines)
+                       if own == direction), reverse=True)
         panels += [(f"sum of each network, {direction}", sums)] if sums else []
     figure, _ = _figure(11, 3.4 * max(1, len(panels)), axes=False)
     for place, (title, bars) in enumerate(panels, 1):
@@ -61,11 +62,12 @@ def speedup(path: Path, results: Results) -> Path:
         values = [value for value, _ in bars]
         axes.bar(range(len(bars)), values, color=[BETTER if value >= 1 else WORSE for value in values], width=0.8)
         axes.axhline(1, color=INK, linewidth=0.8)
-        axes.set(title=f"{title}: best cuDNN over ours on {results.device}", ylabel="speed-up", xlim=(-0.7, len(bars) - 0.3))
+        axes.set(title=f"{title}: best cuDNN over ours on {results.device}", ylabel="speed-up",
+                 xlim=(-0.7, len(bars) - 0.3))
         if max(values) > 8:
             axes.set_yscale("log")
-        few = len(bars) <= MOST_LABELS
-        axes.set_xticks(range(len(bars)) if few else [], [name[:LONGEST_LABEL] for _, name in bars] if few else [], rotation=90, size=6)
+        labels = [name[:LONGEST_LABEL] for _, name in bars] if len(bars) <= MOST_LABELS else []
+        axes.set_xticks(range(len(labels)), labels, rotation=90, size=6)
     return _save(figure, path)
 
 

@@ -13,10 +13,16 @@ from .journal import Journal
 
 SCHEMA = 1
 TIMES, STATISTICS = ("cold", "warm", "host"), ("median", "p20", "p80")
+# Of a session, in every row of a table:
+FACTS = ("date", "torch", "triton", "cuda", "cudnn", "driver", "jax", "command")
+CARD = ("bandwidth", "rate_float16", "rate_bfloat16", "rate_float32", "floor_us")
+CLOCKS = ("sm_mhz", "memory_mhz", "power_w", "temperature_c")
+
 PLACE = ("device", "network", "layer", "shape", "direction", "dtype", "layout")  # what a setting is told apart by
 COLUMNS = ("session", "device", "network", "layer", "direction", "dtype", "layout", "follows", "peer", "outcome",
-           *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error", "limit",
-           "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape")
+           *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error",
+           "limit", "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape",
+           *FACTS, *CARD, *CLOCKS)
 
 
 def write(journal: Journal, folder: Path) -> list[Path]:
@@ -40,7 +46,7 @@ def write(journal: Journal, folder: Path) -> list[Path]:
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_flat, rows))
+    writer.writerows(_flat(row) | _about(sessions[row["session"]]) for row in rows)
     return [replace(folder / "bench.json", text), replace(folder / "bench.csv", table.getvalue())]
 
 
@@ -58,6 +64,13 @@ def replace(path: Path, text: str) -> Path:
         partial.unlink(missing_ok=True)
         raise
     return path
+
+
+def _about(session: dict) -> dict:
+    """What each row of a table has of its session: the versions, the command, the card and its clocks."""
+    facts, card = session["facts"], session["card"]
+    return {name: facts.get(name) for name in FACTS} | {name: card.get(name) for name in CARD} | \
+        {name: card.get("clocks", {}).get(name) for name in CLOCKS}
 
 
 def _flat(row: dict) -> dict:

@@ -14,6 +14,8 @@ from .records import replace
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+CLOCKS = ("SM {sm_mhz} MHz (of {sm_mhz_max}), memory {memory_mhz} MHz, {power_w} W (of {power_limit_w}), "
+          "{temperature_c} °C")
 FACTS = ("reported", "driver", "cuda", "cudnn", "torch", "triton", "jax", "triton_conv3dt", "python", "date")
 
 
@@ -53,13 +55,13 @@ def markdown(results: Results, pictures: Iterable[str] = ()) -> str:
 def provenance(results: Results) -> str:
     """The device, its clocks, every version, and the commands."""
     facts, card = results.sessions[-1]["facts"], results.card
-    clocks = f"SM {facts['sm_mhz']} MHz (of {facts['sm_mhz_max']}), memory {facts['memory_mhz']} MHz at the start" \
-        if facts.get("sm_mhz") else "clocks unknown"
-    rates = ", ".join(f"{name.removeprefix('rate_')} {rate / 1e12:.0f}" for name, rate in card.items() if name.startswith("rate_"))
+    clocks = CLOCKS.format(**card["clocks"]) if card.get("clocks") else "clocks unknown"
+    rates = ", ".join(f"{name.removeprefix('rate_')} {rate / 1e12:.0f}" for name, rate in card.items()
+                      if name.startswith("rate_"))
     commands = dict.fromkeys(session["facts"]["command"] for session in results.sessions)
     return "\n".join([
-        ", ".join(f"{name} {facts[name]}" for name in FACTS if facts.get(name)) + f"; {clocks}.",
-        f"This card, measured: copy {card['bandwidth'] / 1e12:.2f} TB/s, matrix products {rates} TFLOP/s; "
+        ", ".join(f"{name} {facts[name]}" for name in FACTS if facts.get(name)) + ".",
+        f"This card, measured at {clocks}: copy {card['bandwidth'] / 1e12:.2f} TB/s, matrix products {rates} TFLOP/s; "
         f"a call that does nothing seems to take {card['floor_us']:.1f} us.",
         "Made by " + "; ".join(f"`{command}`" for command in commands) + "."])
 
@@ -74,13 +76,14 @@ def by_direction(results: Results) -> str:
             rows.append((direction, len(lines), _times(statistics.geometric_mean(faster)), _times(min(faster)),
                          _times(max(faster)), sum(value >= 1 for value in faster),
                          _percent(statistics.median(line.roofline_share for line in lines))))
-    return table(("direction", "layers", "speed-up, geometric mean", "least", "most", "not slower", "of the roofline, median"),
-                 rows) if rows else "Nothing could be compared with cuDNN."
+    head = ("direction", "layers", "speed-up, geometric mean", "least", "most", "not slower", "of the roofline, median")
+    return table(head, rows) if rows else "Nothing could be compared with cuDNN."
 
 
 def by_network(results: Results) -> str:
     """The sums of networks; how many of a network's layers are in a sum stands beside it."""
-    rows = [(name, direction, f"{count} of {_layers(name, direction) or count}", _us(ours), _us(theirs), _times(theirs / ours))
+    rows = [(name, direction, f"{count} of {_layers(name, direction) or count}", _us(ours), _us(theirs),
+             _times(theirs / ours))
             for name, direction, count, ours, theirs in networks(results.lines)]
     return table(("network", "direction", "layers", "ours, us", "best cuDNN, us", "speed-up"), rows) if rows else ""
 
@@ -94,7 +97,8 @@ def update_readme(readme: Path, results: list[Results], folder: Path) -> None:
     """
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{readme} needs the lines {BEGIN} and {END} once each, in this order: the report goes between them")
+        raise ValueError(f"{readme} needs the lines {BEGIN} and {END} once each, in this order: the report goes "
+                         "between them")
     place = os.path.relpath(folder, readme.parent)
     pictures = [path.name for path in sorted(folder.glob("*.png"))]
     parts = [part for one in results for part in (f"### {one.device}", provenance(one), by_direction(one))]
@@ -112,8 +116,8 @@ def table(head: Iterable, rows: Iterable[Iterable]) -> str:
 
 
 def _settings(lines: list[Line]) -> str:
-    head = ("layer", "follows", "ours, us", "20 to 80 %", "warm", "host", "of the roofline", "bound", "cuDNN", "channels_last",
-            "torch.compile", "matmul", "JAX, wall", "speed-up")
+    head = ("layer", "follows", "ours, us", "20 to 80 %", "warm", "host", "of the roofline", "bound", "cuDNN",
+            "channels_last", "torch.compile", "matmul", "JAX, wall", "speed-up")
     return table(head, [
         (_name(line), line.setting["follows"], _us(line.ours), _range(line.peers.get(OURS, {})),
          _us(line.time(OURS, kind="warm")), _us(line.time(OURS, kind="host")), _percent(line.roofline_share),

@@ -61,7 +61,8 @@ def save(rows: Iterable[dict], device: Device, output: Path) -> None:
     """
     entries = {True: [], False: []}
     for row in rows:
-        entries[row["better"]].append(Entry(case.parse(row["case"]), config_of(row["config"]), row["us"], row["made_with"]))
+        entry = Entry(case.parse(row["case"]), config_of(row["config"]), row["us"], row["made_with"])
+        entries[row["better"]].append(entry)
     if entries[True]:
         store.save(entries[True], device, {}, output)
     shadowed = [entry for entry in entries[False]
@@ -71,8 +72,8 @@ def save(rows: Iterable[dict], device: Device, output: Path) -> None:
 
 
 def merge(journals: Iterable[Path], output: Path) -> dict[str, int]:
-    """Store what journals say, those of shards for instance, as if one sweep had written them all; the last result for a
-    problem counts. Returns how many results each device had.
+    """Store what journals say, those of shards for instance, as if one sweep had written them all; the last result for
+    a problem counts. Returns how many results each device had.
 
     Raises:
         OSError, ValueError: a journal cannot be read or is none, or a config file cannot be written.

@@ -15,10 +15,11 @@ def problems(seed: int, n: int, dtypes: tuple[str, ...]) -> list[Problem]:
     rng = random.Random(f"{seed} how it is run")
     result = []
     for shape in shapes(seed, n):
-        direction, layout, minor = rng.choice(DIRECTIONS), rng.choice(LAYOUTS), rng.choice(("tap", "co", "ci"))
+        direction, layout, other = rng.choice(DIRECTIONS), rng.choice(LAYOUTS), rng.choice(LAYOUTS)
         epilogue = Epilogue(rng.random() < 0.5, rng.random() < 0.3, rng.choice(ACTIVATIONS))
         result.append(replace(shape, direction=direction, dtype=rng.choice(dtypes), precision=rng.choice(PRECISIONS),
-                              x_layout=layout, y_layout=layout if rng.random() < 0.8 else rng.choice(LAYOUTS), w_minor=minor,
+                              x_layout=layout, y_layout=layout if rng.random() < 0.6 else other,
+                              w_minor=rng.choice(("tap", "co", "ci")),
                               epilogue=epilogue if direction == "forward" else Epilogue()))
     return result
 
@@ -53,7 +54,8 @@ def _shape(rng: random.Random) -> Problem | None:
         out_size = tuple(max(1, f - p + rng.randint(-4, 4)) for f, p in zip(full, padding))
     if min(out_size) < 1 or math.prod(out_size) > MOST_OUTPUTS or math.prod(kernel) > MOST_TAPS:
         return None
-    return Problem("forward", rng.choice((1, 1, 2, 3)), ci, co, in_size, out_size, kernel, stride, padding, dilation, groups)
+    n = rng.choice((1, 1, 2, 3))
+    return Problem("forward", n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups)
 
 
 def reduced(real):

@@ -1,4 +1,4 @@
-"""What a sweep goes through, by which names, and in which order: after any budget the layers that weigh most are done."""
+"""What a sweep goes through, and in which order: after any budget the layers that weigh most are done."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,8 @@ def by_weight(layers: Iterable[Layer]) -> list[Layer]:
     networks: dict[str, list[Layer]] = {}
     for layer in layers:
         networks.setdefault(layer.network, []).append(layer)
-    ranked = {layer: rank for own in networks.values() for rank, layer in enumerate(sorted(own, key=_weight, reverse=True))}
+    ranked = {layer: rank for own in networks.values()
+              for rank, layer in enumerate(sorted(own, key=_weight, reverse=True))}
     return sorted(ranked, key=lambda layer: (_made_up(layer), ranked[layer], -_weight(layer)))
 
 

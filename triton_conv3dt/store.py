@@ -64,7 +64,10 @@ def choose(problem: Problem, device: Device) -> Found:
     found, rejected = _search(problem, device)
     if found:
         return found
-    return Found(search.default(problem, device), "; ".join(["default of search.py, not tuned", *rejected]))
+    source = "default of search.py, not tuned"
+    if rejected:
+        source += f"; {rejected[0]}" + f"; and {len(rejected) - 1} more" * (len(rejected) > 1)
+    return Found(search.default(problem, device), source)
 
 
 @contextmanager
@@ -116,7 +119,8 @@ def normal(problem: Problem) -> Problem:
     p = problem
     dense = {name: 0 for name, run in _dense_alignments(p).items() if getattr(p, name) >= run}
     gathered = {"forward": p.x_layout, "grad_input": p.y_layout}.get(p.direction)
-    return replace(p, **dense, even=p.even or gathered != "channels_last", precision=p.precision if p.dtype == "float32" else "tf32",
+    return replace(p, **dense, even=p.even or gathered != "channels_last",
+                   precision=p.precision if p.dtype == "float32" else "tf32",
                    epilogue=p.epilogue if p.direction == "forward" else Epilogue())
 
 
@@ -178,8 +182,8 @@ def _distance(p: Problem, tuned: Problem) -> tuple | None:
     factor = abs(math.log2(_positions(p) / _positions(tuned)))
     if factor > math.log2(FARTHEST):
         return None
-    differences = (_runs(p) != _runs(tuned), p.even != tuned.even, p.w_minor != tuned.w_minor, factor, p.epilogue != tuned.epilogue)
-    return *differences, p != tuned
+    differs = lambda name: getattr(p, name) != getattr(tuned, name)
+    return (_runs(p) != _runs(tuned), differs("even"), differs("w_minor"), factor, differs("epilogue"), p != tuned)
 
 
 def _positions(p: Problem) -> int:
@@ -226,7 +230,7 @@ _tables: dict[Path, tuple[tuple, dict]] = {}  # what was read, and what the file
 
 
 def _load(path: Path) -> dict[tuple, list[tuple[int, Entry]]]:
-    """The entries of a file by class; empty where there is none, or none that can be used. Read again when it changes."""
+    """The entries of a file by class, none where it cannot be used. It is read again when it has changed."""
     try:
         status = path.stat()
         version = status.st_mtime_ns, status.st_size, status.st_ino

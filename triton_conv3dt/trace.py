@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 
@@ -42,17 +43,20 @@ def layers(model: Model, size: tuple[int, ...], *, name: str, dtype: str = "floa
            layout: str = "channels_first") -> list[Layer]:
     """The transposed convolutions that a model runs for an input of this size, in order, one of each kind of call.
 
-    The model runs on meta tensors, without memory and without a device; it is moved there. layout: in which memory format
-    it is used; tensors without data do not tell.
+    The model runs on meta tensors, without memory and without a device; it is moved there. layout: in which memory
+    format it is used; tensors without data do not tell.
 
     Raises:
         ValueError: it does not run so, or it has no such layer.
     """
     found, handles = [], []
+
+    def note(path, module, given, result):
+        found.append(_layer(name, path, module, given[0], result, layout))
+
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.ConvTranspose3d):
-            handles.append(module.register_forward_hook(
-                lambda module, given, result, path=path: found.append(_layer(name, path, module, given[0], result, layout))))
+            handles.append(module.register_forward_hook(partial(note, path)))
     if not handles:
         raise ValueError(f"model {name!r} has no torch.nn.ConvTranspose3d")
     try:
@@ -73,7 +77,8 @@ def layers(model: Model, size: tuple[int, ...], *, name: str, dtype: str = "floa
 
 def of_problems(problems: Iterable[Problem]) -> list[Layer]:
     """Problems as layers, so that they can be measured as those are."""
-    return [_of(problem, f"case {number}", "given", bias=problem.epilogue.bias) for number, problem in enumerate(problems, 1)]
+    return [_of(problem, f"case {number}", "given", bias=problem.epilogue.bias)
+            for number, problem in enumerate(problems, 1)]
 
 
 def _layer(network: str, path: str, module, x, y, layout: str) -> Layer:
@@ -86,6 +91,7 @@ def _layer(network: str, path: str, module, x, y, layout: str) -> Layer:
 
 
 def _of(p: Problem, name: str, network: str, bias: bool) -> Layer:
-    return Layer(name=name, network=network, source="", n=p.n, ci=p.ci, co=p.co, in_size=p.in_size, out_size=p.out_size,
-                 kernel=p.kernel, stride=p.stride, padding=p.padding, output_padding=output_padding(p), dilation=p.dilation,
-                 groups=p.groups, bias=bias, dtype=p.dtype, layout=p.x_layout, followed_by="", mode="train", tags=())
+    return Layer(name=name, network=network, source="", n=p.n, ci=p.ci, co=p.co, in_size=p.in_size,
+                 out_size=p.out_size, kernel=p.kernel, stride=p.stride, padding=p.padding,
+                 output_padding=output_padding(p), dilation=p.dilation, groups=p.groups, bias=bias, dtype=p.dtype,
+                 layout=p.x_layout, followed_by="", mode="train", tags=())

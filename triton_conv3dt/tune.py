@@ -26,7 +26,7 @@ from .worker import LOST, Failure, Worker
 
 FINALISTS = 3  # compared with the default
 COMPARE_SECONDS = 1.0  # for one comparison
-WATCHDOG, SHORTEST_WATCH = 60.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
+WATCHDOG, SHORTEST_WATCH = 45.0, 20.0  # seconds for one candidate, compiling included; near the end of a budget
 LOST_BY_PATH = 2, 6  # workers lost by configs of one path, for one problem and in all, before the others are left out
 LOST_IN_A_ROW = 10  # workers; then it is the device that is broken
 
@@ -179,13 +179,14 @@ class Sweep:
                             seconds=round(time.monotonic() - start, 3))
 
     def _left_out(self, config: Config, lost: Counter) -> Failure | None:
-        """Whether configs like this one have cost so many workers, each some seconds to replace, that it is not tried."""
+        """Why a config is not tried: others like it have cost many workers, each of them some seconds to replace."""
         path, (here, everywhere) = config.path, LOST_BY_PATH
         if lost[path] >= here:
-            return Failure("left out", f"{lost[path]} workers were lost by other configs of the {path} path for this problem")
+            return Failure("left out", f"{lost[path]} workers were lost by other configs of the {path} path for this "
+                                       "problem")
         if self._lost_by_path[path] >= everywhere and not self._right_by_path[path]:
-            return Failure("left out", f"{self._lost_by_path[path]} workers were lost by the {path} path, and none of its "
-                                       "configs was right")
+            return Failure("left out", f"{self._lost_by_path[path]} workers were lost by the {path} path, and none of "
+                                       "its configs was right")
         return None
 
     def _decide(self, job: Job, found: dict[Config, Times]) -> None:
@@ -202,14 +203,14 @@ class Sweep:
         winner = results.choose({name: times[name] for name in finalists})
         us = {name: value for name, value in times[winner].fields().items() if name != "rounds"}
         us |= {name: times[name].fields()["median"] for name in (DEFAULT, CUDNN) if name in times}
-        row = self._append("result", job.problem, config=results.plain(finalists[winner]), better=winner != DEFAULT, us=us,
-                           made_with=self._made_with)
+        row = self._append("result", job.problem, config=results.plain(finalists[winner]), better=winner != DEFAULT,
+                           us=us, made_with=self._made_with)
         results.save([row], self._device, self._output)
         self._progress.say(line(row))
 
     def _append(self, event: str, problem: Problem, **what) -> dict:
-        row = {"event": event, "device": self._device.name, "kernel": store.kernel_digest(), "case": case.format(problem),
-               **what}
+        row = {"event": event, "device": self._device.name, "kernel": store.kernel_digest(),
+               "case": case.format(problem), **what}
         self._journal.append(row)
         self._known.add(row)
         return row
@@ -218,8 +219,8 @@ class Sweep:
         answer = self._worker.ask(method, *arguments, seconds=self._patience())
         self._lost = self._lost + 1 if isinstance(answer, Failure) and answer.lost else 0
         if self._lost >= LOST_IN_A_ROW:
-            raise DeviceBroken(f"{self._lost} workers were lost one after another, the last one so: {answer.reason}. The "
-                               "device needs attention (nvidia-smi); --resume goes on from here")
+            raise DeviceBroken(f"{self._lost} workers were lost one after another, the last one so: {answer.reason}. "
+                               "The device needs attention (nvidia-smi); --resume goes on from here")
         return answer
 
     def _patience(self) -> float:

@@ -1,4 +1,4 @@
-"""Work in a process of its own, under a watchdog: what crashes, hangs or ruins the CUDA context there is an answer here.
+"""Work in a process of its own, under a watchdog: what crashes, hangs or ruins CUDA's context there is an answer here.
 
 After an illegal memory access no CUDA call of that process works again, a kernel that never ends cannot be cancelled,
 and a compiler may crash outright. So whatever runs a kernel that nobody has run before does it in a worker, which is
@@ -80,7 +80,8 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(theirs, os.getpid(), self._make, self._arguments), daemon=True)
+        given = theirs, os.getpid(), self._make, self._arguments
+        self._process = context.Process(target=_answer, args=given, daemon=True)
         self._process.start()
         theirs.close()
         try:

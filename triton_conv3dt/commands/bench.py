@@ -11,9 +11,10 @@ from . import sweep
 def add(commands) -> None:
     bench = commands.add_parser(
         "bench", help="measure layers against cuDNN and others on this GPU",
-        description="Measure layers, forward, gradients and whole training steps, in turns with cuDNN in both memory formats, "
-                    "torch.compile, a matrix product where that is enough, and JAX. Every result is verified before it is "
-                    "timed. bench.csv and bench.json are written into a folder; `report` turns them into tables and pictures.",
+        description="Measure layers, forward, gradients and whole training steps, in turns with cuDNN in both memory "
+                    "formats, torch.compile, a matrix product where that is enough, and JAX. Every result is verified "
+                    "before it is timed. bench.csv and bench.json are written into a folder; `report` turns them into "
+                    "tables and pictures.",
         epilog="examples: triton-conv3dt bench --layers nnunet --budget 10m; triton-conv3dt bench --layers k=s "
                "--direction forward --dtype float16 bfloat16 --layout channels_last")
     sweep.add_selection(bench, MEASURED)
@@ -37,7 +38,8 @@ def run(arguments) -> int:
             settings = [bench.Setting(layer, problem.direction, problem.dtype, problem.x_layout)
                         for layer, problem in zip(layers, arguments.case)]
         else:
-            settings = bench.settings(layers, arguments.direction, arguments.dtype or (OWN,), arguments.layout or (OWN,))
+            settings = bench.settings(layers, arguments.direction, arguments.dtype or (OWN,),
+                                      arguments.layout or (OWN,))
         settings = selection.shard(settings, arguments.shard)
         names = [PEERS[0], *(name for name in PEERS[1:] if name in (arguments.peer or PEERS))]
         if arguments.dry_run:
@@ -49,15 +51,17 @@ def run(arguments) -> int:
 
 def _dry_run(settings, names, device) -> int:
     from .. import bench
+    from ..explain import count
 
     for setting in settings:
         print(f"{setting}  followed by {setting.after}  {', '.join(bench.peers_of(setting, names))}")
-    print(f"{len(settings)} settings on {device.name}")
+    print(f"{count(len(settings), 'setting')} on {device.name}")
     return 0
 
 
 def _bench(settings, names, arguments, started: float) -> int:
     from .. import bench, journal, machine, records
+    from ..explain import count
     from ..progress import Progress
     from ..worker import Worker
 
@@ -67,7 +71,8 @@ def _bench(settings, names, arguments, started: float) -> int:
     journal.writable(book.path)
     known = bench.known(rows) if arguments.resume else {}
     left = len(bench.unmeasured(settings, names, device, known))
-    print(f"{device.name}: {len(settings)} settings, {len(settings) - left} known, {left} to do; journal {book.path}")
+    print(f"{device.name}: {count(len(settings), 'setting')}, {len(settings) - left} known, {left} to do; "
+          f"journal {book.path}")
     progress = Progress(left * len(names), arguments.quiet, every=30)
     deadline = started + arguments.budget if arguments.budget else None
     try:
@@ -81,6 +86,6 @@ def _bench(settings, names, arguments, started: float) -> int:
         progress.close()
         written = records.write(book, arguments.output)
     if open_:
-        print(f"{open_} settings are left: the same command with --resume goes on")
+        print(f"left: {count(open_, 'setting')}; the same command with --resume goes on")
     print(f"results are in {', '.join(map(str, written))}; triton-conv3dt report {arguments.output} shows them")
     return 0

@@ -12,14 +12,16 @@ RANDOM = 20  # problems where nothing else is asked
 def add(commands) -> None:
     check = commands.add_parser(
         "check", help="whether kernels compute what they should, here",
-        description="Run layers or random problems on the GPU of this machine, or in Triton's interpreter where there is none, "
-                    "and compare the results with the definition, to the bit, in integers; watch what is written around them.",
-        epilog="exit status 1 where a result is wrong; each is one line, to be pasted back. examples: triton-conv3dt check; "
-               "triton-conv3dt check --layers nnunet k3s2; triton-conv3dt check --n 500 --seed 7")
+        description="Run layers or random problems on the GPU of this machine, or in Triton's interpreter where there "
+                    "is none, and compare the results with the definition, to the bit, in integers; watch what is "
+                    "written around them.",
+        epilog="exit status 1 where a result is wrong; each is one line, to be pasted back. examples: triton-conv3dt "
+               "check; triton-conv3dt check --layers nnunet k3s2; triton-conv3dt check --n 500 --seed 7")
     options.add_problems(check)
     check.usage = check.usage.replace("(--layers", "([--n N] [--seed S] | --layers")
     drawn = check.add_argument_group("random problems")
-    drawn.add_argument("--n", type=options.positive, metavar="N", help=f"how many (default: {RANDOM} where nothing else is asked)")
+    drawn.add_argument("--n", type=options.positive, metavar="N",
+                       help=f"how many (default: {RANDOM} where nothing else is asked)")
     drawn.add_argument("--seed", type=int, metavar="S", help="the same problems for the same seed (default: 0)")
     options.add_run(check, DIRECTIONS)
     check.add_argument("--quiet", action="store_true", help="no progress")
@@ -29,6 +31,7 @@ def add(commands) -> None:
 def run(arguments) -> int:
     asked = _asked(arguments)
     from .. import case, check
+    from ..explain import count
     from ..progress import Progress
 
     interpret = check.interpreted()
@@ -37,20 +40,23 @@ def run(arguments) -> int:
     left_out = [reason for problem in asked if (reason := check.unchecked(problem, interpret))]
     kept = [problem for problem in asked if not check.unchecked(problem, interpret)]
     problems = [check.prepared(problem, interpret) for problem in kept]
-    _say_what_is_checked(interpret, sum(a != b for a, b in zip(kept, problems)), left_out)
-    problems, wrong = list(dict.fromkeys(problems)), 0
+    _say_what_is_checked(interpret, sum(a.flops != b.flops for a, b in zip(kept, problems)), left_out)
+    problems, wrong, large = list(dict.fromkeys(problems)), 0, 0
     progress = Progress(len(problems), arguments.quiet, every=10.0)
     try:
         for problem, failure in check.check(problems, interpret, progress):
             if failure:
-                wrong += 1
-                progress.say(f"triton-conv3dt check --case {shlex.quote(case.format(problem))}  # {failure.kind}: {failure.reason}")
+                replay = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}"
+                progress.say(f"{replay}  # {failure.kind}: {failure.reason}")
+                wrong += failure.kind != "memory"
+                large += failure.kind == "memory"
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         progress.close()
-    print(f"{options.counted(len(problems), 'problem')}: " + (f"{wrong} wrong" if wrong else "all right"))
+    print(f"{count(len(problems) - large, 'problem')}: " + (f"{wrong} wrong" if wrong else "all right")
+          + f"; {count(large, 'problem')} too large for this machine's memory" * (large > 0))
     return 1 if wrong else 0
 
 
@@ -69,16 +75,19 @@ def _asked(arguments):
 def _random(arguments, dtypes):
     from .. import sampling
 
-    return sampling.problems(arguments.seed or 0, arguments.n or RANDOM, (arguments.dtype,) if arguments.dtype else dtypes)
+    dtypes = (arguments.dtype,) if arguments.dtype else dtypes
+    return sampling.problems(arguments.seed or 0, arguments.n or RANDOM, dtypes)
 
 
 def _say_what_is_checked(interpret: bool, reduced: int, left_out: list[str]) -> None:
+    from ..explain import count
+
     if interpret:
         print("in Triton's interpreter on the CPU, which shows wrong results and accesses but no races"
-              + f"; {options.counted(reduced, 'problem')} reduced in size" * (reduced > 0))
+              + f"; {count(reduced, 'problem')} reduced in size" * (reduced > 0))
     else:
         from .. import device
 
         print(f"on {device.current().name}")
     for reason in dict.fromkeys(left_out):
-        print(f"{options.counted(left_out.count(reason), 'problem')} left out: {reason}")
+        print(f"{count(left_out.count(reason), 'problem')} left out: {reason}")

@@ -2,6 +2,7 @@
 
 import sys
 
+from ..device import LEAST_CAPABILITY
 from . import options
 
 
@@ -27,7 +28,7 @@ def run(arguments) -> int:
                 plans = [(name, plan.plan(problem, device)) for name, problem in problems]
                 several = len({name for name, _ in plans}) > 1
                 print("\n" * (i > 0) + (_table(arguments, device, plans) if several else
-                                        "\n\n".join(explain.text(plan) for _, plan in plans)))
+                                        "\n\n".join(explain.text(made) for _, made in plans)))
     except (ValueError, RuntimeError, store.ConfigFileWarning) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -37,8 +38,10 @@ def run(arguments) -> int:
 def _table(arguments, device, plans) -> str:
     from .. import explain
 
-    untuned = sum(explain.tuned(plan) != "exact" for _, plan in plans)
+    untuned = sum(explain.tuned(made) != "exact" for _, made in plans)
     lines = [f"{device.name}: {len(plans)} problems, {untuned} of them not tuned", explain.table(plans)]
-    if untuned:
+    if device.capability < LEAST_CAPABILITY:
+        lines.append(explain.too_old())
+    elif untuned:
         lines.append(f"to tune them, on such a GPU: triton-conv3dt tune --layers {options.patterns(arguments)}")
     return "\n".join(lines)

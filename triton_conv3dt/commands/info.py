@@ -46,7 +46,7 @@ def _facts():
     for variable in ENVIRONMENT:
         yield "environment", f"{variable}={os.environ.get(variable, '(not set)')}"
     for folder in store.search_path():
-        yield "configs", f"{folder}: " + (f"{len(store.files(folder))} files" if folder.is_dir() else "not there")
+        yield "configs", f"{folder}: {_tuned(store.files(folder)) if folder.is_dir() else 'not there'}"
 
 
 def _gpu(index: int) -> str:
@@ -57,6 +57,19 @@ def _gpu(index: int) -> str:
     gpu = device.current(index)
     return (f"{torch.cuda.get_device_name(index)} ({gpu.name}), capability {gpu.capability[0]}.{gpu.capability[1]}, "
             f"{gpu.sms} SMs, {gpu.shared_memory >> 10} KiB of shared memory for a block")
+
+
+def _tuned(files: list[Path]) -> str:
+    """What config files hold, and which cannot be used."""
+    from .. import configfile
+
+    entries, refused = 0, []
+    for path in files:
+        try:
+            entries += len(configfile.read(path))
+        except configfile.ConfigFileError as error:
+            refused.append(str(error))
+    return "; ".join([f"{entries} tuned problems in {len(files)} files", *refused])
 
 
 def _version(distribution: str) -> str | None:

@@ -13,10 +13,11 @@ from . import options
 def add(commands) -> None:
     inspect = commands.add_parser(
         "inspect", help="compile what would run, and report what the kernels use",
-        description="Compile the main kernel of layers, or of tuned configs, for GPUs that need not be here, and report "
-                    "registers, shared memory, tensor-core instructions, load and store widths, and what should be better.",
-        epilog="exit status 1 where a kernel does not compile or does not fit. example: triton-conv3dt inspect --layers "
-               "nnunet --device nvidia_h200 nvidia_a100")
+        description="Compile the main kernel of layers, or of tuned configs, for GPUs that need not be here, and "
+                    "report registers, shared memory, tensor-core instructions, load and store widths, and what "
+                    "should be better.",
+        epilog="exit status 1 where a kernel does not compile or does not fit. example: triton-conv3dt inspect "
+               "--layers nnunet --device nvidia_h200 nvidia_a100")
     options.add_problems(inspect)
     options.add_run(inspect, DIRECTIONS)
     inspect.usage = inspect.usage.replace("(--layers", "(--configs [DIR ...] | --layers")
@@ -24,10 +25,13 @@ def add(commands) -> None:
                          help="every tuned config of these folders (default: of those that were shipped)")
     inspect.add_argument("--default", action="store_true", help="compile the defaults, whatever has been tuned")
     where = inspect.add_mutually_exclusive_group()
-    where.add_argument("--device", nargs="+", choices=tuple(KNOWN), metavar="NAME", help=options.DEVICES)
-    where.add_argument("--arch", nargs="+", type=arch, metavar="SM", help="or their architectures: sm_80, sm_90, sm_100, ...")
-    inspect.add_argument("--json", action="store_true", help="print JSON: one object per line, all that is known of a kernel")
-    inspect.add_argument("--jobs", type=options.positive, metavar="N", help="processes that compile (default: one per core)")
+    options.add_devices(where)
+    where.add_argument("--arch", nargs="+", type=arch, metavar="SM",
+                       help="or their architectures: sm_80, sm_90, sm_100, ...")
+    inspect.add_argument("--json", action="store_true",
+                         help="print JSON: one object per line, all that is known of a kernel")
+    inspect.add_argument("--jobs", type=options.positive, metavar="N",
+                         help="processes that compile (default: one per core)")
     inspect.add_argument("--quiet", action="store_true", help="no progress")
     inspect.set_defaults(run=run, refuse=inspect.error)
 
@@ -37,8 +41,8 @@ def arch(text: str) -> Device:
     known = {str(device.arch): device for device in reversed(KNOWN.values())}
     device = known.get(text.lower().removeprefix("sm").removeprefix("_"))
     if device is None:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join('sm_' + name for name in sorted(known, key=int))}, "
-                                         f"received {text!r}")
+        names = ", ".join(f"sm_{number}" for number in sorted(known, key=int))
+        raise argparse.ArgumentTypeError(f"expected one of {names}, received {text!r}")
     return device
 
 

@@ -7,8 +7,8 @@ from . import sweep
 
 def add(commands) -> None:
     merge = commands.add_parser("merge", help="write config files from journals of tune",
-                                description="Write the config files that follow from journals of tune, those of several "
-                                            "shards or machines for instance. Doing it again changes nothing.")
+                                description="Write the config files that follow from journals of tune, those of "
+                                            "several shards or machines for instance. Doing it again changes nothing.")
     merge.add_argument("journals", type=Path, nargs="+", metavar="JOURNAL", help="a journal that tune has written")
     merge.add_argument("--output", type=Path, metavar="DIR",
                        help="folder of the config files (default: the user's cache, where they are found)")
@@ -17,13 +17,14 @@ def add(commands) -> None:
 
 def run(arguments) -> int:
     from .. import results, store
+    from ..explain import count
 
     output = arguments.output or store.user_cache()
     try:
         counts = results.merge(arguments.journals, output)
     except (ValueError, OSError) as error:
         return sweep.error(error)
-    for name, count in counts.items():
-        print(f"{name}: {count} results" + (f", configs in {output / name}" if count else
+    for name, number in counts.items():
+        print(f"{name}: {count(number, 'result')}" + (f", configs in {output / name}" if number else
                                             "; those of other kernels than these are passed over"))
     return 0

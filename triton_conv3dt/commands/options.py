@@ -1,4 +1,4 @@
-"""What the commands share: the kinds of arguments, the options that say what is asked, and the problems they describe."""
+"""What the commands share: kinds of arguments, the options that say what is asked, and the problems they describe."""
 
 import argparse
 import shlex
@@ -14,15 +14,18 @@ SHAPE = {  # the options of a layer beside --input, and what they are where they
 
 def add_problems(command) -> None:
     """--layers, --case, or --input with the numbers of one layer: what is asked, one of the three."""
-    command.usage = "%(prog)s (--layers NAME ... | --case TEXT | --input N,CI,D,H,W --channels CO --kernel K ...) [options]"
-    asked = command.add_argument_group("what is asked", "layers of real networks, problems as text, or one layer by its shape")
+    command.usage = ("%(prog)s (--layers NAME ... | --case TEXT | --input N,CI,D,H,W --channels CO --kernel K ...) "
+                     "[options]")
+    asked = command.add_argument_group("what is asked",
+                                       "layers of real networks, problems as text, or one layer by its shape")
     asked.add_argument("--layers", type=layers, nargs="+", metavar="NAME",
-                       help='layers of real networks by name, network, tag or kind, or how one begins: nnunet, k=s, k3s2, '
-                            '"*_up4", all')
+                       help="layers of real networks by name, network, tag or kind, or how one begins: nnunet, k=s, "
+                            "k3s2, '*_up4', all")
     asked.add_argument("--case", type=case, action="append", metavar="TEXT",
                        help='a problem as other commands print it, such as "forward n2 ci64 co32 in64 k2 s2 float16"; '
                             "may be repeated")
-    layer = command.add_argument_group("one layer", "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
+    layer = command.add_argument_group("one layer",
+                                       "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
     layer.add_argument("--input", type=sizes, metavar="N,CI,D,H,W", help="shape of the input")
     layer.add_argument("--channels", type=positive, metavar="CO", help="output channels")
     layer.add_argument("--kernel", type=triple(1), metavar="K", help="kernel size")
@@ -63,7 +66,8 @@ def problems_of(arguments) -> list[tuple[str, Problem]]:
     run = [f"--{name}" for name in ("direction", "dtype", "precision", "layout") if getattr(arguments, name)]
     kinds = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
     if len(kinds) != 1:
-        arguments.refuse(f"one of --layers, --case and --input says what is asked; received {' and '.join(kinds) or 'none'}")
+        arguments.refuse("one of --layers, --case and --input says what is asked; received "
+                         f"{' and '.join(kinds) or 'none'}")
     if kinds != ["--input"] and given:
         arguments.refuse(f"{', '.join(given)} cannot be combined with {kinds[0]}: they describe the layer of --input")
     if kinds == ["--case"] and run:
@@ -170,10 +174,6 @@ def activation(text: str) -> Activation | None:
         return Activation.of(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def commas(values) -> str:

@@ -7,11 +7,12 @@ from . import sweep
 
 def add(commands) -> None:
     report = commands.add_parser("report", help="tables and pictures from what bench has recorded",
-                                 description="Write report.md, roofline.png and speedup.png from what bench has recorded. "
-                                             "No GPU is needed.")
+                                 description="Write report.md, roofline.png and speedup.png from what bench has "
+                                             "recorded. No GPU is needed.")
     report.add_argument("results", type=Path, nargs="?", default=Path("bench"), metavar="DIR",
                         help="folder with a bench.json, or that file (default: %(default)s)")
-    report.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default: beside the results)")
+    report.add_argument("--output", type=Path, metavar="DIR",
+                        help="where the report goes (default: beside the results)")
     report.add_argument("--readme", type=Path, metavar="FILE",
                         help="also replace what stands between the performance markers of this file")
     report.set_defaults(run=run)

@@ -14,14 +14,14 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 def add_selection(command, directions: tuple[str, ...]) -> None:
     """--layers, --case or --model with --input, and in which directions, dtypes and layouts."""
-    what = command.add_argument_group("what is swept", "layers of real networks, problems as text, or a model's own layers; "
-                                                       "all layers where nothing is said")
+    what = command.add_argument_group("what is swept", "layers of real networks, problems as text, or a model's own "
+                                                       "layers; all layers where nothing is said")
     what.add_argument("--layers", type=options.layers, nargs="+", metavar="NAME",
                       help="layers by name, network, tag or kind, or how one begins: nnunet, k=s, k3s2, all")
     what.add_argument("--case", type=options.case, action="append", metavar="TEXT",
                       help="a problem as other commands print it; may be repeated")
-    what.add_argument("--model", metavar="MODULE:FACTORY", help="the transposed convolutions of a model, which is run on a "
-                                                                "tensor without data; needs --input")
+    what.add_argument("--model", metavar="MODULE:FACTORY",
+                      help="the transposed convolutions of a model, which runs on a tensor without data; needs --input")
     what.add_argument("--input", type=options.sizes, metavar="N,CI,D,H,W", help="shape of the model's input")
     what.add_argument("--direction", nargs="+", choices=directions, metavar="NAME",
                       help=f"of {', '.join(directions)} (default: those that the layer's network runs)")
@@ -39,7 +39,8 @@ def add_run(command) -> None:
     run.add_argument("--resume", action="store_true", help="do not repeat what the journal has")
     run.add_argument("--dry-run", action="store_true", help="show what would be done, on a machine without a GPU, too")
     run.add_argument("--device", choices=tuple(KNOWN), metavar="NAME",
-                     help=f"with --dry-run, for which GPU: {', '.join(KNOWN)} (default: the one here, else nvidia_h200)")
+                     help=f"with --dry-run, for which GPU: {', '.join(KNOWN)} (default: the one here, else "
+                          "nvidia_h200)")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -61,7 +62,8 @@ def layers_of(arguments) -> list:
 
         dtype = next((name for name in arguments.dtype or () if name != OWN), "float16")
         layout = next((name for name in arguments.layout or () if name != OWN), "channels_first")
-        return trace.layers(trace.load(arguments.model), arguments.input, name=arguments.model, dtype=dtype, layout=layout)
+        model = trace.load(arguments.model)
+        return trace.layers(model, arguments.input, name=arguments.model, dtype=dtype, layout=layout)
     if arguments.case:
         from .. import trace
 
@@ -88,10 +90,10 @@ def device_here(what: str) -> Device:
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__} for CUDA {torch.version.cuda}" if torch.version.cuda else \
             f"torch {torch.__version__}, which was built without CUDA"
-        raise RuntimeError(f"{what} measures on an NVIDIA GPU of compute capability 8.0 or later, and there is none here "
-                           f"({built}). --dry-run shows what it would do, for any --device")
+        raise RuntimeError(f"{what} measures on an NVIDIA GPU of compute capability 8.0 or later, and there is none "
+                           f"here ({built}). --dry-run shows what it would do, for any --device")
     here = device.current()
-    if here.capability < (8, 0):
+    if here.capability < device.LEAST_CAPABILITY:
         raise RuntimeError(f"{what} needs a GPU of compute capability 8.0 or later; {here.name} has "
                            "{}.{}".format(*here.capability))
     return here
@@ -109,9 +111,11 @@ def device_planned(arguments) -> Device:
         return Device.named("nvidia_h200")
 
 
-def error(text) -> int:
-    """Print an error; the exit code."""
-    print(f"error: {text}", file=sys.stderr)
+def error(what: Exception) -> int:
+    """Print what went wrong; the exit code."""
+    if isinstance(what, OSError) and what.filename and what.strerror:
+        what = f"{what.filename}: {what.strerror}"
+    print(f"error: {what}", file=sys.stderr)
     return 1
 
 

@@ -12,8 +12,8 @@ from . import sweep
 def add(commands) -> None:
     tune = commands.add_parser(
         "tune", help="find the best configs for layers on this GPU",
-        description="Try configs for layers on this GPU, each checked before it is timed, and store those that beat the "
-                    "default by more than the noise. It can be stopped at any time; --resume goes on.",
+        description="Try configs for layers on this GPU, each checked before it is timed, and store those that beat "
+                    "the default by more than the noise. It can be stopped at any time; --resume goes on.",
         epilog="examples: triton-conv3dt tune --layers nnunet --budget 20m; triton-conv3dt tune --model nets.unet:UNet "
                "--input 2,1,128,128,128; triton-conv3dt tune --layers all --dry-run --device nvidia_b200")
     sweep.add_selection(tune, DIRECTIONS)
@@ -39,27 +39,31 @@ def run(arguments) -> int:
                                                         arguments.layout or (OWN,))
         problems = selection.shard(problems, arguments.shard)
         if arguments.dry_run:
-            return _dry_run(tune.jobs(problems, sweep.device_planned(arguments), tune.EFFORTS[arguments.effort]), arguments)
+            effort = tune.EFFORTS[arguments.effort]
+            return _dry_run(tune.jobs(problems, sweep.device_planned(arguments), effort), effort)
         return _tune(problems, arguments, started)
     except (ValueError, RuntimeError, OSError) as error:
         return sweep.error(error)
 
 
-def _dry_run(jobs, arguments) -> int:
+def _dry_run(jobs, effort) -> int:
     from .. import case, tune
+    from ..explain import count
     from ..progress import duration
 
-    effort, total = tune.EFFORTS[arguments.effort], 0
+    total = 0
     for job in jobs:
         total += len(job.candidates)
         print(f"{len(job.candidates):5} candidates  {case.format(job.problem)}  default: {job.default}", flush=True)
     seconds = total * effort.seconds + len(jobs) * tune.COMPARE_SECONDS
-    print(f"{len(jobs)} problems, {total} candidates, at least {duration(seconds)} of measuring; compiling comes on top")
+    print(f"{count(len(jobs), 'problem')}, {count(total, 'candidate')}, at least {duration(seconds)} of measuring; "
+          "compiling comes on top")
     return 0
 
 
 def _tune(problems, arguments, started: float) -> int:
-    from .. import journal, laboratory, machine, results, store, tune
+    from .. import configfile, journal, laboratory, machine, results, store, tune
+    from ..explain import count
     from ..precompile import Compilers
     from ..progress import Progress
     from ..worker import Worker
@@ -69,12 +73,15 @@ def _tune(problems, arguments, started: float) -> int:
     path = arguments.journal or store.user_cache().parent / "journals" / f"{device.name}.jsonl"
     book, effort = journal.Journal(path), tune.EFFORTS[arguments.effort]
     rows = book.rows()
+    for written in (output / device.name).glob("*.json"):
+        configfile.read(written)  # one that cannot be added to is found before anything is measured
     journal.writable(path)
     known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
     left = [job for job in jobs if known.result(job.problem) is None]
-    print(f"{device.name}: {len(jobs)} problems, {len(jobs) - len(left)} known, {len(left)} to do; journal {path}")
+    print(f"{device.name}: {count(len(jobs), 'problem')}, {len(jobs) - len(left)} known, {len(left)} to do; "
+          f"journal {path}")
     if rows and not arguments.resume:
-        print(f"the journal has {len(rows)} rows of earlier runs; --resume would not repeat them")
+        print(f"the journal has {count(len(rows), 'row')} of earlier runs; --resume would not repeat them")
     if left:
         facts = machine.facts(device)
         book.append(results.session(device, facts))
@@ -94,7 +101,8 @@ def _tune(problems, arguments, started: float) -> int:
     finally:
         compilers.close()
         progress.close()
-    print(f"{summary.better} problems have a better config than the default, for {summary.kept} the default is best"
-          + f", {summary.open} are open: the same command with --resume goes on" * bool(summary.open))
-    print(f"configs are in {output / device.name}")
+    print(f"better than the default: {summary.better}, the default stays: {summary.kept}, open: {summary.open}"
+          + "; the same command with --resume goes on" * bool(summary.open))
+    if summary.better:
+        print(f"configs are in {output / device.name}")
     return 0
