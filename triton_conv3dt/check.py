@@ -90,8 +90,8 @@ def unchecked(problem: Problem, interpret: bool) -> str | None:
 
 
 def check(problems: list[Problem], interpret: bool, progress=None):
-    """Check problems in turn; yields each with None where it is right, else the smallest found that fails alike, with its
-    Failure.
+    """Check problems in turn; yields each with None where it is right, else the smallest found that fails alike and
+    its Failure.
 
     Raises:
         RuntimeError: kernels cannot run here, with the reason.
