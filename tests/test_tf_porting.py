@@ -180,6 +180,7 @@ def trained(net, steps, size):
     """The losses of so many steps of training on a cube."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     x = torch.randn(1, 1, size, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.to(net.last.weight.device)
     losses = []
     for _ in range(steps):
         loss = (net(x) - x.roll(1, 4)).square().mean()
@@ -191,7 +192,7 @@ def trained(net, steps, size):
 
 
 @pytest.mark.parametrize("backend, levels, width, stride", [("torch", 2, 2, 2), ("triton", 1, 1, (1, 2, 2))])
-def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width, stride):
+def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width, stride, device):
     """To the last bits: the order of summation is all that differs."""
     def ours(ci, co, kernel, stride, padding):
         layer = Conv3DTranspose(co, kernel, stride, padding, data_format="channels_first", dtype="float64",
@@ -204,6 +205,7 @@ def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width, stride):
     theirs.up = torch.nn.ModuleList(map(to_torch, net.up))
     rest = {name: w for name, w in net.state_dict().items() if not name.startswith("up")}
     theirs.load_state_dict(rest, strict=False)
+    net, theirs = net.to(device), theirs.to(device)
     losses, expected = trained(net, 50, 2**levels), trained(theirs, 50, 2**levels)
     numpy.testing.assert_allclose(losses, expected, rtol=1e-12)
     assert losses[-1] < 0.5 * losses[0]
