@@ -164,10 +164,11 @@ def test_a_config_of_tensorflow():
     torch.testing.assert_close(layer.losses[0], 0.5 * layer.kernel.square().sum())
 
 
-def test_a_dtype_of_a_config_of_keras_3():
+def test_forms_of_a_dtype():
     policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "bfloat16"}, "registered_name": None}
     assert Conv3DTranspose(2, 3, dtype=policy).dtype == torch.bfloat16
-    assert Conv3DTranspose(2, 3, dtype=numpy.dtype("float64")).dtype == torch.float64
+    for dtype in (numpy.dtype("float64"), numpy.float64, "double", torch.float64):
+        assert Conv3DTranspose(2, 3, dtype=dtype).dtype == torch.float64
 
 
 def test_names_are_numbered_like_tensorflows():

@@ -153,14 +153,14 @@ def test_refused_conversions():
 # A net.
 
 class UNet(torch.nn.Module):
-    """up(channels in, channels out, kernel, stride, padding) makes what upsamples [N, C, D, H, W] by two."""
+    """up(channels in, channels out, kernel, stride, padding) makes what upsamples [N, C, D, H, W] by the stride."""
 
-    def __init__(self, up, levels, width):
+    def __init__(self, up, levels, width, stride):
         super().__init__()
         conv = lambda ci, co, stride=1: torch.nn.Conv3d(ci, co, 3, stride, 1, dtype=torch.float64)
         widths = [(2 * width * 2**i, width * 2**i) for i in range(levels)]  # of the lower level and its own
-        self.down = torch.nn.ModuleList([conv(1, width), *(conv(own, lower, 2) for lower, own in widths)])
-        kinds = (2, 2, "valid"), (4, 2, "same")
+        self.down = torch.nn.ModuleList([conv(1, width), *(conv(own, lower, stride) for lower, own in widths)])
+        kinds = (stride, stride, "valid"), (4, stride, "same")
         self.up = torch.nn.ModuleList([up(*pair, *kind) for pair, kind in zip(widths, kinds)])
         self.join = torch.nn.ModuleList([conv(2 * own, own) for _, own in widths])
         self.last = conv(width, 1)
@@ -180,6 +180,7 @@ def trained(net, steps, size):
     """The losses of so many steps of training on a cube."""
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     x = torch.randn(1, 1, size, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.to(net.last.weight.device)
     losses = []
     for _ in range(steps):
         loss = (net(x) - x.roll(1, 4)).square().mean()
@@ -190,8 +191,8 @@ def trained(net, steps, size):
     return losses
 
 
-@pytest.mark.parametrize("backend, levels, width", [("torch", 2, 2), ("triton", 1, 1)])
-def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width):
+@pytest.mark.parametrize("backend, levels, width, stride", [("torch", 2, 2, 2), ("triton", 1, 1, (1, 2, 2))])
+def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width, stride, device):
     """To the last bits: the order of summation is all that differs."""
     def ours(ci, co, kernel, stride, padding):
         layer = Conv3DTranspose(co, kernel, stride, padding, data_format="channels_first", dtype="float64",
@@ -199,11 +200,12 @@ def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width):
         layer.build((None, ci, None, None, None))
         return layer
 
-    net = UNet(ours, levels, width)
-    theirs = UNet(lambda *_: torch.nn.Identity(), levels, width)
+    net = UNet(ours, levels, width, stride)
+    theirs = UNet(lambda *_: torch.nn.Identity(), levels, width, stride)
     theirs.up = torch.nn.ModuleList(map(to_torch, net.up))
     rest = {name: w for name, w in net.state_dict().items() if not name.startswith("up")}
     theirs.load_state_dict(rest, strict=False)
+    net, theirs = net.to(device), theirs.to(device)
     losses, expected = trained(net, 50, 2**levels), trained(theirs, 50, 2**levels)
     numpy.testing.assert_allclose(losses, expected, rtol=1e-12)
     assert losses[-1] < 0.5 * losses[0]

@@ -58,6 +58,9 @@ def activation_of(spec):
         TypeError: spec is none of these.
         ValueError: an unknown name.
     """
+    if isinstance(spec, type):
+        raise TypeError(f"activation must be a callable on tensors, received the class {spec.__name__}: pass an "
+                        f"instance, {spec.__name__}()")
     if callable(spec):
         name = next((name for function, name in FUNCTIONS.items() if function is spec), None)
         return (Activation(name), None) if name else (None, spec)

@@ -19,6 +19,9 @@ def named(kind: str, spec, table: dict, operands: int):
         TypeError: spec is none of these.
         ValueError: the name or a parameter is not known.
     """
+    if isinstance(spec, type):
+        raise TypeError(f"{kind} must be a callable, received the class {spec.__name__}: pass an instance, "
+                        f"{spec.__name__}()")
     if spec is None or callable(spec):
         return spec
     name, given = spec, ()

@@ -15,7 +15,8 @@ MEANINGLESS = {  # of TensorFlow's, and what takes their place
     "conv_op": "there is one operator",
     "batch_size": "any batch is taken",
 }
-NAMES = {"half": torch.float16, "double": torch.float64} | {str(d).removeprefix("torch."): d for d in DTYPES}
+NAMES = {"half": torch.float16, "float": torch.float32, "double": torch.float64}
+NAMES |= {str(d).removeprefix("torch."): d for d in DTYPES}
 
 
 def keywords(given: dict) -> dict:
@@ -87,7 +88,8 @@ def output_padding(value, kernel_size, strides, dilation_rate, padding: str) -> 
 def dtype(value) -> torch.dtype | None:
     """From None, a torch.dtype, its name, a dtype of numpy or TensorFlow, or the policy in a config of Keras 3."""
     policy = value.get("config") if isinstance(value, dict) else None
-    name = policy.get("name") if isinstance(policy, dict) else getattr(value, "name", value)
+    name = getattr(value, "name", getattr(value, "__name__", value))
+    name = policy.get("name") if isinstance(policy, dict) else name
     result = NAMES.get(name) if isinstance(name, str) else name
     if value is not None and not (isinstance(result, torch.dtype) and result in DTYPES):
         error = ValueError if isinstance(name, (str, torch.dtype)) else TypeError
