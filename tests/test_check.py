@@ -88,6 +88,26 @@ def test_what_does_not_fit_into_memory_is_not_wrong(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("0 problems: all right; 1 problem too large for this machine's memory\n")
 
 
+def test_a_failure_is_shrunk():
+    """To the smallest problem that fails alike; of every kind of step, within a bound of tries."""
+    start = case.parse("forward n4 ci48 co32 in12x9x16 k3 s2 p1 op1 g2 float16 channels_last bias residual relu")
+    asked = []
+
+    def wrong(problem):
+        asked.append(problem)
+        if problem.ci_group >= 6 and problem.in_size[2] >= 4 and problem.epilogue.residual:
+            return Failure("wrong result", f"in {case.format(problem)}")
+        return Failure("compile", "too small") if problem.in_size[2] < 2 else None
+
+    small, failure = check.shrunk(start, Failure("wrong result", "at first"), wrong)
+    assert case.format(small) == "forward n1 ci6 co1 in1x1x4 k3 s2 p1 op1 float16 channels_last residual"
+    assert failure.reason == f"in {case.format(small)}" and len(asked) <= check.MOST_TRIES
+    assert all(min(problem.out_size) > 0 and case.parse(case.format(problem)) == problem for problem in asked)
+    for kind in ("crash", "memory"):
+        lost = Failure(kind, "no answer")
+        assert check.shrunk(start, lost, lambda problem: pytest.fail("asked again")) == (start, lost)
+
+
 def test_check_finds_its_own_interpreter():
     """From a process without TRITON_INTERPRET, as a user has it: the worker sets it."""
     if not INTERPRET:

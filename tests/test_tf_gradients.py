@@ -70,7 +70,8 @@ def test_every_order_and_mode(name, device):
     are those of test_autograd.py and, here, the recorded ones."""
     layer, operands = layer_of(name, device)
     gradcheck(layer, operands, fast_mode=True, check_forward_ad=True)
-    gradgradcheck(lambda *operands: layer(*operands, backend="torch"), operands, fast_mode=True, check_fwd_over_rev=True)
+    by_pytorch = lambda *operands: layer(*operands, backend="torch")
+    gradgradcheck(by_pytorch, operands, fast_mode=True, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("which", [(1, None), (None, 4)])

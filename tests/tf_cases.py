@@ -58,7 +58,8 @@ def decoded(value, device="cpu"):
 
 def error_of(case) -> type:
     """What we raise where TensorFlow refuses: for its InvalidArgumentError, TypeError where a type is wrong."""
-    if case["id"] in ("dtype/int64", "dtype/uint8", "output_shape/listfloat", "output_shape/string", "layer/call-int32"):
+    types = "dtype/int64", "dtype/uint8", "output_shape/listfloat", "output_shape/string", "layer/call-int32"
+    if case["id"] in types:
         return TypeError  # what TensorFlow itself raises for these in graph mode
     return {"TypeError": TypeError, "AttributeError": TypeError}.get(case["error"]["type"], ValueError)
 
@@ -121,7 +122,8 @@ def draw(seed: int) -> tuple[dict, torch.Tensor]:
         output_shape = [n, groups * co, *lengths]
     dtype = rng.choice((torch.float16, torch.float32, torch.float32, torch.float64))
     arguments = dict(filter=filter.to(dtype), strides=_form(rng, strides, first), padding=padding,
-                     output_shape=rng.choice((list, tuple, torch.Size, torch.tensor, numpy.array, _mixed))(output_shape),
+                     output_shape=rng.choice((list, tuple, torch.Size, torch.tensor, numpy.array, _mixed))(
+                         output_shape),
                      data_format="NCDHW" if first else rng.choice((None, "NDHWC")))
     arguments[rng.choice(("value", "input"))] = value.to(dtype)
     if dilations != [1, 1, 1] or rng.random() < 0.3:

@@ -17,6 +17,7 @@ GPU_DTYPES = ("float16", "bfloat16", "float32")
 INTERPRETER_DTYPES = ("float16", "float32")  # its products of bfloat16 are wrong
 SECONDS = {True: 600.0, False: 120.0}  # that a problem may take, interpreted and not
 MOST_WORK = 4e6  # multiply-adds of a problem that the interpreter runs as it is; seconds
+MOST_TRIES = 40  # problems that are run to find a smaller one that fails
 GUARD = 256  # elements of NaN before and after an operand; they keep it aligned
 
 
@@ -89,7 +90,8 @@ def unchecked(problem: Problem, interpret: bool) -> str | None:
 
 
 def check(problems: list[Problem], interpret: bool, progress=None):
-    """Check problems in turn; yields each with its Failure, or None where it is right.
+    """Check problems in turn; yields each with None where it is right, else the smallest found that fails alike and
+    its Failure.
 
     Raises:
         RuntimeError: kernels cannot run here, with the reason.
@@ -98,8 +100,26 @@ def check(problems: list[Problem], interpret: bool, progress=None):
         for problem in problems:
             if progress:
                 progress.step(str(problem))
-            answer = worker.ask("check", problem, seconds=SECONDS[interpret])
-            yield problem, answer if isinstance(answer, Failure) else None
+            ask = lambda problem: worker.ask("check", problem, seconds=SECONDS[interpret])
+            failure = ask(problem)
+            yield shrunk(problem, failure, ask) if failure else (problem, None)
+
+
+def shrunk(problem: Problem, failure: Failure, ask) -> tuple[Problem, Failure]:
+    """The smallest problem, of those that a few steps lead to, that fails as this one does; and how it fails.
+
+    ask: the Failure of a problem, None where it is right.
+    """
+    tries = 0 if failure.lost or failure.kind == "memory" else MOST_TRIES
+    candidates = iter(sampling.smaller(problem))
+    for _ in range(tries):
+        candidate = next(candidates, None)
+        if candidate is None:
+            break
+        answer = ask(candidate)
+        if answer and answer.kind == failure.kind:
+            problem, failure, candidates = candidate, answer, iter(sampling.smaller(candidate))
+    return problem, failure
 
 
 def _among_nan(t):

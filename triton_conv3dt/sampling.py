@@ -78,6 +78,24 @@ def reduced(real):
                    out_size=out_size)
 
 
+def smaller(problem: Problem) -> list[Problem]:
+    """Problems smaller or simpler in one respect: a size halved, one group alone, a part of the epilogue gone."""
+    p, found = problem, []
+    after = [o - f for o, f in zip(p.out_size, uncropped(p.in_size, p.kernel, p.stride, p.dilation))]
+    for i, size in enumerate(p.in_size):
+        in_size = tuple(size // 2 if i == j else other for j, other in enumerate(p.in_size))
+        out_size = _add(uncropped(in_size, p.kernel, p.stride, p.dilation), after)
+        found += [replace(p, in_size=in_size, out_size=out_size)] * (size > 1 and min(out_size) > 0)
+    found += [replace(p, n=p.n // 2)] * (p.n > 1)
+    if p.groups > 1:
+        found.append(replace(p, groups=1, ci=p.ci_group, co=p.co_group))
+    found += [replace(p, ci=p.ci // 2)] * (p.ci_group > 1 and p.ci_group % 2 == 0)
+    found += [replace(p, co=p.co // 2)] * (p.co_group > 1 and p.co_group % 2 == 0)
+    without = dict(bias=False, residual=False, activation=None)
+    return found + [replace(p, epilogue=replace(p.epilogue, **{name: value})) for name, value in without.items()
+                    if getattr(p.epilogue, name) != value]
+
+
 def uncropped(in_size, kernel, stride, dilation) -> tuple[int, int, int]:
     """What all taps of all inputs reach."""
     return tuple((i - 1) * s + (k - 1) * d + 1 for i, k, s, d in zip(in_size, kernel, stride, dilation))

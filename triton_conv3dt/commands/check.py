@@ -15,8 +15,9 @@ def add(commands) -> None:
         description="Run layers or random problems on the GPU of this machine, or in Triton's interpreter where there "
                     "is none, and compare the results with the definition, to the bit, in integers; watch what is "
                     "written around them.",
-        epilog="exit status 1 where a result is wrong; each is one line, to be pasted back. examples: triton-conv3dt "
-               "check; triton-conv3dt check --layers nnunet k3s2; triton-conv3dt check --n 500 --seed 7")
+        epilog="exit status 1 where a result is wrong; each is one line, a small problem that fails alike, to be "
+               "pasted back. examples: triton-conv3dt check; triton-conv3dt check --layers nnunet k3s2; "
+               "triton-conv3dt check --n 500 --seed 7")
     options.add_problems(check)
     check.usage = check.usage.replace("(--layers", "([--n N] [--seed S] | --layers")
     drawn = check.add_argument_group("random problems")

@@ -4,6 +4,7 @@ A value that cannot be is a ValueError and a wrong type a TypeError. TensorFlow 
 well for the class of its own that it raises otherwise, InvalidArgumentError.
 """
 
+import functools
 import operator
 
 import torch
@@ -12,7 +13,26 @@ from ..arguments import AXES
 from .lengths import accepted, crop
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ORDERS = {"value": "in the order of data_format", "filter": "[depth, height, width, output_channels, in_channels]"}
 FORMATS = {"NDHWC": "[batch, depth, height, width, channels]", "NCDHW": "[batch, channels, depth, height, width]"}
+
+
+def remembered(function):
+    """A function of integers and strings that keeps its results: working them out takes the host longer than a launch.
+    The sizes that a compiler traces are symbols, which have no hash.
+    """
+    kept = functools.lru_cache(maxsize=4096)(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        if torch.compiler.is_compiling():
+            return function(*args)
+        try:
+            return kept(*args)
+        except TypeError:
+            return function(*args)
+
+    return call
 
 
 def one_of(name: str, value, other_name: str, other):
@@ -52,6 +72,8 @@ def integers(name: str, value, wanted: str) -> tuple:
     Raises:
         TypeError: it is none of these, or holds something else than integers.
     """
+    if isinstance(value, (list, tuple)) and set(map(type, value)) == {int}:  # as nearly always
+        return tuple(value)
     if isinstance(value, torch.Tensor) and value.dim() == 1 and not (value.is_floating_point() or value.is_complex()):
         value = value.tolist()
     if not isinstance(value, (list, tuple, range)) and not (hasattr(value, "__array__") and getattr(value, "ndim", 0)):
@@ -95,8 +117,13 @@ def choice(name: str, value, choices) -> str:
         raise TypeError(f"{name} must be {wanted}, received {value!r} of type {type(value).__name__}")
     if value not in choices:
         near = [c for c in choices if c.lower() == value.lower()]
-        raise ValueError(f"{name} must be {wanted}, received {value!r}" + f"; it is case-sensitive" * bool(near))
+        raise ValueError(f"{name} must be {wanted}, received {value!r}" + "; it is case-sensitive" * bool(near))
     return value
+
+
+def autocasting(t) -> bool:
+    """Whether autocast is on for tensors on this kind of device."""
+    return torch.amp.is_autocast_available(t.device.type) and torch.is_autocast_enabled(t.device.type)
 
 
 def check_tensors(value, filter) -> None:
@@ -106,8 +133,6 @@ def check_tensors(value, filter) -> None:
         TypeError: no tensors, or dtypes that do not fit.
         ValueError: ranks or devices that do not fit.
     """
-    axes = {"value": "5 axes, in the order of data_format",
-            "filter": "5 axes, [depth, height, width, output_channels, in_channels]"}
     for name, t in (("value", value), ("filter", filter)):
         if not isinstance(t, torch.Tensor):
             remedy = "; torch.as_tensor makes one of an array" if hasattr(t, "__array__") or isinstance(t, list) else ""
@@ -117,8 +142,8 @@ def check_tensors(value, filter) -> None:
                             f"{name}.float() converts it")
     for name, t in (("filter", filter), ("value", value)):
         if t.dim() != 5:
-            raise ValueError(f"{name} must have {axes[name]}, received {t.dim()}: {list(t.shape)}")
-    if value.dtype != filter.dtype and not torch.is_autocast_enabled(value.device.type):
+            raise ValueError(f"{name} must have 5 axes, {ORDERS[name]}, received {t.dim()}: {list(t.shape)}")
+    if value.dtype != filter.dtype and not autocasting(value):
         raise TypeError(f"value has dtype {value.dtype} and filter has dtype {filter.dtype}: nothing is promoted. "
                         "Convert one of them, such as filter.to(value.dtype), or use torch.autocast")
     if value.device != filter.device:
@@ -143,26 +168,27 @@ def output_shape_of(output_shape, data_format: str) -> tuple:
         raise ValueError(f"output_shape must be {wanted}, received {len(sizes)}: {list(sizes)}")
     if any(s < 0 for s in sizes):
         raise ValueError(f"output_shape must hold sizes of 0 or more, received {list(sizes)}: no size is inferred from "
-                         f"the others")
+                         "the others")
     return sizes
 
 
+@remembered
 def fit(value, filter, output_shape, strides, dilations, padding: str, data_format: str) -> tuple:
-    """(out_size, crop, groups) of a call whose arguments have been read.
+    """(out_size, crop, groups) of a call whose arguments have been read; value and filter are shapes.
 
     Raises:
         ValueError: the shapes of value, filter and output do not fit; for a length, the accepted ones are named.
     """
     last = data_format == "NDHWC"
-    batch, *in_size = value.shape[:-1] if last else (value.shape[0], *value.shape[2:])
+    batch, *in_size = value[:-1] if last else (value[0], *value[2:])
     out_size, co = (output_shape[1:-1], output_shape[-1]) if last else (output_shape[2:], output_shape[1])
-    ci = value.shape[-1 if last else 1]
-    *kernel, co_group, ci_filter = filter.shape
-    shapes = f"value {list(value.shape)} in {data_format}, filter {list(filter.shape)}"
+    ci = value[-1 if last else 1]
+    *kernel, co_group, ci_filter = filter
+    shapes = f"value {list(value)} in {data_format}, filter {list(filter)}"
     if co_group == 0:
-        raise ValueError(f"filter must have output channels, its fourth axis; received {list(filter.shape)}")
+        raise ValueError(f"filter must have output channels, its fourth axis; received {list(filter)}")
     if co == 0 or co % co_group:
-        raise ValueError(f"output_shape {list(output_shape)} has {co} channels and filter {list(filter.shape)} gives "
+        raise ValueError(f"output_shape {list(output_shape)} has {co} channels and filter {list(filter)} gives "
                          f"{co_group}: output_shape must have {co_group}, or a multiple of it for groups. A filter is "
                          "[depth, height, width, output_channels, in_channels]")
     groups = co // co_group

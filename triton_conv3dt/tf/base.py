@@ -9,6 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from . import settings
+from .arguments import autocasting
 from .constraints import CONSTRAINTS, watch
 from .initializers import INITIALIZERS, glorot_uniform
 from .named import named
@@ -48,7 +49,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
             setattr(self, argument, named(argument, spec, *TABLES[argument.rpartition("_")[2]]))
         self.name = name or f"{default_name}_{next(_numbers)}"
         self._scope, self._scope_name = name or default_name, scope
-        self.use_bias, self._given_dtype = bool(use_bias), dtype
+        self.use_bias, self._has_dtype = bool(use_bias), dtype is not None
         self.built, self.input_spec = False, InputSpec(5, {})
         self._initial_weights, self._activity_loss = weights, None
         self.kernel = UninitializedParameter(dtype=dtype)
@@ -79,8 +80,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
         if not self.built:
             self._check_inputs(inputs)
             # Under autocast an input may have the lower dtype, in which no weights are kept.
-            lowered = torch.is_autocast_enabled(inputs.device.type)
-            dtype = self._given_dtype or (self.kernel.dtype if lowered else inputs.dtype)
+            dtype = self.dtype or (self.kernel.dtype if autocasting(inputs) else inputs.dtype)
             self._make(int(inputs.shape[self._channel_axis]), dtype, inputs.device)
 
     def count_params(self) -> int:
@@ -109,8 +109,8 @@ class Layer(LazyModuleMixin, torch.nn.Module):
 
     def get_weights(self) -> list:
         """The weights as numpy arrays, in the order of `weights`; bfloat16, which numpy has not, as float32."""
-        tensors = [w.detach().cpu() for w in self.weights]
-        return [(t.float() if t.dtype is torch.bfloat16 else t).numpy() for t in tensors]
+        dtype = torch.float32 if self.dtype is torch.bfloat16 else self.dtype
+        return [w.detach().to("cpu", dtype, copy=True).numpy() for w in self.weights]
 
     def set_weights(self, weights) -> None:
         """Take the values of arrays or tensors, in the order and the shapes of `weights`. An unbuilt layer is built for
@@ -120,34 +120,28 @@ class Layer(LazyModuleMixin, torch.nn.Module):
             TypeError: something that is no array.
             ValueError: another number of them, or a shape that does not fit. Nothing has changed then.
         """
-        names = ["kernel", "bias"] if self.use_bias else ["kernel"]
-        if not isinstance(weights, (list, tuple)) or len(weights) != len(names):
-            received = len(weights) if isinstance(weights, (list, tuple)) else type(weights).__name__
-            raise ValueError(f"layer {self.name} takes {len(names)} weights, [{', '.join(names)}], received {received}")
-        weights = [settings.as_tensor(name, w) for name, w in zip(names, weights)]
-        channels = self.kernel.shape[-1] if self.built else weights[0].shape[-1] if weights[0].dim() else 0
-        self._check_shapes(dict(zip(names, weights)), channels)
+        values = self._read(weights, self.kernel.shape[-1] if self.built else None)
         if not self.built:
-            self._make(channels, self._given_dtype or weights[0].dtype, self.kernel.device, weights)
+            self._make(values[0].shape[-1], self.dtype or values[0].dtype, self.kernel.device, values)
         else:
             with torch.no_grad():
-                for parameter, w in zip(self.weights, weights):
-                    parameter.copy_(w)
+                for parameter, value in zip(self.weights, values):
+                    parameter.copy_(value)
 
     @property
     def trainable(self) -> bool:
-        return self._trainable
+        """Whether the weights require grad."""
+        return self.kernel.requires_grad
 
     @trainable.setter
     def trainable(self, value) -> None:
-        self._trainable = bool(value)
         for w in self.parameters(recurse=False):
-            w.requires_grad = self._trainable
+            w.requires_grad = bool(value)
 
     @property
     def dtype(self) -> torch.dtype | None:
         """Of the weights; None while the first input has yet to decide."""
-        return self.kernel.dtype if self.built else self._given_dtype
+        return self.kernel.dtype if self.built or self._has_dtype else None
 
     @property
     def losses(self) -> list[torch.Tensor]:
@@ -186,10 +180,9 @@ class Layer(LazyModuleMixin, torch.nn.Module):
 
     def _make(self, channels: int, dtype, device, values=None) -> None:
         """Make the weights, with these values or the initializers'; all of them or, after an error, none."""
-        if values is None and self._initial_weights is not None:
-            values, self._initial_weights = self._initial_weights, None
-            return self.set_weights(values)
         shapes = self._shapes(channels)
+        if values is None and self._initial_weights is not None:
+            values = self._read(self._initial_weights, channels)
         if values is None:
             values = [self._initial(name, shape, dtype, device) for name, shape in shapes.items()]
         with torch.no_grad():
@@ -197,6 +190,7 @@ class Layer(LazyModuleMixin, torch.nn.Module):
                 parameter.materialize(shape, device, dtype)
                 parameter.copy_(value)
         self.built, self.input_spec = True, InputSpec(5, {self._channel_axis: channels})
+        self._initial_weights = None
         if self._scope_name is None:
             number = _scopes[self._scope]
             self._scope_name = f"{self._scope}_{number}" if number else self._scope
@@ -210,31 +204,47 @@ class Layer(LazyModuleMixin, torch.nn.Module):
             raise ValueError(f"{name}_initializer was called with the shape {shape} and returned {tuple(value.shape)}")
         return value
 
-    def _check_shapes(self, weights: dict, channels: int) -> None:
-        for name, shape in self._shapes(channels).items():
-            if tuple(weights[name].shape) != shape:
-                raise ValueError(f"{name} of layer {self.name} must have the shape {shape}, received one of "
-                                 f"{tuple(weights[name].shape)}. A kernel is (KD, KH, KW, filters, in_channels)")
+    def _read(self, weights, channels: int | None) -> list[torch.Tensor]:
+        """What set_weights is given, as tensors that fit inputs of so many channels; None where the kernel decides."""
+        names = ["kernel", "bias"] if self.use_bias else ["kernel"]
+        if not isinstance(weights, (list, tuple)) or len(weights) != len(names):
+            received = len(weights) if isinstance(weights, (list, tuple)) else type(weights).__name__
+            raise ValueError(f"layer {self.name} takes {len(names)} weights, [{', '.join(names)}], received {received}")
+        values = {name: settings.as_tensor(name, w) for name, w in zip(names, weights)}
+        self._check_shapes(values, channels)
+        return list(values.values())
+
+    def _check_shapes(self, values: dict, channels: int | None = None) -> None:
+        kernel = values["kernel"]
+        shapes = self._shapes(channels if channels is not None else kernel.shape[-1] if kernel.dim() else 0)
+        for name, value in values.items():
+            if tuple(value.shape) != shapes[name]:
+                raise ValueError(f"{name} of layer {self.name} must have the shape {shapes[name]}, received one of "
+                                 f"{tuple(value.shape)}. A kernel is (KD, KH, KW, filters, in_channels)")
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):
         """Build a layer that is not, in its dtype or else in that of the kernel that is loaded."""
         kernel = state_dict.get(f"{prefix}kernel")
         if not self.built and isinstance(kernel, torch.Tensor) and not is_lazy(kernel):
+            names = [name for name in self._shapes(0) if prefix + name in state_dict]
             try:
-                channels = kernel.shape[-1] if kernel.dim() else 0
-                self._check_shapes({name: state_dict[prefix + name] for name in self._shapes(0)}, channels)
-                self._make(channels, self._given_dtype or kernel.dtype, self.kernel.device)
-            except (KeyError, ValueError) as error:
+                self._check_shapes({name: state_dict[prefix + name] for name in names})
+            except ValueError as error:
                 error_msgs.append(str(error))
                 return
+            self._make(kernel.shape[-1], self.dtype or kernel.dtype, self.kernel.device)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_activity_loss": None}  # it belongs to the graph of a call, which is not copied
+        # The loss belongs to the graph of a call, which is not copied. Uninitialized parameters forget their dtype.
+        return self.__dict__ | {"_activity_loss": None, "_pickled_dtype": self.dtype}
 
     def __setstate__(self, state: dict) -> None:
+        dtype = state.pop("_pickled_dtype")
         super().__setstate__(state)
+        if dtype is not None and not self.built:
+            self.to(dtype)
         if self.constrained_weights():
             watch(self)

@@ -6,10 +6,18 @@ from ..arguments import BACKENDS, check_choice
 from ..problem import PRECISIONS
 from . import settings
 from .activations import activation_of
-from .arguments import DTYPES
+from .arguments import DTYPES, autocasting, remembered
 from .base import Layer
 from .lengths import crop, layer_length
 from .operator import transposed
+
+
+@remembered
+def sizes(in_size, kernel_size, strides, dilation_rate, padding: str, output_padding) -> tuple:
+    """The output's depth, height and width, and what is cropped before it."""
+    numbers = list(zip(kernel_size, strides, dilation_rate, (padding.upper(),) * 3))
+    out_size = tuple(layer_length(i, *n, e) for i, n, e in zip(in_size, numbers, output_padding or (None,) * 3))
+    return out_size, tuple(crop(i, o, *n) for i, o, n in zip(in_size, out_size, numbers))
 
 
 class Conv3DTranspose(Layer):
@@ -86,15 +94,14 @@ class Conv3DTranspose(Layer):
         self._fused, then = activation_of(activation)
         self.activation = activation if then is None else then
         self._specified["activation"] = "linear" if activation is None else activation
-        if extra["input_shape"] is not None or extra["batch_input_shape"] is not None:
-            self.build(extra["batch_input_shape"] or (None, *extra["input_shape"]))
+        if (input_shape := settings.input_shape(extra)) is not None:
+            self.build(input_shape)
 
     def forward(self, inputs, training=None):
         """activation(conv3d_transpose(inputs, kernel) + bias). `training` is taken and makes no difference."""
         self._check_inputs(inputs)
-        in_size, padding = self._sizes(inputs.shape), (self.padding.upper(),) * 3
-        out_size = tuple(map(self._length, range(3), in_size))
-        cropped = tuple(map(crop, in_size, out_size, self.kernel_size, self.strides, self.dilation_rate, padding))
+        out_size, cropped = sizes(self._sizes(inputs.shape), self.kernel_size, self.strides, self.dilation_rate,
+                                  self.padding, self.output_padding)
         y = transposed(inputs, self.kernel, self.bias, out_size=out_size, crop=cropped, strides=self.strides,
                        dilations=self.dilation_rate, groups=self.groups, activation=self._fused,
                        channels_last=self._channel_axis == -1, precision=self.precision, backend=self.backend)
@@ -107,8 +114,12 @@ class Conv3DTranspose(Layer):
     def compute_output_shape(self, input_shape) -> tuple:
         """The shape of the result for inputs of this shape, five sizes; what is None stays so."""
         shape = settings.shape("input_shape", input_shape)
-        sizes = [None if i is None else self._length(axis, i) for axis, i in enumerate(self._sizes(shape))]
-        return (shape[0], *sizes, self.filters) if self._channel_axis == -1 else (shape[0], self.filters, *sizes)
+        in_size = self._sizes(shape)
+        known = [1 if i is None else i for i in in_size]
+        out_size, _ = sizes(tuple(known), self.kernel_size, self.strides, self.dilation_rate, self.padding,
+                            self.output_padding)
+        out_size = [None if i is None else o for i, o in zip(in_size, out_size)]
+        return (shape[0], *out_size, self.filters) if self._channel_axis == -1 else (shape[0], self.filters, *out_size)
 
     def get_config(self) -> dict:
         """The arguments of the constructor, of which `from_config` makes another layer, without the weights."""
@@ -140,12 +151,6 @@ class Conv3DTranspose(Layer):
         """Depth, height and width of a shape in data_format."""
         return tuple(shape[1:-1] if self._channel_axis == -1 else shape[2:])
 
-    def _length(self, axis: int, size: int) -> int:
-        """Of the output along an axis, 0 to 2."""
-        extra = None if self.output_padding is None else self.output_padding[axis]
-        return layer_length(size, self.kernel_size[axis], self.strides[axis], self.dilation_rate[axis],
-                            self.padding.upper(), extra)
-
     def _shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
         """Of each weight, for inputs of that many channels."""
         if channels % self.groups:
@@ -169,7 +174,7 @@ class Conv3DTranspose(Layer):
         if channels != expected:
             raise ValueError(f"Input of layer {self.name} is incompatible with it: expected axis {self._channel_axis} "
                              f"to have {expected} channels, received {channels} in {list(inputs.shape)}")
-        if inputs.dtype != self.kernel.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        if inputs.dtype != self.kernel.dtype and not autocasting(inputs):
             raise TypeError(f"inputs of layer {self.name} have dtype {inputs.dtype} and its weights have "
                             f"{self.kernel.dtype}: nothing is promoted. Convert one of them, such as "
                             "layer.to(inputs.dtype), or use torch.autocast")

@@ -53,7 +53,8 @@ def conv3d_transpose(value=None, filter=None, output_shape=None, strides=None, p
     strides = arguments.per_axis("strides", strides, data_format)
     output_shape = arguments.output_shape_of(output_shape, data_format)
     arguments.check_tensors(value, filter)
-    out_size, crop, groups = arguments.fit(value, filter, output_shape, strides, dilations, padding, data_format)
+    out_size, crop, groups = arguments.fit(tuple(value.shape), tuple(filter.shape), output_shape, strides, dilations,
+                                           padding, data_format)
     return transposed(value, filter, None, out_size=out_size, crop=crop, strides=strides, dilations=dilations,
                       groups=groups, channels_last=data_format == "NDHWC", precision=precision, backend=backend)
 

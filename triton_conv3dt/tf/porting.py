@@ -1,10 +1,11 @@
 """Weights from TensorFlow, and layers from and to torch.nn.ConvTranspose3d where both can express them."""
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..arguments import AXES
-from .layer import Conv3DTranspose
-from .lengths import accepted, crop, layer_length, reach
+from .layer import Conv3DTranspose, sizes
+from .lengths import accepted, reach
 
 
 def load_tf_weights(layer: Conv3DTranspose, weights) -> Conv3DTranspose:
@@ -43,11 +44,10 @@ def to_torch(layer: Conv3DTranspose) -> torch.nn.ConvTranspose3d:
     if layer.activation not in (None, "linear", "identity"):
         raise ValueError(f"layer {layer.name} has the activation {layer.get_config()['activation']!r} and "
                          "torch.nn.ConvTranspose3d has none. Convert a layer without it, and apply it afterwards")
+    numbers = layer.kernel_size, layer.strides, layer.dilation_rate
     padding, output_padding = [], []
-    for axis, name in enumerate(AXES):
-        k, s, d = layer.kernel_size[axis], layer.strides[axis], layer.dilation_rate[axis]
-        out = layer._length(axis, 1)
-        before = crop(1, out, k, s, d, layer.padding.upper())
+    for name, k, s, d, out, before in zip(AXES, *numbers, *sizes((1, 1, 1), *numbers, layer.padding,
+                                                                 layer.output_padding)):
         after = reach(k, d) - before - out
         if after > before:
             raise ValueError(f"layer {layer.name} crops {before} before and {after} after along {name} (kernel {k}, "
@@ -74,18 +74,19 @@ def from_torch(module: torch.nn.ConvTranspose3d, data_format: str = "channels_la
 
     Raises:
         TypeError: another kind of module.
-        ValueError: neither "valid" nor "same", with or without output_padding, crops what the module crops.
+        ValueError: the module has no weights yet, or neither "valid" nor "same", with or without output_padding, crops
+            what it crops.
     """
     if not isinstance(module, torch.nn.ConvTranspose3d):
         raise TypeError(f"module must be a torch.nn.ConvTranspose3d, received {type(module).__name__}")
+    if is_lazy(module.weight):
+        raise ValueError(f"{module} has no weights to convert before its first call")
     k, s, d = module.kernel_size, module.stride, module.dilation
-    wanted = [reach(*kd) - 2 * p + e for *kd, p, e in zip(k, d, module.padding, module.output_padding)]
+    wanted = tuple(reach(*kd) - 2 * p + e for *kd, p, e in zip(k, d, module.padding, module.output_padding))
     for padding, output_padding in _candidates(k, s, d, wanted):
-        lengths = [layer_length(1, *n, padding, e) for *n, e in zip(k, s, d, output_padding or (None,) * 3)]
-        crops = tuple(crop(1, o, *n, padding) for o, *n in zip(lengths, k, s, d))
-        bounds = [accepted(1, *n, padding) for n in zip(k, s, d)]
-        if (lengths == wanted and crops == tuple(module.padding)
-                and all(low <= o <= high for o, (low, high) in zip(wanted, bounds))):
+        bounds = [accepted(1, *n, padding.upper()) for n in zip(k, s, d)]
+        if (all(low <= o <= high for o, (low, high) in zip(wanted, bounds))
+                and sizes((1, 1, 1), k, s, d, padding, output_padding) == (wanted, tuple(module.padding))):
             break
     else:
         raise ValueError(
@@ -104,8 +105,9 @@ def from_torch(module: torch.nn.ConvTranspose3d, data_format: str = "channels_la
 
 def _candidates(kernel, stride, dilation, wanted):
     """(padding, output_padding) that may give the wanted lengths for inputs of length 1, and so for all."""
-    for padding in ("VALID", "SAME"):
+    for padding in ("valid", "same"):
         yield padding, None
-        extra = tuple(o - layer_length(1, *n, padding, 0) for o, *n in zip(wanted, kernel, stride, dilation))
+        least, _ = sizes((1, 1, 1), kernel, stride, dilation, padding, (0, 0, 0))
+        extra = tuple(o - low for o, low in zip(wanted, least))
         if all(0 <= e < s for e, s in zip(extra, stride)):
             yield padding, extra

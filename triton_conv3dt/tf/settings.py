@@ -77,7 +77,7 @@ def output_padding(value, kernel_size, strides, dilation_rate, padding: str) -> 
                              f"{strides}: along {axis} it may be at most {s - 1}")
         low, high = accepted(1, k, s, d, padding.upper())
         if not low <= layer_length(1, k, s, d, padding.upper(), extra) <= high:
-            others = f"1 to {s - 1}, or " if s > 1 else ""
+            others = "" if s == 1 else "1, or " if s == 2 else f"1 to {s - 1}, or "
             raise ValueError(f"output_padding {extra} along {axis} with padding 'same' and a kernel that covers "
                              f"{reach(k, d)} gives the length (I - 1) * {s}, which no convolution takes to I. It may "
                              f"be {others}None on all axes, which gives I * stride")
@@ -85,12 +85,13 @@ def output_padding(value, kernel_size, strides, dilation_rate, padding: str) -> 
 
 
 def dtype(value) -> torch.dtype | None:
-    """From None, a torch.dtype, its name, or a dtype of numpy or TensorFlow."""
-    name = getattr(value, "name", value)  # of numpy's and TensorFlow's
-    result = NAMES.get(name) if isinstance(name, str) else value
-    if result is not None and result not in DTYPES or result is None and value is not None:
-        raise (ValueError if isinstance(value, (str, torch.dtype)) else TypeError)(
-            f"dtype must be None or one of float16, bfloat16, float32 and float64, received {value!r}")
+    """From None, a torch.dtype, its name, a dtype of numpy or TensorFlow, or the policy in a config of Keras 3."""
+    policy = value.get("config") if isinstance(value, dict) else None
+    name = policy.get("name") if isinstance(policy, dict) else getattr(value, "name", value)
+    result = NAMES.get(name) if isinstance(name, str) else name
+    if value is not None and not (isinstance(result, torch.dtype) and result in DTYPES):
+        error = ValueError if isinstance(name, (str, torch.dtype)) else TypeError
+        raise error(f"dtype must be None, float16, bfloat16, float32 or float64, received {value!r}")
     return result
 
 
@@ -109,6 +110,17 @@ def shape(name: str, value) -> tuple:
     if any(v is not None and v < 0 for v in sizes):
         raise ValueError(f"{name} must hold sizes of 0 or more, received {value!r}")
     return sizes
+
+
+def input_shape(extra: dict) -> tuple | None:
+    """The shape, batch included, that input_shape or batch_input_shape gives, or None."""
+    if extra["batch_input_shape"] is not None:
+        return shape("batch_input_shape", extra["batch_input_shape"])
+    sizes = extra["input_shape"]
+    if sizes is not None and not isinstance(sizes, (list, tuple)):
+        raise TypeError(f"input_shape must be a tuple or list of 4 sizes, received {sizes!r} of type "
+                        f"{type(sizes).__name__}")
+    return None if sizes is None else shape("input_shape with its batch", (None, *sizes))
 
 
 def as_tensor(name: str, value) -> torch.Tensor:
