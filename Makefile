@@ -39,7 +39,8 @@ OUT ?=
 FROM ?=
 LAYERS ?= all
 FEW ?= nnunet_iso128_up4 nvidia_nnunet_up4 monai_unet_infer160_up3 gwcnet_train_1 mednext_k3_up0_dw
-GPU_PY = env PYTHONPATH=. PYTHONUNBUFFERED=1 $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+# The Python that was named, else that of .venv where there is one.
+GPU_PY = env PYTHONPATH=. PYTHONUNBUFFERED=1 $(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(PY)),$(PYTHON)),$(PYTHON))
 LIMIT := timeout --foreground -k 10 -s INT
 SMALL := tests/test_gpu.py -k surroundings
 

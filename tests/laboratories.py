@@ -76,6 +76,12 @@ def quick_laboratory():
     return laboratory({"gather, 32x16x16, 4 warps, 1 stages, phases merged along d, h, w": 50.0})
 
 
+def wrong_laboratory():
+    """Where OTHERS[0] and OTHERS[2] of test_tune.py do harm."""
+    text = "gather, {}x16x16, 4 warps, 1 stages, phases merged along d, h, w"
+    return laboratory((), {text.format(16): "red zone", text.format(32): "wrong result"})
+
+
 def stand():
     os.environ["TRITON_INTERPRET"] = "1"
     return Stand(H200, TableTimer(), "cpu")

@@ -135,6 +135,12 @@ def test_tune_from_the_first_run_to_the_last(gpu, capsys):
     assert (gpu / "merged" / name).read_bytes() == (gpu / "cache/triton_conv3dt/configs" / name).read_bytes()
 
 
+def test_what_failed_is_told(gpu, capsys, monkeypatch):
+    monkeypatch.setattr(laboratory, "here", laboratories.wrong_laboratory)
+    assert cli.main(["tune", "--case", CASE]) == 0
+    assert "candidates that failed: 1 red zone, 1 wrong result; the journal has the reasons" in capsys.readouterr().out
+
+
 def test_bench_and_report_from_the_first_run_to_the_last(gpu, capsys):
     given = ["bench", "--case", CASE, "--peer", "cudnn", "matmul", "--output", "results"]
     assert cli.main(given) == 0

@@ -130,7 +130,8 @@ def test_a_near_entry_does_not_shadow_a_default_that_is_best(journal):
 def test_failures_are_rows_and_the_sweep_goes_on(journal):
     failures = {OTHERS[0]: Failure("compile", "no"), OTHERS[1]: Failure("hang", "no answer in 90 s"),
                 OTHERS[2]: Failure("wrong result", "1 of 8"), OTHERS[3]: 50.0}
-    assert sweep(journal, Answers(failures)).run([job()]).better == 1
+    summary = sweep(journal, Answers(failures)).run([job()])
+    assert summary.better == 1 and summary.failed == {"compile": 1, "hang": 1, "wrong result": 1}
     assert outcomes(journal) == {DEFAULT: "ok", OTHERS[0]: "compile", OTHERS[1]: "hang", OTHERS[2]: "wrong result",
                                  OTHERS[3]: "ok"}
     assert journal.rows()[1]["reason"] == "no" and stored(journal)[case.format(PROBLEM)].config == OTHERS[3]
@@ -186,10 +187,10 @@ def test_an_interrupt_loses_one_candidate_and_resuming_asks_nothing_twice(journa
         sweep(journal, interrupted).run([job()])
     assert list(outcomes(journal)) == [DEFAULT, *OTHERS[:2]]
     worker = Answers({OTHERS[0]: 50.0})
-    assert tune.missing(job(), Known(journal.rows(), H200)) == 2
+    assert sweep(journal, worker).missing(job()) == 2
     assert sweep(journal, worker).run([job()]).better == 1
     assert worker.examined_configs() == list(OTHERS[2:])
-    assert tune.missing(job(), Known(journal.rows(), H200)) == 0
+    assert sweep(journal, worker).missing(job()) == 0
     again = Answers()
     assert sweep(journal, again).run([job()]).better == 1 and again.asked == []
     everything = Answers()
@@ -199,9 +200,11 @@ def test_an_interrupt_loses_one_candidate_and_resuming_asks_nothing_twice(journa
 
 def test_rows_of_other_kernels_and_devices_count_for_nothing(journal, monkeypatch):
     sweep(journal, Answers()).run([job()])
-    assert tune.missing(job(), Known(journal.rows(), replace(H200, name="nvidia_b200"))) == 1 + len(OTHERS)
+    known = Known(journal.rows(), H200)
+    assert known.done(PROBLEM, None) and known.tried(PROBLEM, DEFAULT)
     monkeypatch.setattr(store, "kernel_digest", lambda: "another")
-    assert tune.missing(job(), Known(journal.rows(), H200)) == 1 + len(OTHERS)
+    for known in (Known(journal.rows(), replace(H200, name="nvidia_b200")), Known(journal.rows(), H200)):
+        assert not known.done(PROBLEM, None) and known.tried(PROBLEM, DEFAULT) is None
 
 
 def test_the_budget_ends_between_candidates_and_what_is_known_is_compared(journal, monkeypatch):
@@ -217,9 +220,29 @@ def test_the_budget_ends_between_candidates_and_what_is_known_is_compared(journa
     worker = Slow({OTHERS[0]: 50.0})
     assert sweep(journal, worker, deadline=25.0).run([job(), job(OTHER)]) == tune.Summary(better=1, open=1)
     assert worker.examined_configs() == [DEFAULT, *OTHERS[:2]]
+    clock[0] = 0.0
+    later = Answers({OTHERS[0]: 50.0, OTHERS[3]: 20.0})
+    assert sweep(journal, later, deadline=1000.0).run([job()]).better == 1
+    assert later.examined_configs() == list(OTHERS[2:]), "it goes on where the time ran out"
+    assert stored(journal)[case.format(PROBLEM)].config == OTHERS[3]
     hung = Answers({DEFAULT: Failure("hang", "no answer in 20 s")})
     assert sweep(journal, hung, deadline=clock[0] + 5).run([job(OTHER)]).open == 1
     assert set(outcomes(journal).values()) == {"ok"}, "too little time is no hang"
+
+
+def test_more_effort_looks_further(journal):
+    quick, full = tune.Effort(3, 0.01), tune.Effort(None, 0.01)
+    few = job(others=OTHERS[:2])
+
+    def run(effort, todo):
+        worker = Answers({OTHERS[3]: 50.0})
+        tune.Sweep(H200, journal, worker, output=journal.path.parent / "configs", made_with=MADE_WITH, effort=effort,
+                   known=Known(journal.rows(), H200)).run([todo])
+        return worker.examined_configs()
+
+    assert run(quick, few) == [DEFAULT, *OTHERS[:2]] and run(quick, few) == []
+    assert run(full, job()) == list(OTHERS[2:]) and run(full, job()) == [] and run(quick, few) == []
+    assert stored(journal)[case.format(PROBLEM)].config == OTHERS[3]
 
 
 def test_a_config_that_was_stored_before_is_a_candidate_again(journal):

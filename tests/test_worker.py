@@ -31,6 +31,14 @@ class Parrot:
     def fail(self, kind):
         getattr(laboratories, f"_{kind}")()
 
+    def break_device(self):
+        self.broken = True
+        raise ValueError("not a word of the device")
+
+    def synchronize(self):
+        if hasattr(self, "broken"):
+            raise RuntimeError("CUDA error: some error that stays")
+
 
 def test_a_worker_answers_is_lost_and_is_replaced():
     with Worker(Parrot) as worker:
@@ -49,6 +57,9 @@ def test_a_worker_answers_is_lost_and_is_replaced():
         compiling = worker.ask("fail", "compile", seconds=60)
         assert compiling.kind == "compile" and not compiling.lost and "not a kernel" in compiling.reason
         assert worker.ask("pid", seconds=60) == third, "a failure that harms nobody keeps the worker"
+        broken = worker.ask("break_device", seconds=60)
+        assert broken.kind == "illegal access" and "not a word" in broken.reason and "error that stays" in broken.reason
+        third = worker.ask("pid", seconds=60)
         os.kill(third, signal.SIGINT)
         assert worker.ask("pid", seconds=60) == third, "Ctrl-C is the parent's to decide"
     assert not alive(third)

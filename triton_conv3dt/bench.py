@@ -53,6 +53,11 @@ class Stand:
         nothing = self._timer.device({"": lambda: None}, cold=True, seconds=0.1)[""].median
         return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing, "clocks": clocks}
 
+    def synchronize(self) -> None:
+        """Wait for the device; raises where its context is lost."""
+        if torch.device(self._where).type == "cuda":
+            torch.cuda.synchronize(self._where)
+
     def check(self, name: str, setting: Setting) -> dict:
         """The row of a peer so far: whether its result is right."""
         if setting != self._setting:

@@ -63,6 +63,11 @@ class Laboratory:
             pass
         return self._timer.device(calls, cold=True, seconds=seconds)
 
+    def synchronize(self) -> None:
+        """Wait for the device; raises where its context is lost."""
+        if torch.device(self._where).type == "cuda":
+            torch.cuda.synchronize(self._where)
+
     def _prepare(self, problem: Problem) -> None:
         if problem == self._problem:
             return

@@ -44,7 +44,7 @@ class Compilers:
             return pending.result(seconds) if pending else None
         except TimeoutError:
             self.close()  # the next submit begins anew
-            return Failure("hang", f"the compiler did not end within {seconds:.0f} s")
+            return Failure("compile", f"the compiler did not end within {seconds:.0f} s")
         except BrokenProcessPool:
             self.close()
             return None

@@ -39,8 +39,15 @@ class Known:
         return self._tried.get((case.format(problem), repr(plain(config))))
 
     def result(self, problem: Problem) -> dict | None:
-        """What was decided for a problem."""
+        """What was decided for a problem, last."""
         return self._results.get(case.format(problem))
+
+    def done(self, problem: Problem, candidates: int | None) -> bool:
+        """Whether it was decided from all the candidates, or as many of the best (None: all of them)."""
+        row = self.result(problem)
+        if row is None or not row.get("complete"):
+            return False
+        return row["candidates"] is None or (candidates is not None and candidates <= row["candidates"])
 
 
 def choose(times: dict[str, Times]) -> str:

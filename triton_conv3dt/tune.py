@@ -8,7 +8,7 @@ nothing.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -65,11 +65,12 @@ class Job:
 @dataclass
 class Summary:
     """What came of a sweep: problems that have a better config than the default, that have not, and that have neither
-    since time ran out or nothing could be measured."""
+    since time ran out or nothing could be measured; and this run's candidates that failed, by kind."""
 
     better: int = 0
     kept: int = 0
     open: int = 0
+    failed: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 class DeviceBroken(RuntimeError):
@@ -108,7 +109,7 @@ class Sweep:
         self._output, self._made_with, self._effort, self._known = output, made_with, effort, known
         self._deadline, self._progress = deadline, progress or Progress(0, quiet=True)
         self._lost = 0
-        self._lost_by_path, self._right_by_path = Counter(), Counter()
+        self._lost_by_path, self._right_by_path, self._failed = Counter(), Counter(), Counter()
 
     def run(self, todo: list[Job]) -> Summary:
         """Tune every job, in order, until all are done or the time is up. What is found is stored at once.
@@ -118,7 +119,7 @@ class Sweep:
             OSError: the journal or a config file cannot be written; what was found before is kept.
             KeyboardInterrupt: what was found before is kept.
         """
-        left = [job for job in todo if self._known.result(job.problem) is None]
+        left = [job for job in todo if not self._known.done(job.problem, self._effort.candidates)]
         for place, job in enumerate(left):
             if self._late():
                 break
@@ -127,7 +128,11 @@ class Sweep:
         rows = [row for job in todo if (row := self._known.result(job.problem))]
         results.save(rows, self._device, self._output)
         better = sum(row["better"] for row in rows)
-        return Summary(better, len(rows) - better, len(todo) - len(rows))
+        return Summary(better, len(rows) - better, len(todo) - len(rows), dict(self._failed))
+
+    def missing(self, job: Job) -> int:
+        """How many candidates of a job are still to be examined."""
+        return sum(self._known.tried(job.problem, config) is None for config in job.candidates)
 
     def _compile_ahead(self, few: list[Job]) -> None:
         if self._compilers is None:
@@ -139,7 +144,7 @@ class Sweep:
 
     def _examine_all(self, job: Job) -> dict[Config, Times]:
         """The times of the candidates that are right."""
-        found, left, lost = {}, missing(job, self._known), Counter()
+        found, left, lost = {}, self.missing(job), Counter()
         self._progress.skip(self._effort.expected - left)
         for config in job.candidates:
             row = self._known.tried(job.problem, config)
@@ -168,10 +173,12 @@ class Sweep:
         if answer is None:
             answer = self._ask("examine", problem, config, self._effort.seconds)
         if isinstance(answer, Failure):
-            if answer.kind == "hang" and patience < WATCHDOG:
+            waited = answer.kind == "hang" or time.monotonic() - start >= patience
+            if waited and patience < WATCHDOG:
                 return None  # it was given less time than others, so nothing is said about it
             outcome = {"outcome": answer.kind, "reason": answer.reason}
             self._lost_by_path[config.path] += answer.lost
+            self._failed[answer.kind] += 1
         else:
             self._right_by_path[config.path] += 1
             outcome = {"outcome": "ok", "us": answer.fields()}
@@ -204,7 +211,8 @@ class Sweep:
         us = {name: value for name, value in times[winner].fields().items() if name != "rounds"}
         us |= {name: times[name].fields()["median"] for name in (DEFAULT, CUDNN) if name in times}
         row = self._append("result", job.problem, config=results.plain(finalists[winner]), better=winner != DEFAULT,
-                           us=us, made_with=self._made_with)
+                           us=us, candidates=self._effort.candidates, complete=not self.missing(job),
+                           made_with=self._made_with)
         results.save([row], self._device, self._output)
         self._progress.say(line(row))
 
@@ -231,13 +239,6 @@ class Sweep:
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
-
-
-def missing(job: Job, known: Known) -> int:
-    """How many candidates of a job are still to be examined."""
-    if known.result(job.problem):
-        return 0
-    return sum(known.tried(job.problem, config) is None for config in job.candidates)
 
 
 def line(row: dict) -> str:

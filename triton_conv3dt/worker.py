@@ -38,7 +38,8 @@ class Worker:
     """Runs methods of an object that is made in another process.
 
     Args:
-        make: makes the object there; importable by name, as multiprocessing's `spawn` needs it.
+        make: makes the object there; importable by name, as multiprocessing's `spawn` needs it. Where the object has a
+            method `synchronize`, it is asked after every failure whether the device still works.
         arguments: what make is called with.
     """
 
@@ -121,7 +122,7 @@ def _answer(connection, parent: int, make: Callable, arguments: tuple) -> None:
         try:
             answer = getattr(target, method)(*given)
         except Exception as error:
-            answer = failure(error)
+            answer = _with_consequences(failure(error), target)
         connection.send(answer)
         if isinstance(answer, Failure) and answer.lost:
             os._exit(1)  # without CUDA's own clean-up, which may wait for a kernel
@@ -143,6 +144,16 @@ def failure(error: Exception) -> Failure:
         return Failure("compile", f"{name}: {text[:300]}")
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return Failure("error", f"{name}: {text[:300]} ({os.path.basename(frame.filename)}:{frame.lineno})")
+
+
+def _with_consequences(found: Failure, target) -> Failure:
+    """The failure itself, or a lost context where the object says that its device works no longer (its `synchronize`
+    raises): every later answer would be that error."""
+    try:
+        getattr(target, "synchronize", lambda: None)()
+    except Exception as error:
+        return found if found.lost else Failure("illegal access", f"{found.reason}; after it: {failure(error).reason}")
+    return found
 
 
 def serve(parent: int) -> None:

@@ -77,7 +77,7 @@ def _tune(problems, arguments, started: float) -> int:
         configfile.read(written)  # one that cannot be added to is found before anything is measured
     journal.writable(path)
     known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
-    left = [job for job in jobs if known.result(job.problem) is None]
+    left = [job for job in jobs if not known.done(job.problem, effort.candidates)]
     print(f"{device.name}: {count(len(jobs), 'problem')}, {len(jobs) - len(left)} known, {len(left)} to do; "
           f"journal {path}")
     if rows and not arguments.resume:
@@ -103,6 +103,9 @@ def _tune(problems, arguments, started: float) -> int:
         progress.close()
     print(f"better than the default: {summary.better}, the default stays: {summary.kept}, open: {summary.open}"
           + "; the same command with --resume goes on" * bool(summary.open))
+    if summary.failed:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(summary.failed.items()))
+        print(f"candidates that failed: {kinds}; the journal has the reasons")
     if summary.better:
         print(f"configs are in {output / device.name}")
     return 0
