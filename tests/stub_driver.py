@@ -123,6 +123,7 @@ if __name__ == "__main__":
     driver.set_active(StubDriver())
     launch.devices.current = lambda index=0: Device.named("nvidia_h200")
     functional.unsupported = lambda x, w: None
-    given = {name: (*tensors(*shape), padding, shape[5] if len(shape) > 5 else 1) for name, (shape, padding) in LAYERS.items()}
+    given = {name: (*tensors(*shape), padding, shape[5] if len(shape) > 5 else 1)
+             for name, (shape, padding) in LAYERS.items()}
     print(json.dumps(dict(launches={name: launches(*layer) for name, layer in given.items()},
                           ratios={name: ratio_of(*layer) for name, layer in given.items()})))

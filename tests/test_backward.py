@@ -55,7 +55,8 @@ def test_gradients_are_exact(case, layout, activation, device, taken):
                                 activation, None, True)
         saved = y if activation.derivative_from == "output" else pre
         t.dz = torch.empty_strided(saved.shape, saved.stride(), dtype=saved.dtype, device=device).copy_(t.dz)
-    dx, dw, db = launch.backward(t.dz, t.x, t.w, saved, True, dense_strides(t.w), case.stride, case.padding, case.dilation, 1, "tf32", activation)
+    dx, dw, db = launch.backward(t.dz, t.x, t.w, saved, True, dense_strides(t.w), case.stride, case.padding,
+                                 case.dilation, 1, "tf32", activation)
     dz = launch.activation_grad(t.dz, saved, activation) if activation else t.dz
     assert_exact(dx.cpu(), reference.grad_input(dz, t.w, **case.geometry, in_size=case.in_size).cpu())
     assert_exact(dw.cpu(), reference.grad_weight(t.x, dz, **case.geometry, kernel=case.kernel).cpu())
@@ -95,7 +96,7 @@ def test_a_compiled_step_takes_it(device, taken):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(compiled, eager))
 
 
-@pytest.mark.parametrize("why", ("no weight gradient", "residual", "fp32", "cropped", "other strides than what is saved"))
+@pytest.mark.parametrize("why", ("no weight gradient", "residual", "fp32", "cropped", "other strides than saved"))
 def test_autograd_does_without(why, device, taken):
     case = replace(CASES[0], padding=(1, 0, 0), out_size=(2, 6, 10)) if why == "cropped" else CASES[0]
     t = case.tensors(torch.float32 if why == "fp32" else torch.float16, device=device)
@@ -115,7 +116,8 @@ def test_the_number_of_programs_changes_no_bit_of_integers(device, monkeypatch):
     for shares in (1, 2, 5):
         monkeypatch.setattr(launch, "_records", {})
         monkeypatch.setattr(search, "one_pass", lambda problem, device: small(problem, device, shares))
-        results.append(launch.backward(t.dz, t.x, t.w, None, True, t.w.stride(), (2, 2, 2), (0, 0, 0), (1, 1, 1), 1, "tf32", None))
+        results.append(launch.backward(t.dz, t.x, t.w, None, True, t.w.stride(), (2, 2, 2), (0, 0, 0), (1, 1, 1), 1,
+                                       "tf32", None))
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
 
 

@@ -23,7 +23,8 @@ ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS 
 DESCRIBED = [name for name in DENSE if "channels_last" in name]
 ROWS += [(name, direction, "nvidia_h200", "gather") for name in DESCRIBED for direction in DIRECTIONS[:2]]
 # All gradients at once, where tensor cores read from shared memory.
-ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200") for name in ("k2s2", "k2s2 channels_last")]
+ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
+         for name in ("k2s2", "k2s2 channels_last")]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {("k2s2", "forward"), ("k2s2 channels_last", "forward")}
 # wgmma and tcgen05 take tf32 with the reduction side by side, here it is not, so single values are copied.

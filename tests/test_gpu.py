@@ -21,7 +21,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def products(case, t, precision):
     """The three products of a case and their exact values."""
     geometry = case.geometry
-    y = launch.forward(t.x, t.w, t.b, t.residual, **geometry, out_size=case.out_size, activation=None, precision=precision)[0]
+    y, _ = launch.forward(t.x, t.w, t.b, t.residual, **geometry, out_size=case.out_size, activation=None,
+                          precision=precision)
     dx = launch.grad_input(t.dz, t.w, **geometry, in_size=case.in_size, precision=precision)
     dw = launch.grad_weight(t.x, t.dz, **geometry, kernel=case.kernel, precision=precision, strides=t.w.stride())
     x, w, b, residual, dz = (v.cpu() for v in (t.x, t.w, t.b, t.residual, t.dz))
@@ -85,7 +86,8 @@ def test_sensible_configs_at_real_sizes(name, dtype, direction):
     for config in search.sensible(problem, device.current()):
         zone = operands.red_zone(problem, "cuda")
         tensors = dict(x=given.x, w=given.w, y=given.y) | {operands.written(problem): zone.view}
-        launch.run(binding.bind(launch.plan(problem, device.current(), config)), **tensors, b=given.b, residual=given.residual)
+        record = binding.bind(launch.plan(problem, device.current(), config))
+        launch.run(record, **tensors, b=given.b, residual=given.residual)
         zone.check(truth, operands.ulps(problem))
 
 
@@ -95,9 +97,10 @@ def test_sensible_configs_at_real_sizes(name, dtype, direction):
 def test_one_pass_at_real_sizes(dtype, layout, activation):
     """All gradients at once are those of the separate products, whose integers are exact."""
     ci, co, size = 64, 32, 48
-    x = torch.randint(-3, 4, (2, ci, size, size, size), device="cuda").to(dtype).contiguous(memory_format=layout).requires_grad_()
-    w = torch.randint(-3, 4, (ci, co, 2, 2, 2), device="cuda").to(dtype).contiguous(memory_format=layout).requires_grad_()
-    b = torch.randint(-3, 4, (co,), device="cuda").to(dtype).requires_grad_()
+    integers = lambda *shape: torch.randint(-3, 4, shape, device="cuda").to(dtype)
+    x = integers(2, ci, size, size, size).contiguous(memory_format=layout).requires_grad_()
+    w = integers(ci, co, 2, 2, 2).contiguous(memory_format=layout).requires_grad_()
+    b = integers(co).requires_grad_()
     y = t3.conv_transpose3d(x, w, b, 2, activation=activation, backend="triton")
     dy = torch.randint(-1, 2, y.shape, device="cuda").to(dtype).contiguous(memory_format=layout)
     separate = torch.autograd.grad(y, (x, w, b), dy, create_graph=True)
@@ -111,8 +114,8 @@ def test_one_pass_at_real_sizes(dtype, layout, activation):
 @pytest.mark.parametrize("kernel, padding", ((2, 0), (4, 1)))
 def test_a_captured_graph_replays_on_new_values(kernel, padding, layout):
     """Nothing synchronises, allocates behind torch's back or looks at values."""
-    x = torch.randn(2, 32, 8, 8, 8, device="cuda", dtype=torch.float16).contiguous(memory_format=layout).requires_grad_()
-    w = torch.randn(32, 16, *(kernel,) * 3, device="cuda", dtype=torch.float16).contiguous(memory_format=layout).requires_grad_()
+    normal = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.float16).contiguous(memory_format=layout)
+    x, w = normal(2, 32, 8, 8, 8).requires_grad_(), normal(32, 16, kernel, kernel, kernel).requires_grad_()
 
     def step():
         y = t3.conv_transpose3d(x, w, None, 2, padding, activation="relu", backend="triton")

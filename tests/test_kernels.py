@@ -237,7 +237,8 @@ def test_two_runs_are_equal(name, direction, device, monkeypatch):
     given = dict(**case.geometry, precision="ieee")
     run = {"forward": lambda: launch.forward(t.x, t.w, t.b, None, **given, out_size=case.out_size, activation=None)[0],
            "grad_input": lambda: launch.grad_input(t.dz, t.w, **given, in_size=case.in_size),
-           "grad_weight": lambda: launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, strides=t.w.stride())}[direction]
+           "grad_weight": lambda: launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, strides=t.w.stride()),
+           }[direction]
     assert torch.equal(run(), run())
     assert torch.equal(launch.grad_bias(t.dz), launch.grad_bias(t.dz))
 

@@ -30,7 +30,7 @@ def measured():
 @pytest.mark.parametrize("layer", LIMITS)
 def test_a_repeated_call_costs_little_on_the_host(measured, layer):
     ratio, limit = measured["ratios"][layer], LIMITS[layer]
-    assert ratio <= limit, f"a call with a plan at hand costs {ratio:.1f} times torch.empty_like, at most {limit} is allowed"
+    assert ratio <= limit, f"a call with a plan at hand costs {ratio:.1f} times torch.empty_like, at most {limit} allowed"
 
 
 @pytest.mark.parametrize("layer", KERNELS)

@@ -14,6 +14,9 @@ from . import lowering
 from .geometry import ceil_div, power_of_two_divisor
 
 
+FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
+
+
 class Record:
     """A plan bound to its kernel: everything of a launch but the tensors."""
 
@@ -61,7 +64,7 @@ def bind(plan) -> Record:
     """The launch of a plan's main kernel: grid, run-time sizes, and what specialises it."""
     p, c, kernels = plan.problem, plan.config, load()
     axis_d, axis_h, axis_w = lowering.axis_constants(p, c)
-    options = dict(num_warps=c.warps, num_stages=c.stages)
+    options = dict(num_warps=c.warps, num_stages=c.stages, **FUSION)
     limit, x_run, y_run = 16 // p.item, p.x_run, p.y_run
     accumulator = kernels[torch.float64 if p.dtype == "float64" else torch.float32]
     shared = dict(AXIS_D=axis_d, AXIS_H=axis_h, AXIS_W=axis_w, ACC=accumulator,
@@ -70,20 +73,21 @@ def bind(plan) -> Record:
     places = p.n * td * th * tw
     if c.path == "onepass":
         activation = p.epilogue.activation
-        last = p.x_layout == "channels_last"
+        last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
         a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
-        x_axis = p.x_run if last else gcd(p.x_run, p.in_size[2])
         constants = dict(zip(("SD", "SH", "SW"), p.stride)) | dict(
-            CI=p.ci, CO=p.co, Z_LAST=p.y_layout == "channels_last", Z_RUN=lowering.split_run(p), X_LAST=last, X_RUN=x_axis,
-            O_LAST=p.y_layout == "channels_last",  # dx is laid out as dy is
-            O_RUN=power_of_two_divisor(p.ci if p.y_layout == "channels_last" else p.in_size[2], limit),
+            CI=p.ci, CO=p.co, Z_LAST=z_last, Z_RUN=lowering.split_run(p), X_LAST=last,
+            X_RUN=p.x_run if last else gcd(p.x_run, p.in_size[2]), O_LAST=z_last,  # dx is laid out as dy is
+            O_RUN=power_of_two_divisor(p.ci if z_last else p.in_size[2], limit),
             DERIVATIVE=kernels["activations"][activation.name][1] if activation else None, A=a, B=b, BLOCK_M=c.block_m,
-            BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, ACC=accumulator, INDEX=kernels["int64" if p.wide else "int32"])
+            BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, ACC=accumulator,
+            INDEX=kernels["int64" if p.wide else "int32"])
         return Record(plan, kernels["backward"], (places, td, th, tw), constants, options)
     if p.direction == "grad_weight":
         block = c.block_k if c.dense else c.block_n
         share = block * ceil_div(places, block * c.shares)
-        shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last", Z_LAST=p.y_layout == "channels_last",
+        shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last",
+                       Z_LAST=p.y_layout == "channels_last",
                        X_RUN=x_run if p.x_layout == "channels_last" else gcd(x_run, tw),
                        Z_RUN=lowering.gathered_run(p, c, p.y_layout, y_run))
         if c.dense:
@@ -110,13 +114,15 @@ def bind(plan) -> Record:
         w_align = power_of_two_divisor(p.co_group, limit) if lowering.packs(p, c) else \
             p.w_alignment or power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}[minor], limit)
         role = {"tap": "tap", "co": "row" if forward else "red", "ci": "red" if forward else "row"}[minor]
-        shared |= dict(SPLIT=configs.split_factor(p), FORM=lowering.form(p, c), BOX=c.box if any(c.box) else None, PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role,
+        shared |= dict(SPLIT=configs.split_factor(p), FORM=lowering.form(p, c), BOX=c.box if any(c.box) else None,
+                       PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role,
                        W_RUN=lowering.weight_run(p, c, minor, w_align), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
                        BLOCK_K=c.block_k, STAGES=c.stages, PRECISION=p.precision)
     else:
         shared |= dict(GROUPS=p.groups, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
     source, target = (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
-    return Record(plan, kernels["gather" if c.dense else "direct"], (places, td, th, tw, *source, *target), shared, options)
+    kernel = kernels["gather" if c.dense else "direct"]
+    return Record(plan, kernel, (places, td, th, tw, *source, *target), shared, options)
 
 
 @functools.lru_cache(maxsize=None)
@@ -128,8 +134,9 @@ def load() -> dict:
     from .kernels import activations, backward, direct, gather, grad_weight, reduce
 
     return {
-        "gather": gather.gather, "backward": backward.backward, "direct": direct.direct, "grad_weight": grad_weight.grad_weight,
-        "grad_weight_direct": grad_weight.grad_weight_direct, "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias,
-        "descriptor": TensorDescriptor, "activation_grad": reduce.activation_grad, "pack": reduce.pack, "activations": activations.KERNELS,
+        "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
+        "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight.grad_weight_direct,
+        "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
+        "pack": reduce.pack, "activations": activations.KERNELS, "descriptor": TensorDescriptor,
         torch.float32: tl.float32, torch.float64: tl.float64, "int32": tl.int32, "int64": tl.int64,
     }

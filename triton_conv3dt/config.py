@@ -152,12 +152,14 @@ def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | No
     if not problem.exact or problem.groups > 1 or problem.item != 2:
         return "one pass computes all gradients of a 16-bit layer with kernel = stride, nothing cropped, one group"
     if not device.warpgroups:
-        return f"tensor cores of {device.name} take operands by registers, and those of two products do not fit beside a sum"
+        return (f"tensor cores of {device.name} take operands by registers, and those of two products do not fit beside "
+                "a sum")
     width = problem.stride[2]
     if problem.y_layout == "channels_first" and width & (width - 1):
         return f"{width} phases along w cannot be split: not a power of two"
     columns = problem.co * problem.taps
-    if config.block_m < problem.ci or config.block_n < columns or min(config.block_m, config.block_n, config.block_k) < SMALLEST_DOT:
+    smallest = min(config.block_m, config.block_n, config.block_k)
+    if config.block_m < problem.ci or config.block_n < columns or smallest < SMALLEST_DOT:
         return f"{config.block_m}x{config.block_n} does not hold {problem.ci} input channels by {columns} columns"
     if config.block_m * config.block_n > 64 * 32 * config.warps:
         return f"an accumulator of {config.block_m}x{config.block_n} leaves {config.warps} warps without registers"

@@ -1,6 +1,7 @@
 """conv_transpose3d: PyTorch's arguments and errors, what may follow the layer, and the choice of the backend."""
 
 import os
+import sys
 import warnings
 from typing import Callable, NamedTuple
 
@@ -223,7 +224,15 @@ def _fall_back(reason: str) -> None:
     if reason not in _warned:
         _warned.add(reason)
         warnings.warn(f'{message}. backend="torch" says that this is wanted; TRITON_CONV3DT_FALLBACK=error makes it an '
-                      "error", stacklevel=6)  # the caller of conv_transpose3d
+                      "error", stacklevel=_outside())
+
+
+def _outside() -> int:
+    """The stack level, for a warning of the caller, of the first frame that is not of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 # What torch.compiler.assume_constant_result sets: the compiler runs it, warning included, instead of tracing it. The

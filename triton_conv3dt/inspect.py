@@ -50,7 +50,8 @@ def _arguments(record: Record) -> tuple:
         return x, y, parts, *record.sizes, *x.stride(), *y.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))
     if p.direction == BACKWARD:
         w, strides = _weight(p, packed=False)
-        shares, residues = record.plan.config.shares, p.taps if p.y_layout == "channels_last" else p.stride[0] * p.stride[1]
+        shares = record.plan.config.shares
+        residues = p.taps if p.y_layout == "channels_last" else p.stride[0] * p.stride[1]
         parts, sums = _meta((shares, p.ci, p.taps, p.co), "float32"), _meta((shares, residues, p.co), "float32")
         return (y, x, w, y if p.epilogue.activation else None, x, parts, sums if p.epilogue.bias else None, *record.sizes,
                 *y.stride(), *x.stride(), *x.stride(), *strides, *(parts.stride(i) for i in (0, 1, 3, 2)))

@@ -13,7 +13,7 @@ import torch
 
 from . import device as devices
 from . import lowering, search
-from .binding import Descriptor, Record, bind, load
+from .binding import FUSION, Descriptor, Record, bind, load
 from .device import Device
 from .geometry import ceil_div
 from .plan import plan
@@ -139,8 +139,8 @@ def _sum_weights(parts, dw) -> None:
     shares, _, taps, co = parts.shape
     strides, size = weight_strides(dw, packed=False), parts[0].numel()
     target = dw if strides else torch.empty(dw.shape, dtype=dw.dtype, device=dw.device)
-    load()["sum_parts"][(ceil_div(size, BLOCK),)](parts, target, size, shares, co, taps,
-                                                  *(strides or weight_strides(target, packed=False)), BLOCK=BLOCK)
+    load()["sum_parts"][(ceil_div(size, BLOCK),)](
+        parts, target, size, shares, co, taps, *(strides or weight_strides(target, packed=False)), BLOCK=BLOCK, **FUSION)
     if target is not dw:
         dw.copy_(target)
 
@@ -148,7 +148,7 @@ def _sum_weights(parts, dw) -> None:
 def _sum_biases(parts, db) -> None:
     """db = the shares parts [shares, co], added in order."""
     shares, co = parts.shape
-    load()["sum_parts"][(ceil_div(co, BLOCK),)](parts, db, co, shares, co, 1, 0, 1, 0, BLOCK=BLOCK)
+    load()["sum_parts"][(ceil_div(co, BLOCK),)](parts, db, co, shares, co, 1, 0, 1, 0, BLOCK=BLOCK, **FUSION)
 
 
 def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
@@ -168,11 +168,12 @@ def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups
 def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
     """backward by its own kernel, None where there is none for these tensors or separate products are better. dz is rounded
     as the separate products find it."""
-    key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape, w.stride(),
-           x.dtype, x.device, padding, dilation, groups, activation, bias, saved is None or saved.data_ptr() % 16)
+    key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
+           w.stride(), x.dtype, x.device, padding, dilation, groups, activation, bias, saved is None or saved.data_ptr() % 16)
     record = _records.get(key, key)
     if record is key:
-        problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation, groups, precision)
+        epilogue = Epilogue(bias, activation=activation)
+        problem = problem_of(BACKWARD, x, w, dy, epilogue, stride, padding, dilation, groups, precision)
         device, like = _device(x), empty(x.shape, dy if saved is None else saved)
         possible = x.numel() and weight_strides(w, packed=False) and problem.y_layout == layout_of(like)
         config = search.one_pass(problem, device) if possible else None
@@ -212,7 +213,7 @@ def grad_bias(dz):
     with _on(dz):
         kernels["grad_bias"][(ceil_div(co, block_c), shares)](
             dz, parts, places, share, co, *sizes, *dz.stride(), BLOCK_C=block_c, BLOCK_P=block_p,
-            ACC=kernels[accumulator], INDEX=kernels["int64" if extent(dz) >= 2**31 else "int32"])
+            ACC=kernels[accumulator], INDEX=kernels["int64" if extent(dz) >= 2**31 else "int32"], **FUSION)
         _sum_biases(parts, db)
     return db
 
@@ -230,7 +231,7 @@ def activation_grad(dy, saved, activation):
         kernels["activation_grad"][(ceil_div(dz.numel(), BLOCK),)](
             dy, saved, dz, dz.numel(), c, *sizes, *dy.stride(), *saved.stride(), *dz.stride(),
             LAST=dz.stride(1) == 1, FLAT=flat, DERIVATIVE=kernels["activations"][activation.name][1], A=a, B=b,
-            ACC=kernels[torch.float64 if dz.dtype is torch.float64 else torch.float32], BLOCK=BLOCK)
+            ACC=kernels[torch.float64 if dz.dtype is torch.float64 else torch.float32], BLOCK=BLOCK, **FUSION)
     return dz
 
 
@@ -265,7 +266,8 @@ def _pack(w):
     """w as [ci, tap, co], output channels side by side."""
     ci, co, kd, kh, kw = w.shape
     packed = torch.empty((ci, kd * kh * kw, co), dtype=w.dtype, device=w.device)
-    load()["pack"][(ceil_div(w.numel(), BLOCK),)](w, packed, w.numel(), co, kd * kh * kw, kh, kw, *w.stride(), BLOCK=BLOCK)
+    load()["pack"][(ceil_div(w.numel(), BLOCK),)](
+        w, packed, w.numel(), co, kd * kh * kw, kh, kw, *w.stride(), BLOCK=BLOCK, **FUSION)
     return packed
 
 
@@ -282,7 +284,10 @@ def _record(direction, x, w, y, stride, padding, dilation, groups, precision) ->
     key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, stride,
            padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16)
     record = _records.get(key)
-    return record or _remember(_records, key, _bind(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision))
+    if record is None:
+        record = _bind(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision)
+        _remember(_records, key, record)
+    return record
 
 
 def _remember(records: dict, key, record: Record) -> Record:

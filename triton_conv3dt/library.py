@@ -93,7 +93,8 @@ def activation_grad(dy, saved, activation, parameters):
     return launch.activation_grad(dy, saved, activation_of(activation, parameters))
 
 
-IMPLEMENTATIONS = {f.__name__: f for f in (forward, forward_out, grad_input, grad_weight, grad_bias, backward, activation_grad)}
+IMPLEMENTATIONS = {f.__name__: f for f in (
+    forward, forward_out, grad_input, grad_weight, grad_bias, backward, activation_grad)}
 
 
 def with_tuples(args):

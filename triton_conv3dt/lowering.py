@@ -141,7 +141,8 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
         return alignment
     width, split = steps(problem, config)[2], split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
-        still = len(problem.axes[2].reads) <= 1 and problem.padding[2] % problem.stride[2] == 0 and constants[OFFSET] % alignment == 0
+        axis = problem.axes[2]
+        still = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants[OFFSET] % alignment == 0
         return gcd(alignment, width) if still else 1
     if split == 1:
         still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0

@@ -78,7 +78,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
     own = steps / programs * _step_time(config, problem, device, tile)
     work = ceil_div(programs, device.sms) * own
-    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own)  # one after another, each waiting for its first tile
+    # One after another, each waiting for its first tile.
+    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own)
     return extra + max(memory, work, chain) + LATENCY
 
 
