@@ -61,8 +61,17 @@ gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes 
 	step "everything is in $$out, configs in autotune_configs"; \
 	[ -z "$$failed" ] || { echo "make gpu: failed:$$failed" >&2; exit 1; }
 
+# Most of the time goes into compiling, so the tests are shared among processes; those that read a clock run alone.
 gpu-test:  ## on a GPU: the tests that need one, ten minutes at most
-	$(LIMIT) 580 $(GPU_PY) -m pytest -m gpu --require-gpu tests $(ARGS)
+	$(LIMIT) 120 $(GPU_PY) -m pytest -q -m gpu --require-gpu tests/test_gpu_measuring.py $(ARGS)
+	@logs=$$(mktemp -d); n=$$(nproc); failed=0; running=; [ $$n -le 12 ] || n=12; \
+	for i in $$(seq $$n); do \
+	    $(LIMIT) 440 $(GPU_PY) -m pytest -q -m gpu --require-gpu tests --ignore tests/test_gpu_measuring.py \
+	        --part $$i/$$n $(ARGS) >"$$logs/$$i" 2>&1 & running="$$running $$!"; \
+	done; \
+	for process in $$running; do wait $$process || failed=1; done; \
+	grep -h -A 40 -e "= FAILURES =" -e "= ERRORS =" "$$logs"/*; grep -h "^FAILED\|^ERROR\|^GPU tests" "$$logs"/*; \
+	rm -r "$$logs"; exit $$failed
 
 gpu-sanitize:  ## on a GPU: a few small cases under compute-sanitizer, where it is installed
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed: it comes with the CUDA toolkit" >&2; exit 1; }

@@ -25,6 +25,16 @@ gpu_tests = {"collected": 0, "run": 0}
 
 def pytest_addoption(parser):
     parser.addoption("--require-gpu", action="store_true", help="fail the tests that need a GPU where there is none")
+    parser.addoption("--part", default="1/1", metavar="I/N",
+                     help="run the I-th of N parts of the tests, in one of N processes where there is no pytest-xdist")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    i, n = map(int, config.getoption("--part").split("/"))
+    kept = items[i - 1::n]
+    config.hook.pytest_deselected(items=[item for place, item in enumerate(items) if place % n != i - 1])
+    items[:] = kept
 
 
 def pytest_collection_finish(session):

@@ -32,7 +32,7 @@ def test_a_copy_takes_as_long_as_its_bytes_do(timer):
 def test_a_warm_cache_is_faster_and_the_host_has_no_part(timer):
     t = torch.ones(2**22, dtype=torch.float32, device="cuda")  # 16 MiB: it fits into the L2
     cold, warm = (timer.device({"": lambda: t.sum()}, cold=cold, seconds=0.2)[""].median for cold in (True, False))
-    assert warm < 0.9 * cold
+    assert warm < 0.97 * cold
 
     def many():  # much host, little device
         for _ in range(20):

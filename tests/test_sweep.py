@@ -351,6 +351,28 @@ def test_make_gpu_takes_journals_along(make, tmp_path):
     assert (tmp_path / "results" / "tune.jsonl").read_text() == "{}\n"
 
 
+def test_make_gpu_test_shares_the_tests_among_processes(make):
+    result, log = make("gpu-test", 'ARGS=-k exactly')
+    assert result.returncode == 0, result.stderr
+    first, *others = log
+    assert "test_gpu_measuring.py -k exactly" in first and "--part" not in first
+    n = len(others)
+    assert sorted(re.search(r"--part (\d+/\d+) -k exactly", line)[1] for line in others) == sorted(
+        f"{i}/{n}" for i in range(1, n + 1)) and n == min(12, len(os.sched_getaffinity(0)))
+    assert all("--require-gpu" in line for line in log)
+    assert make("gpu-test", fails=f"--part {n}/{n}")[0].returncode != 0
+
+
+def test_parts_of_the_tests_are_all_of_them():
+    def collected(*part):
+        result = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_journal.py", *part],
+                                cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return [line for line in result.stdout.splitlines() if "::" in line]
+
+    parts = [collected("--part", f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == sorted(collected()) and all(len(part) > 3 for part in parts)
+
+
 def test_make_gpu_without_a_gpu_says_so():
     python = Path(sys.executable)
     result = subprocess.run(["make", "gpu", f"PYTHON={python}"], cwd=ROOT, capture_output=True, text=True, timeout=60,
