@@ -7,10 +7,10 @@ import os
 import signal
 import time
 
-from triton_conv3dt.bench import Stand
+from triton_conv3dt.measuring.bench import Stand
 from triton_conv3dt.device import Device
-from triton_conv3dt.laboratory import Laboratory
-from triton_conv3dt.timing import Times
+from triton_conv3dt.measuring.laboratory import Laboratory
+from triton_conv3dt.measuring.timing import Times
 
 H200 = Device.named("nvidia_h200")
 

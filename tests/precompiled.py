@@ -25,7 +25,7 @@ if __name__ == "__main__":
     import stub_driver
     from triton_conv3dt import case, launch, operands, search
     from triton_conv3dt.binding import bind
-    from triton_conv3dt.precompile import Compilers
+    from triton_conv3dt.measuring.precompile import Compilers
 
     device = launch.devices.Device.named("nvidia_h200")
     todo = [(problem, search.default(problem, device)) for problem in map(case.parse, CASES)]

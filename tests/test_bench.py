@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import laboratories
-from triton_conv3dt import bench, peers, records, selection
-from triton_conv3dt.bench import Bench, OutOfTime, Stand
-from triton_conv3dt.journal import Journal
+from triton_conv3dt.measuring import bench, peers, records, selection
+from triton_conv3dt.measuring.bench import Bench, OutOfTime, Stand
+from triton_conv3dt.measuring.journal import Journal
 from triton_conv3dt.layers import layers, select
 from triton_conv3dt.problem import LAYOUTS
-from triton_conv3dt.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
-from triton_conv3dt.setting import After, Setting
+from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
+from triton_conv3dt.measuring.setting import After, Setting
 from triton_conv3dt.worker import Failure
 
 H200 = laboratories.H200

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from triton_conv3dt import bench, case, cli, device, laboratory, search, store
-from triton_conv3dt.timing import EventTimer
+from triton_conv3dt import case, cli, device, search, store
+from triton_conv3dt.measuring import bench, laboratory
+from triton_conv3dt.measuring.timing import EventTimer
 from triton_conv3dt.worker import Worker
 
 pytestmark = pytest.mark.gpu

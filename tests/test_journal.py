@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from triton_conv3dt.journal import Journal, read, writable
+from triton_conv3dt.measuring.journal import Journal, read, writable
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import torch
 
 import laboratories
 from triton_conv3dt import search
-from triton_conv3dt import operands, peers
-from triton_conv3dt.laboratory import Laboratory, Unprepared
+from triton_conv3dt import operands
+from triton_conv3dt.measuring import peers
+from triton_conv3dt.measuring.laboratory import Laboratory, Unprepared
 from triton_conv3dt.operands import RedZone, Wrong
 from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Problem
 from triton_conv3dt.worker import failure

@@ -9,10 +9,12 @@ PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
     "geometry", "problem", "case", "layers", "sampling", "device", "config", "lowering", "search", "configfile",
     "store", "plan", "explain", "kernels", "binding", "tensors", "launch", "reference", "arguments", "composite",
-    "library", "vmap", "ops", "functional", "tf", "nn", "machinecode", "inspect", "progress", "timing", "journal",
-    "worker", "inspection", "machine", "selection", "setting", "operands", "check", "truth", "peers", "results",
-    "laboratory", "precompile", "trace", "tune", "bench", "records", "measurements", "plots", "report", "figure", "demo",
-    "commands", "cli", "__main__", "__init__",
+    "library", "vmap", "ops", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker", "inspection",
+    "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
+)
+MEASURING = (  # and so in measuring/
+    "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "results", "laboratory",
+    "precompile", "trace", "tune", "bench", "records", "measurements", "plots", "report",
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine
     "geometry": {"torch", "triton", "numpy", "os"}, "problem": {"torch", "triton", "numpy", "os"},
@@ -76,6 +78,15 @@ def test_imports_go_one_way(path):
             continue  # `from . import __version__`
         assert name in ORDER, f"{path.name}:{line} imports {name}, which has no place in ORDER"
         assert ORDER.index(name) < place, f"{path.name}:{line} imports {name}, which stands below it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "measuring").glob("*.py")), ids=lambda path: path.name)
+def test_imports_go_one_way_in_measuring(path):
+    place = MEASURING.index(path.stem)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                assert MEASURING.index(name) < place, f"{path.name}:{node.lineno} imports {name}, which stands below it"
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

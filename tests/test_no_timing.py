@@ -9,14 +9,16 @@ import torch
 
 import triton_conv3dt as t3
 from cases import CORPUS
-from triton_conv3dt import launch, store, timing
+from triton_conv3dt import launch, store
+from triton_conv3dt.measuring import timing
 
 PACKAGE = Path(t3.__file__).parent
-MAY_MEASURE = {"laboratory", "bench"}  # what tune and bench run in their workers
+MAY_MEASURE = {"measuring.laboratory", "measuring.bench"}  # what tune and bench run in their workers
 # A clock in the demo, which prints what its own calls took, and the deadlines and estimates of what takes long.
-MAY_READ_A_CLOCK = {"timing", "demo", "progress", "tune", "bench", "worker", "commands.tune", "commands.bench"}
+MAY_READ_A_CLOCK = {"measuring.timing", "measuring.tune", "measuring.bench", "demo", "progress", "worker", "commands.tune",
+                    "commands.bench"}
 # What names the kernels that ran, and what finds out whether the device still works.
-ASKS = {"peers": {"synchronize", "profile"}, "laboratory": {"synchronize"}}
+ASKS = {"measuring.peers": {"synchronize", "profile"}, "measuring.laboratory": {"synchronize"}}
 CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "elapsed_time", "Event",
           "do_bench", "do_bench_cudagraph", "autotune", "synchronize", "profile")
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -37,7 +39,7 @@ def test_only_what_measures_reads_a_clock(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_timer_is_made_where_tune_and_bench_measure(name):
-    if name not in MAY_MEASURE | {"timing"}:
+    if name not in MAY_MEASURE | {"measuring.timing"}:
         assert "EventTimer" not in names(FILES[name])
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from test_bench import H200, Answers
-from triton_conv3dt import bench, cli, measurements, records, report
-from triton_conv3dt.journal import Journal
+from triton_conv3dt import cli
+from triton_conv3dt.measuring import bench, measurements, records, report
+from triton_conv3dt.measuring.journal import Journal
 from triton_conv3dt.layers import select
-from triton_conv3dt.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, PEERS
+from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, PEERS
 from triton_conv3dt.worker import Failure
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ import pytest
 import laboratories
 from test_cli import refusal
 from test_tune import DEFAULT, OTHERS, PROBLEM
-from triton_conv3dt import bench, case, cli, journal, laboratory, machine, precompile, store, trace, tune
+from triton_conv3dt import case, cli, store
+from triton_conv3dt.measuring import bench, journal, laboratory, machine, precompile, trace, tune
 from triton_conv3dt.commands import sweep
 from triton_conv3dt.layers import select
 

@@ -195,7 +195,8 @@ def test_the_named_regularizers(spec, value):
     ("non_neg", [0, 4, 0]), ("unit_norm", [-0.6, 0.8, 0]), ("MaxNorm", [-1.2, 1.6, 0]),
     (("max_norm", 2.5), [-1.5, 2, 0]), (("min_max_norm", 6.0, 8.0), [-3.6, 4.8, 0]),
     (("min_max_norm", {"min_value": 6, "max_value": 8, "rate": 0.5}), [-3.3, 4.4, 0]),
-    (("max_norm", {"max_value": 9, "axis": 0}), [-3, 4, 0]), (lambda w: w + 1, [-2, 5, 1])], ids=str)
+    (("max_norm", {"max_value": 9, "axis": 0}), [-3, 4, 0]), (lambda w: w + 1, [-2, 5, 1])],
+    ids=lambda value: "callable" if callable(value) else str(value))
 def test_constraints_follow_the_step_of_an_optimizer(spec, expected):
     """The step itself sets the bias to [-3, 4, 0], of norm 5."""
     layer = Conv3DTranspose(3, 1, bias_constraint=spec, input_shape=(1, 1, 1, 1))

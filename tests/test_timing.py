@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from triton_conv3dt import timing
-from triton_conv3dt.timing import EventTimer, Times
+from triton_conv3dt.measuring import timing
+from triton_conv3dt.measuring.timing import EventTimer, Times
 
 
 class FakeCuda:

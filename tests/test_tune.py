@@ -13,13 +13,14 @@ import pytest
 
 import laboratories
 from test_worker import alive
-from triton_conv3dt import case, configfile, results, search, store, tune
+from triton_conv3dt import case, configfile, search, store
+from triton_conv3dt.measuring import results, tune
 from triton_conv3dt.config import Config
-from triton_conv3dt.journal import Journal
-from triton_conv3dt.precompile import Compilers, compile_one
+from triton_conv3dt.measuring.journal import Journal
+from triton_conv3dt.measuring.precompile import Compilers, compile_one
 from triton_conv3dt.problem import Problem
-from triton_conv3dt.results import Known
-from triton_conv3dt.timing import Times
+from triton_conv3dt.measuring.results import Known
+from triton_conv3dt.measuring.timing import Times
 from triton_conv3dt.worker import Failure, Worker
 
 ROOT = Path(__file__).parents[1]
@@ -290,7 +291,7 @@ import sys; sys.path[:0] = ["tests", "."]
 from pathlib import Path
 import laboratories, test_tune
 from triton_conv3dt import tune, results, store
-from triton_conv3dt.journal import Journal
+from triton_conv3dt.measuring.journal import Journal
 from triton_conv3dt.worker import Worker
 if __name__ == "__main__":
     folder, problem = Path(sys.argv[1]), getattr(test_tune, sys.argv[2])

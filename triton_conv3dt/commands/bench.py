@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..selection import MEASURED, OWN, PEERS
+from ..measuring.selection import MEASURED, OWN, PEERS
 from . import sweep
 
 
@@ -30,7 +30,7 @@ def run(arguments) -> int:
     started = time.monotonic()
     if arguments.device and not arguments.dry_run:
         arguments.refuse("--device is for --dry-run: bench measures on the GPU that is here")
-    from .. import bench, selection
+    from ..measuring import bench, selection
 
     try:
         layers = sweep.layers_of(arguments)
@@ -50,7 +50,7 @@ def run(arguments) -> int:
 
 
 def _dry_run(settings, names, device) -> int:
-    from .. import bench
+    from ..measuring import bench
     from ..explain import count
 
     for setting in settings:
@@ -60,7 +60,7 @@ def _dry_run(settings, names, device) -> int:
 
 
 def _bench(settings, names, arguments, started: float) -> int:
-    from .. import bench, journal, machine, records
+    from ..measuring import bench, journal, machine, records
     from ..explain import count
     from ..progress import Progress
     from ..worker import Worker

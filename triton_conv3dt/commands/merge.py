@@ -16,7 +16,8 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    from .. import results, store
+    from .. import store
+    from ..measuring import results
     from ..explain import count
 
     output = arguments.output or store.user_cache()

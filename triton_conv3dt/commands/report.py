@@ -19,7 +19,7 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    from .. import measurements, report
+    from ..measuring import measurements, report
 
     folder = arguments.output or (arguments.results if arguments.results.is_dir() else arguments.results.parent)
     try:

@@ -5,8 +5,8 @@ import re
 import sys
 
 from ..device import KNOWN, Device
+from ..measuring.selection import OWN
 from ..problem import ITEM_SIZES, LAYOUTS
-from ..selection import OWN
 from . import options
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
@@ -58,14 +58,14 @@ def layers_of(arguments) -> list:
     if arguments.case and (arguments.direction or arguments.dtype or arguments.layout):
         arguments.refuse("--direction, --dtype and --layout cannot be combined with --case: write them into the case")
     if arguments.model:
-        from .. import trace
+        from ..measuring import trace
 
         dtype = next((name for name in arguments.dtype or () if name != OWN), "float16")
         layout = next((name for name in arguments.layout or () if name != OWN), "channels_first")
         model = trace.load(arguments.model)
         return trace.layers(model, arguments.input, name=arguments.model, dtype=dtype, layout=layout)
     if arguments.case:
-        from .. import trace
+        from ..measuring import trace
 
         return trace.of_problems(arguments.case)
     if arguments.layers:

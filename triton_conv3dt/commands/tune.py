@@ -4,8 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+from ..measuring.selection import OWN
 from ..problem import DIRECTIONS
-from ..selection import OWN
 from . import sweep
 
 
@@ -31,7 +31,7 @@ def run(arguments) -> int:
     started = time.monotonic()
     if arguments.device and not arguments.dry_run:
         arguments.refuse("--device is for --dry-run: tune measures on the GPU that is here")
-    from .. import selection, tune
+    from ..measuring import selection, tune
 
     try:
         layers = sweep.layers_of(arguments)
@@ -47,7 +47,8 @@ def run(arguments) -> int:
 
 
 def _dry_run(jobs, effort) -> int:
-    from .. import case, tune
+    from .. import case
+    from ..measuring import tune
     from ..explain import count
     from ..progress import duration
 
@@ -62,9 +63,10 @@ def _dry_run(jobs, effort) -> int:
 
 
 def _tune(problems, arguments, started: float) -> int:
-    from .. import configfile, journal, laboratory, machine, results, store, tune
+    from .. import configfile, store
+    from ..measuring import journal, laboratory, machine, results, tune
     from ..explain import count
-    from ..precompile import Compilers
+    from ..measuring.precompile import Compilers
     from ..progress import Progress
     from ..worker import Worker
 

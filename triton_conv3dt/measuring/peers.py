@@ -10,9 +10,9 @@ from typing import Callable
 
 import torch
 
-from . import composite, operands, reference
-from .case import output_padding
-from .problem import Problem
+from .. import composite, operands, reference
+from ..case import output_padding
+from ..problem import Problem
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
 from .setting import Setting
 from .truth import Tensors, concatenate, parts, upstream
@@ -118,8 +118,8 @@ def _gradient(problem: Problem, x, w, dz) -> Callable:
 
 
 def _ours(setting: Setting, t: Tensors) -> Callable:
-    from . import ops
-    from .functional import conv_transpose3d_sized
+    from .. import ops
+    from ..functional import conv_transpose3d_sized
 
     p, after = setting.problem, setting.after
     geometry = p.stride, p.padding, p.dilation, p.groups, None

@@ -11,17 +11,18 @@ from math import prod
 
 import torch
 
-from . import machine, operands, peers, search, selection, store, truth
-from .device import Device
+from .. import operands, search, store
+from ..device import Device
+from ..layers import Layer
+from ..problem import BACKWARD
+from ..progress import Progress
+from ..worker import LOST, Failure, Worker
+from . import machine, peers, selection, truth
 from .journal import Journal
-from .layers import Layer
 from .peers import Unavailable
-from .problem import BACKWARD
-from .progress import Progress
 from .selection import COMPILED, JAX, MATMUL, MEASURED, STEP
 from .setting import Setting
 from .timing import EventTimer, Timer
-from .worker import LOST, Failure, Worker
 
 WATCHDOG, SHORTEST_WATCH = 60.0, 30.0  # seconds for one peer, torch.compile and cuDNN's search included; near the end
 COLD_SECONDS, WARM_SECONDS = 0.4, 0.15  # of measuring, all peers of a setting together
@@ -252,7 +253,7 @@ def line(setting: Setting, rows: dict[str, dict]) -> str:
 
 def here(index: int = 0) -> Stand:
     """The stand of the CUDA device with this index."""
-    from . import device
+    from .. import device
 
     torch.backends.cudnn.benchmark = True  # what nnU-Net and everybody who cares sets
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # its default, for us and for cuDNN

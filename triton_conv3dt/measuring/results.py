@@ -7,11 +7,12 @@ became of one config, a "result" which config a problem is to have. Rows for oth
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import __version__, case, journal, store
-from .config import Config
-from .configfile import Entry, config_fields, config_of
-from .device import Device
-from .problem import Problem
+from .. import __version__, case, store
+from ..config import Config
+from ..configfile import Entry, config_fields, config_of
+from ..device import Device
+from ..problem import Problem
+from . import journal
 from .timing import Times
 
 DEFAULT, CUDNN = "default", "cudnn"  # the names in a comparison that are not a candidate's

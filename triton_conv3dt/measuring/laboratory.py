@@ -5,14 +5,15 @@ A laboratory lives in a worker process: what it runs may hang or take the proces
 
 import torch
 
-from . import launch, operands, peers
-from .binding import bind
-from .config import Config
-from .device import Device
-from .problem import Problem
+from .. import launch, operands
+from ..binding import bind
+from ..config import Config
+from ..device import Device
+from ..problem import Problem
+from ..worker import failure
+from . import peers
 from .results import CUDNN
 from .timing import EventTimer, Timer, Times
-from .worker import failure
 
 
 class Unprepared(Exception):
@@ -100,7 +101,7 @@ class Laboratory:
 
 def here(index: int = 0) -> Laboratory:
     """The laboratory of the CUDA device with this index."""
-    from . import device
+    from .. import device
 
     torch.backends.cudnn.benchmark = True
     torch.cuda.set_device(index)

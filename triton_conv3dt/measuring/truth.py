@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import operands, reference
+from .. import operands, reference
 from .selection import STEP
 from .setting import After, Setting
 

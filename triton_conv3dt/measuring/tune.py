@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from . import case, results, search, store
-from .config import Config
-from .configfile import config_of
-from .device import Device
+from .. import case, search, store
+from ..config import Config
+from ..configfile import config_of
+from ..device import Device
+from ..problem import Problem
+from ..progress import Progress
+from ..worker import LOST, Failure, Worker
+from . import results
 from .journal import Journal
 from .precompile import Compilers
-from .problem import Problem
-from .progress import Progress
 from .results import CUDNN, DEFAULT, Known
 from .timing import Times
-from .worker import LOST, Failure, Worker
 
 FINALISTS = 3  # compared with the default
 COMPARE_SECONDS = 1.0  # for one comparison

@@ -9,10 +9,10 @@ import os
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 
-from .config import Config
-from .device import Device
-from .problem import Problem
-from .worker import Failure, failure, serve
+from ..config import Config
+from ..device import Device
+from ..problem import Problem
+from ..worker import Failure, failure, serve
 
 MOST_PROCESSES = 16
 
@@ -62,7 +62,7 @@ class Compilers:
 def compile_one(problem: Problem, device: Device, config: Config) -> Failure | None:
     """Compile the main kernel of a plan into Triton's cache."""
     try:
-        from . import inspect, launch
+        from .. import inspect, launch
 
         inspect.compile_plan(launch.plan(problem, device, config))
     except Exception as error:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from importlib import metadata
 
-from . import __version__
-from .device import Device
+from .. import __version__
+from ..device import Device
 
 PACKAGES = ("torch", "triton", "jax", "numpy")
 DRIVER = {"driver": "driver_version"}
