@@ -322,7 +322,7 @@ def test_make_gpu_does_everything_within_ten_minutes_into_one_folder(make, tmp_p
     assert result.returncode == 0, result.stderr
     commands = [line.split()[2] for line in log if line.startswith("-m triton_conv3dt")]
     assert commands == ["check", "tune", "bench", "bench", "report"]
-    out = "benchmarks/nvidia_fake"
+    out = "benchmarks/results/nvidia_fake"
     assert (tmp_path / out / "check.txt").read_text() == "100 problems: all right\n"
     assert f"--journal {out}/tune.jsonl --output autotune_configs" in log[2] and "--resume" in log[2]
     assert f"--output {out}" in log[3] and "--resume" in log[3] and log[5].endswith(f"report {out}")
