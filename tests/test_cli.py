@@ -203,3 +203,11 @@ def test_explain_without_a_gpu_here_plans_for_a_common_one(capsys, monkeypatch):
     monkeypatch.setattr("triton_conv3dt.device.current", absent)
     assert cli.main(LAYER) == 0
     assert "nvidia_h200" in capsys.readouterr().out
+
+
+def test_explain_says_where_a_training_step_takes_one_pass(capsys):
+    last = ["explain", "--layers", "nnunet_iso128_up4", "--direction", "grad_input", "--device"]
+    assert cli.main([*last, "nvidia_h200"]) == 0
+    assert "in one pass instead: onepass, 64x256x64" in capsys.readouterr().out
+    assert cli.main([*last, "nvidia_a100"]) == 0
+    assert "one pass" not in capsys.readouterr().out

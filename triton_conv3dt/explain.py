@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from dataclasses import replace
 from math import prod
 
-from . import case, lowering
+from . import case, lowering, search
 from .config import rows_and_reduction
 from .device import LEAST_CAPABILITY
 from .plan import Plan
+from .problem import BACKWARD, Epilogue, Problem
 
 COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline us", "bound", "source")
 
@@ -15,11 +17,18 @@ COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline 
 def text(plan: Plan) -> str:
     """All there is to say about one plan, and the command that tunes what is not tuned."""
     lines = [f"case      {case.format(plan.problem)}", str(plan), f"product   {product(plan)}"]
+    if plan.problem.direction != "forward" and (config := search.one_pass(backward(plan.problem), plan.device)):
+        lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
     if plan.device.capability < LEAST_CAPABILITY:
         lines.append(f"note      {too_old()}")
     elif tuned(plan) != "exact":
         lines.append(f"tune      triton-conv3dt tune --case {shlex.quote(case.format(plan.problem))}")
     return "\n".join(lines)
+
+
+def backward(problem: Problem) -> Problem:
+    """All gradients of the layer of a gradient, its bias's among them."""
+    return replace(problem, direction=BACKWARD, epilogue=Epilogue(bias=True))
 
 
 def product(plan: Plan) -> str:

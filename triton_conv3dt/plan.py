@@ -9,6 +9,10 @@ from .device import Device
 from .problem import Problem
 
 
+READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row", "box": "a descriptor of boxes",
+            "strided": "a descriptor of strided boxes"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What runs for a problem on a device: the config, where it came from, and every launch in order."""
@@ -64,8 +68,9 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
     kernel = "gather" if config.dense else "direct"
     if problem.direction == "grad_weight":
         kernel = "grad_weight" if config.dense else "grad_weight_direct"
-    read = "" if problem.direction == "grad_weight" or not config.dense else f", reads by {lowering.form(problem, config)}"
-    steps.append(f"{kernel}{read}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
+    if problem.direction != "grad_weight" and config.dense:
+        kernel += f", reads by {READINGS[lowering.form(problem, config)]}"
+    steps.append(f"{kernel}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
     if problem.direction == "grad_weight":
         steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
     return Plan(problem, device, config, source, tuple(steps))
