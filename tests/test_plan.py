@@ -77,6 +77,7 @@ def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
 
 
 GATHER = Config("gather", 64, 64, 32)
+LAST, ROWS = {"layout": "channels_last"}, Config("descriptor", 64, 64, 32)
 REFUSED = {  # problem, device, config: the reason
     "path": ({}, "nvidia_h200", replace(GATHER, path="fft"), "path 'fft' is not one of gather, descriptor, direct"),
     "power of two": ({}, "nvidia_h200", replace(GATHER, block_n=48), "block_n = 48 is not a power of two"),
@@ -86,6 +87,19 @@ REFUSED = {  # problem, device, config: the reason
     "merged dilation": ({"dilation": (1, 3, 1)}, "nvidia_h200", replace(GATHER, merge=(False, True, False)),
                         "phases along h cannot be merged"),
     "merged direct": ({}, "nvidia_h200", Config("direct", 8, 8, merge=(True, True, True)), "does not merge phases"),
+    "boxes": ({}, "nvidia_h200", replace(GATHER, box=(1, 8, 8)), "path 'gather' has no boxes"),
+    "shares": ({}, "nvidia_h200", replace(GATHER, shares=2), "shares are those of a grad_weight"),
+    "descriptor on Ampere": (LAST, "nvidia_a100", ROWS, "no engine for tensor descriptors"),
+    "descriptor of a weight gradient": (LAST | {"direction": "grad_weight"}, "nvidia_h200", ROWS, "has no descriptor form"),
+    "descriptor of channels first": ({}, "nvidia_h200", ROWS, "a descriptor reads channels_last tensors"),
+    "misaligned descriptor": (LAST | {"ci": 28}, "nvidia_h200", ROWS, "16-byte alignment"),
+    "descriptor of two groups": (LAST | {"ci": 48, "groups": 2}, "nvidia_h200", ROWS, "does not divide 24 channels"),
+    "rows of overlapping taps": (LAST | {"kernel": 4, "padding": 1}, "nvidia_h200", ROWS, "a box is needed"),
+    "box of another size": (LAST, "nvidia_h200", replace(ROWS, box=(2, 8, 8)), "does not hold block_n = 64 places"),
+    "box across planes": (LAST | {"direction": "grad_input"}, "nvidia_h200",
+                          replace(ROWS, merge=(False,) * 3, box=(4, 4, 4)), "lies in one plane"),
+    "box of an odd output": (LAST | {"direction": "grad_input", "kernel": 3, "padding": 1}, "nvidia_h200",
+                             replace(ROWS, box=(1, 8, 8)), "whose height and width the stride divides"),
     "float64": ({"dtype": "float64"}, "nvidia_h200", GATHER, "do not take float64; use the direct path"),
     "small": ({}, "nvidia_h200", replace(GATHER, block_k=8), "64x64x8 is below 16 on an axis"),
     "joined": ({"kernel": 3, "stride": 3}, "nvidia_h200", replace(GATHER, merge=(False, False, True)),

@@ -116,6 +116,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
     if (config.path == "onepass") != (problem.direction == BACKWARD):
         return f"path {config.path!r} does not compute {problem.direction}"
+    if any(config.box) and config.path != "descriptor":
+        return f"path {config.path!r} has no boxes, received {config.box}"
     if config.path == "onepass":
         return _fits_one_pass(config, problem, device)
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
@@ -124,8 +126,7 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if not config.dense:
         return "the direct path does not merge phases" if any(config.merge) else None
     return _fits_tensor_cores(config, problem, device) or (
-        _fits_descriptor(config, problem, device) if config.path == "descriptor" else
-        f"path {config.path!r} has no boxes, received {config.box}" if any(config.box) else None)
+        _fits_descriptor(config, problem, device) if config.path == "descriptor" else None)
 
 
 def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str | None:
@@ -142,10 +143,7 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
     accumulators *= split_factor(problem) if problem.direction == "grad_weight" else 1
     if accumulators > 128 * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
-    needed = shared_memory(config, problem)
-    if needed > device.shared_memory:
-        return f"{needed} bytes of shared memory are needed, {device.name} has {device.shared_memory}"
-    return None
+    return _fits_shared_memory(config, problem, device)
 
 
 def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | None:
@@ -163,6 +161,10 @@ def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | No
         return f"{config.block_m}x{config.block_n} does not hold {problem.ci} input channels by {columns} columns"
     if config.block_m * config.block_n > 64 * 32 * config.warps:
         return f"an accumulator of {config.block_m}x{config.block_n} leaves {config.warps} warps without registers"
+    return _fits_shared_memory(config, problem, device)
+
+
+def _fits_shared_memory(config: Config, problem: Problem, device: Device) -> str | None:
     needed = shared_memory(config, problem)
     if needed > device.shared_memory:
         return f"{needed} bytes of shared memory are needed, {device.name} has {device.shared_memory}"
