@@ -23,7 +23,7 @@ demo: $(STAMP)  ## upsample a real MRI volume, compare with PyTorch, write demo.
 	$(PY) -m triton_conv3dt demo $(ARGS)
 
 test: $(STAMP)  ## run the test suite
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 inspect: $(STAMP)  ## compile every shipped config, and some defaults with other versions of Triton too
 	$(PY) -m triton_conv3dt inspect --configs
@@ -64,7 +64,7 @@ gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes 
 # Most of the time goes into compiling, so the tests are shared among processes; those that read a clock run alone.
 gpu-test:  ## on a GPU: the tests that need one, ten minutes at most
 	$(LIMIT) 120 $(GPU_PY) -m pytest -q -m gpu --require-gpu tests/test_gpu_measuring.py $(ARGS)
-	@logs=$$(mktemp -d); n=$$(nproc); failed=0; running=; [ $$n -le 12 ] || n=12; \
+	@logs=$$(mktemp -d); n=$$(env -u OMP_NUM_THREADS nproc); failed=0; running=; [ $$n -le 12 ] || n=12; \
 	for i in $$(seq $$n); do \
 	    $(LIMIT) 440 $(GPU_PY) -m pytest -q -m gpu --require-gpu tests --ignore tests/test_gpu_measuring.py \
 	        --part $$i/$$n $(ARGS) >"$$logs/$$i" 2>&1 & running="$$running $$!"; \

@@ -13,7 +13,6 @@ from triton_conv3dt import inspect, launch
 from triton_conv3dt.device import Device
 from triton_conv3dt.problem import DIRECTIONS, Problem
 
-pytestmark = pytest.mark.xdist_group("compile")  # one process compiles all rows, for all tests
 ROOT = Path(__file__).parents[1]
 TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
 DENSE = [name for name in LAYERS if not name.startswith("depthwise")]

@@ -11,7 +11,6 @@ from triton_conv3dt.config import Config
 from triton_conv3dt.device import Device
 from triton_conv3dt.machinecode import Resources
 
-pytestmark = pytest.mark.xdist_group("compile")
 H200, A100, B200, T4 = map(Device.named, ("nvidia_h200", "nvidia_a100", "nvidia_b200", "nvidia_t4"))
 K2S2 = "forward n2 ci64 co32 in16 k2 s2 float16 channels_first"
 DEPTHWISE = "forward n1 ci32 co32 in8 k3 s2 p1 g32 float16 channels_first"

@@ -168,6 +168,8 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
     def choose(problem, device):
         while True:
             path = rng.choice(paths)
+            if path == "direct" and problem.direction == "grad_weight" and problem.taps > 27:
+                continue  # a program for every tap and channel: more than the interpreter bears
             if path == "direct":
                 tried = Config("direct", rng.choice((16, 32)), rng.choice((32, 64)))
             else:
@@ -230,7 +232,8 @@ def test_offsets_of_64_bits(name, direction, device, monkeypatch):
 def test_two_runs_are_equal(name, direction, device, monkeypatch):
     """With data whose sum depends on the order, and with the reduction over positions shared."""
     case, default = BY_NAME[name], search.default
-    use(monkeypatch, lambda problem, device: replace(default(problem, device), shares=3))
+    shared = lambda problem: problem.direction == "grad_weight"
+    use(monkeypatch, lambda problem, device: replace(default(problem, device), shares=3 if shared(problem) else 1))
     t = case.tensors(torch.float32, device=device)
     for tensor in (t.x, t.w, t.dz):
         tensor.copy_(torch.randn(tensor.shape))

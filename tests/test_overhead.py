@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("overhead")
 LIMITS = {"k2s2 channels_first": 12, "depthwise channels_first": 12,  # times torch.empty_like, in the same process
           "k2s2 channels_last": 16, "k4s2p1 channels_last": 16}  # and with a tensor descriptor to make
 KERNELS = {"k2s2 channels_first": ["gather", "activation_grad", "pack", "gather", "grad_weight"],

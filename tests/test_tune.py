@@ -290,7 +290,8 @@ SWEEP = """
 import sys; sys.path[:0] = ["tests", "."]
 from pathlib import Path
 import laboratories, test_tune
-from triton_conv3dt import tune, results, store
+from triton_conv3dt import store
+from triton_conv3dt.measuring import results, tune
 from triton_conv3dt.measuring.journal import Journal
 from triton_conv3dt.worker import Worker
 if __name__ == "__main__":
