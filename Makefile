@@ -42,7 +42,7 @@ FEW ?= nnunet_iso128_up4 nvidia_nnunet_up4 monai_unet_infer160_up3 gwcnet_train_
 # The Python that was named, else that of .venv where there is one.
 GPU_PY = env PYTHONPATH=. PYTHONUNBUFFERED=1 $(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(PY)),$(PYTHON)),$(PYTHON))
 LIMIT := timeout --foreground -k 10 -s INT
-SMALL := tests/test_gpu.py -k surroundings
+SMALL := tests/test_gpu.py -k "surroundings or small_cases"
 
 gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes on
 	@out="$(OUT)"; failed=; \

@@ -6,11 +6,12 @@ One command runs them where a GPU is: PYTHONPATH=. python -m pytest -m gpu --req
 import pytest
 import torch
 from cases import CORPUS, layer_classes
+from compile_rows import LAYERS
 from layouts import RedZone
+from test_backward import small
 from tolerances import assert_exact
 
 import triton_conv3dt as t3
-from compile_rows import LAYERS
 from triton_conv3dt import binding, device, launch, operands, reference, search
 from triton_conv3dt.problem import BACKWARD, DIRECTIONS, Problem
 
@@ -38,6 +39,21 @@ def test_integers_come_out_exactly(case, layout, dtype):
     for precision in ("tf32", "tf32x3", "ieee") if dtype is torch.float32 else ("tf32",):
         for actual, exact in products(case, case.tensors(dtype, layout, device="cuda"), precision):
             assert_exact(actual.cpu(), exact)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("name", ["k2s2", "k3s2p1op1", "two groups, k=s", "depthwise k3s2"])
+def test_small_cases_of_every_kernel(name, layout, monkeypatch):
+    """What `make gpu-sanitize` runs: every kernel and every form of reading, on little memory."""
+    case = next(case for case in CORPUS if case.name == name)
+    t = case.tensors(torch.float16, layout, device="cuda")
+    for actual, exact in products(case, t, "tf32"):
+        assert_exact(actual.cpu(), exact)
+    monkeypatch.setattr(launch, "_records", {})
+    monkeypatch.setattr(search, "one_pass", small)
+    dx, dw, db = launch.backward(t.dz, t.x, t.w, None, True, t.w.stride(), case.stride, case.padding, case.dilation,
+                                 case.groups, "tf32", None)
+    assert_exact(db.cpu(), t.dz.double().sum((0, 2, 3, 4)).cpu())
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])

@@ -46,8 +46,8 @@ def described(x, n, td, th, tw, dd, dh, dw, c, XD, x_w, AXIS_D: tl.constexpr, AX
 
 
 @triton.jit
-def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
-               XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live,
+               m_rd, m_rh, m_rw, phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, SPLIT: tl.constexpr,
                FORM: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_M: tl.constexpr,
@@ -84,7 +84,8 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
             if SPLIT > 1:
                 xt = xt.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
         else:
-            xt = described(x, n, td, th, tw, dd, dh, dw, group * RED + c0, XD, x_w, AXIS_D, AXIS_H, AXIS_W, FORM, BLOCK_N, BLOCK_K)
+            xt = described(x, n, td, th, tw, dd, dh, dw, group * RED + c0, XD, x_w, AXIS_D, AXIS_H, AXIS_W, FORM,
+                           BLOCK_N, BLOCK_K)
         kd, kh, kw = first_d + jd * AXIS_D[TAP_STEP], first_h + jh * AXIS_H[TAP_STEP], first_w + jw * AXIS_W[TAP_STEP]
         w_shift = tl.multiple_of(((kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw) * w_tap + c0 * w_red, W_RUN)
         w_mask = tl.full((BLOCK_M, 1), True, tl.int1)
@@ -171,17 +172,20 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W_MINOR == "row" or PHASE_MINOR else 1)
 
     if JOIN > INTERLEAVE:
-        acc_0 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 0,
-                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN,
-                           W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
-        acc_1 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, 1,
-                           XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN,
-                           W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
+        acc_0 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
+                           m_rd, m_rh, m_rw, phase_d, phase_h, 0, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+                           AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
+                           EVEN_M, STAGES, PRECISION, ACC)
+        acc_1 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
+                           m_rd, m_rh, m_rw, phase_d, phase_h, 1, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+                           AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
+                           EVEN_M, STAGES, PRECISION, ACC)
         tile = tl.join(acc_0, acc_1).reshape(BLOCK_M, BLOCK_N * 2)
     else:
-        tile = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live, m_rd, m_rh, m_rw, phase_d, phase_h, phase_w,
-                          XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap, AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN,
-                          W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_M, STAGES, PRECISION, ACC)
+        tile = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
+                          m_rd, m_rh, m_rw, phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+                          AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
+                          EVEN_M, STAGES, PRECISION, ACC)
     finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
            y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, ROWS, JOIN, INTERLEAVE, PHASE_MINOR, BOX,
            Y_LAST, Y_RUN, ACTIVATION, A, B, BLOCK_M, BLOCK_N, INDEX)
