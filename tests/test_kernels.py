@@ -157,6 +157,17 @@ def test_weights(name, order, direction, device):
     check(direction, case, t)
 
 
+@pytest.mark.parametrize("view", ("strided", "expanded", "misaligned"))
+@pytest.mark.parametrize("name", ("k2s2", *DIRECT))
+def test_biases(name, view, device):
+    case = BY_NAME[name]
+    t = case.tensors(torch.float16, device=device)
+    t.b = {"strided": torch.stack((t.b, t.b + 1), 1)[:, 0], "expanded": t.b[:1].expand(t.b.shape),
+           "misaligned": torch.cat((t.b[:1] + 1, t.b))[1:]}[view]
+    assert view == "misaligned" or not t.b.is_contiguous()
+    check("forward", case, t, (True, False, None))
+
+
 def use(monkeypatch, config):
     """From now on every problem is computed so."""
     monkeypatch.setattr(launch, "_records", {})

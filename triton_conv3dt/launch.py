@@ -64,6 +64,8 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
     y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller. records is
     the caller's own memory of calls that differ in nothing but where their tensors lie, and in precision.
     """
+    if b is not None and not b.is_contiguous():
+        b = b.contiguous()
     key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
            b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
            out if out is None else _place(out))
@@ -169,7 +171,8 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
     """backward by its own kernel, None where there is none for these tensors or separate products are better. dz is rounded
     as the separate products find it."""
     key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
-           w.stride(), x.dtype, x.device, padding, dilation, groups, activation, bias, saved is None or saved.data_ptr() % 16)
+           w.stride(), w.data_ptr() % 16, x.dtype, x.device, padding, dilation, groups, activation, bias,
+           saved is None or saved.data_ptr() % 16)
     record = _records.get(key, key)
     if record is key:
         epilogue = Epilogue(bias, activation=activation)
