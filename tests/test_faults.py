@@ -17,7 +17,6 @@ BY_NAME = {case.name: case for case in CORPUS}
 BY_NAME["long sums"] = replace(BY_NAME["more positions than a tile"], n=8)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
 GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 16, shares=3), Config("direct", 16, 32)
-MERGED = Config("gather", 32, 32, 16, merge=(True, True, True))
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
 PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
 
@@ -81,7 +80,7 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "edge not masked": (constant(EDGE, lambda c: False), "TF SAME, odd output", "forward", "sliced", GATHER),
     "offset by one": (constant(OFFSET, lambda c: c[OFFSET] + 1), "k4s2p1", "forward", "channels_last", GATHER),
     "last tap left out": (constant(TAPS, lambda c: c[TAPS] - 1), "k3s2p1op1", "grad_input", "channels_last", GATHER),
-    "taps that do not exist": (constant(GUARD, lambda c: False), "k3s2p1op1", "forward", "channels_last", MERGED),
+    "taps that do not exist": (constant(GUARD, lambda c: False), "k3s2p1op1", "grad_input", "channels_first", GATHER),
     "stride ignored": (constant(IN_STEP, lambda c: 1), "k2s2", "grad_weight", "channels_first", GATHER),
     "dilation ignored": (constant(DILATION, lambda c: 1), "dilation and stride coprime", "forward", "channels_first",
                          DIRECT),

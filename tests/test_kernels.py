@@ -168,6 +168,41 @@ def test_biases(name, view, device):
     check("forward", case, t, (True, False, None))
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS[:2])
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("path", ("gather", "descriptor", "default"))
+@pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", "k4s2p1", "k3s4 holes, cropped", "TF SAME k3"))
+def test_nan_reaches_its_own_taps_alone(name, path, layout, direction, device, monkeypatch):
+    """A tap that does not exist is left out, not multiplied by zero."""
+    case = replace(BY_NAME[name], ci=16, co=16)
+    t = case.tensors(torch.float32, layout, device=device)
+    if path != "default":
+        rng = random.Random(f"{name} {layout} {direction}")
+        described = layout == "channels_last" and not any(o % s for o, s in zip(case.out_size, case.stride))
+        use(monkeypatch, random_config(rng, paths=(path if described else "gather",)))
+    for tensor in (t.x, t.dz):
+        for value in (math.nan, math.inf):
+            tensor[tuple(random.randrange(size) for size in tensor.shape)] = value
+    given = dict(**case.geometry)
+    if direction == "forward":
+        found, _ = launch.forward(t.x, t.w, None, None, **given, out_size=case.out_size, activation=None, precision="ieee")
+        exact = reference.conv_transpose3d(t.x.cpu(), t.w.cpu(), **given, out_size=case.out_size)
+    else:
+        found = launch.grad_input(t.dz, t.w, **given, in_size=case.in_size, precision="ieee")
+        exact = reference.grad_input(t.dz.cpu(), t.w.cpu(), **given, in_size=case.in_size)
+    assert torch.equal(found.cpu().isfinite(), exact.isfinite())
+
+
+def test_a_residual_out_of_a_huge_tensor(device):
+    """Offsets are as wide as the farthest of all operands asks for."""
+    case = BY_NAME["batch of three"]
+    t = case.tensors(torch.float16, device=device)
+    apart = torch.empty(2**31 + 2**16, dtype=torch.float16, device=device)  # of which a few pages are touched
+    strides = (2**30, *t.residual.stride()[1:])
+    t.residual = apart.as_strided(t.residual.shape, strides).copy_(t.residual)
+    check("forward", case, t, (True, True, RELU))
+
+
 def use(monkeypatch, config):
     """From now on every problem is computed so."""
     monkeypatch.setattr(launch, "_records", {})

@@ -70,6 +70,11 @@ def join_factor(problem: Problem, merge) -> int:
     return 2 if axis.stride == 2 else 1
 
 
+def phase_origin(problem: Problem, axis: str) -> int:
+    """Where merged phases along "d", "h" or "w" are counted from; a channels-first output wants its w runs aligned."""
+    return 0 if axis == "w" and problem.y_layout == "channels_first" else problem.axes["dhw".index(axis)].aligned_origin
+
+
 def copyable(problem: Problem) -> bool:
     """A channels-first x whose taps shift along w by single elements: a copy in channels_last is read 16 bytes at a time."""
     axis = problem.axes[2]
@@ -123,6 +128,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
+        if merged and not axis.merged(phase_origin(problem, name)).full:
+            return f"phases along {name} cannot be merged: some have fewer taps, and a missing one would let NaN in"
     if not config.dense:
         return "the direct path does not merge phases" if any(config.merge) else None
     return _fits_tensor_cores(config, problem, device) or (

@@ -78,7 +78,8 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         if y.numel() == 0:
             return y, torch.empty_like(y) if keep_pre else None
         epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
-        record = _remember(records, key, _bind("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision))
+        record = _bind("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual)
+        _remember(records, key, record)
         record.result = y.shape, y.stride()
     y = x.new_empty_strided(*record.result) if out is None else out
     pre = torch.empty_like(y) if keep_pre else None
@@ -300,8 +301,8 @@ def _remember(records: dict, key, record: Record) -> Record:
     return record
 
 
-def _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Record:
-    problem = problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision)
+def _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual=None) -> Record:
+    problem = problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual)
     record = bind(plan(problem, _device(x)))
     record.packs = direction != "grad_weight" and (record.packs or weight_strides(w, packed=False) is None)
     return record

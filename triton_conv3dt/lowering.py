@@ -7,7 +7,7 @@ starts at a multiple of its length and is contiguous. What is promised to the co
 from functools import lru_cache
 from math import gcd, prod
 
-from .config import Config, copyable, join_factor, rows_and_reduction, split_factor
+from .config import Config, copyable, join_factor, phase_origin, rows_and_reduction, split_factor
 from .geometry import Axis, ceil_div, power_of_two_divisor
 from .problem import Problem
 
@@ -15,10 +15,8 @@ TAPS, FIRST, OFFSET, MERGED, PHASES = 6, 7, 8, 13, 14  # places in the tuples be
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
-    """Where each axis counts its phases from; a channels-first output wants its w runs aligned."""
-    first = problem.y_layout == "channels_first"
-    return tuple(a.aligned_origin if merged and not (first and i == 2) else 0
-                 for i, (a, merged) in enumerate(zip(problem.axes, config.merge)))
+    """Where each axis counts its phases from."""
+    return tuple(phase_origin(problem, name) if merged else 0 for name, merged in zip("dhw", config.merge))
 
 
 def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -46,7 +44,7 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
         m = a.merged(origin)
         halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
         return (a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
-                a.stride, 1, not m.full, edge, halo)
+                a.stride, 1, False, edge, halo)
     reads = a.reads
     halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
     only = a.phase(0) if a.stride == 1 else None

@@ -218,9 +218,6 @@ def _mergeable(problem: Problem) -> tuple[bool, bool, bool]:
     for i in (2, 1, 0):
         if whole[i] and rows < 64:
             merge[i], rows = True, rows * problem.stride[i]
-    last = problem.axes[2]
-    if rows < 64 and not first and not merge[2] and last.stride > 1 and last.dilation == 1 and last.kernel > last.stride:
-        merge[2] = True
     return tuple(merge)
 
 

@@ -16,7 +16,7 @@ def memory_format(t: torch.Tensor) -> torch.memory_format:
     return torch._prims_common.suggest_memory_format(t)
 
 
-def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision) -> Problem:
+def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual=None) -> Problem:
     """The problem of a product; x, w and y are the layer's, or the gradients of these, whatever the direction."""
     strides = weight_strides(w, packed=False)
     ci, co, tap = strides or (0, 0, 0)
@@ -29,11 +29,12 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
     y_alignment = _alignment(y, 1 if y_layout == "channels_last" else 4)
     gathered = x if direction == "forward" else y
+    farthest = max(extent(x), 2 * extent(y), 0 if residual is None else 2 * extent(residual))
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
         epilogue, x_alignment, y_alignment, w_alignment,
-        wide=max(extent(x), 2 * extent(y)) >= 2**31, even=even_step(gathered) is not None)
+        wide=farthest >= 2**31, even=even_step(gathered) is not None)
 
 
 def layout_of(t) -> str:

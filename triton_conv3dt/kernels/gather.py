@@ -47,7 +47,7 @@ def described(x, n, td, th, tw, dd, dh, dw, c, XD, x_w, AXIS_D: tl.constexpr, AX
 
 @triton.jit
 def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, w_live,
-               m_rd, m_rh, m_rw, phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+               phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, SPLIT: tl.constexpr,
                FORM: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_M: tl.constexpr,
@@ -61,6 +61,7 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
     kk = tl.arange(0, BLOCK_K * SPLIT)  # [(w residue, channel)] columns of the weight tile
     w_column_offset = tl.multiple_of((kk // BLOCK_K) * w_tap + (kk % BLOCK_K) * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W_MINOR == "red" else 1)
+    q = tl.arange(0, BLOCK_N * SPLIT)
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=STAGES):
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
@@ -82,6 +83,8 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
             p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c).to(x_offset.dtype) * x_c)[:, None]
             xt = tl.load(p_x, mask=mask, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
             if SPLIT > 1:
+                if AXIS_W[GUARD]:  # a zero in the weight would not keep NaN away from a tap that does not exist
+                    xt = tl.where(weight_guard(AXIS_W, first_w, jw, q % SPLIT)[None, :], xt, 0.0)
                 xt = xt.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
         else:
             xt = described(x, n, td, th, tw, dd, dh, dw, group * RED + c0, XD, x_w, AXIS_D, AXIS_H, AXIS_W, FORM,
@@ -91,15 +94,8 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
         w_mask = tl.full((BLOCK_M, 1), True, tl.int1)
         if not EVEN_M:
             w_mask = w_mask & w_live[:, None]
-        if AXIS_D[GUARD]:
-            w_mask = w_mask & weight_guard(AXIS_D, first_d, jd, m_rd)[:, None]
-        if AXIS_H[GUARD]:
-            w_mask = w_mask & weight_guard(AXIS_H, first_h, jh, m_rh)[:, None]
         if AXIS_W[GUARD]:
-            if SPLIT > 1:
-                w_mask = w_mask & weight_guard(AXIS_W, first_w, jw, kk // BLOCK_K)[None, :]
-            else:
-                w_mask = w_mask & weight_guard(AXIS_W, first_w, jw, m_rw)[:, None]
+            w_mask = w_mask & weight_guard(AXIS_W, first_w, jw, kk // BLOCK_K)[None, :]
         if RED % BLOCK_K != 0:
             w_mask = w_mask & (c0 + kk % BLOCK_K < RED)[None, :]
         wt = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=w_mask, other=0.0)
@@ -173,17 +169,17 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
 
     if JOIN > INTERLEAVE:
         acc_0 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
-                           m_rd, m_rh, m_rw, phase_d, phase_h, 0, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+                           phase_d, phase_h, 0, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                            AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
                            EVEN_M, STAGES, PRECISION, ACC)
         acc_1 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
-                           m_rd, m_rh, m_rw, phase_d, phase_h, 1, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+                           phase_d, phase_h, 1, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                            AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
                            EVEN_M, STAGES, PRECISION, ACC)
         tile = tl.join(acc_0, acc_1).reshape(BLOCK_M, BLOCK_N * 2)
     else:
         tile = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
-                          m_rd, m_rh, m_rw, phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
+                          phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                           AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
                           EVEN_M, STAGES, PRECISION, ACC)
     finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,

@@ -25,7 +25,7 @@ INVERSE = tl.constexpr(11)
 DILATION = tl.constexpr(12)
 MERGED = tl.constexpr(13)  # phases of this axis that are rows of one product, else 1
 PHASES = tl.constexpr(14)  # phases of this axis that are programs of their own
-GUARD = tl.constexpr(15)  # merged phases or a split input: a tap may not exist
+GUARD = tl.constexpr(15)  # the input is split: a tap may not exist
 EDGE = tl.constexpr(16)  # written places may fall outside
 HALO = tl.constexpr(17)  # gathered places may fall outside
 
