@@ -25,6 +25,8 @@ LAYERS = {
     "k122": dict(n=2, ci=320, co=320, in_size=(16, 8, 8), kernel=(1, 2, 2), stride=(1, 2, 2)),
     "k2s2 tf32": NNUNET | dict(dtype="float32"),
 }
+WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
+                                          layout="channels_last")}  # offsets of 64 bits
 
 
 def compile_row(row: str) -> tuple[str, dict]:
@@ -33,7 +35,7 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    problem, device = Problem.of_layer(direction, **LAYERS[name], bias=direction == "backward"), Device.named(device)
+    problem, device = Problem.of_layer(direction, **(LAYERS | WIDE)[name], bias=direction == "backward"), Device.named(device)
     if direction == "backward":
         given = search.one_pass(problem, device)
     else:

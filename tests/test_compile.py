@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_rows import LAYERS
+from compile_rows import LAYERS, WIDE
 
 from triton_conv3dt import inspect, launch
 from triton_conv3dt.device import Device
@@ -15,15 +15,15 @@ from triton_conv3dt.problem import DIRECTIONS, Problem
 
 ROOT = Path(__file__).parents[1]
 TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
-DENSE = [name for name in LAYERS if not name.startswith("depthwise")]
+DENSE = [name for name in LAYERS | WIDE if not name.startswith("depthwise")]
 ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS for direction in DIRECTIONS
         if name in DENSE or device == "nvidia_h200"]
 # Where the default reads by descriptor, the pointer form is compiled, too.
-DESCRIBED = [name for name in DENSE if "channels_last" in name]
-ROWS += [(name, direction, "nvidia_h200", "gather") for name in DESCRIBED for direction in DIRECTIONS[:2]]
+ROWS += [(name, direction, "nvidia_h200", "gather") for name in DENSE if "channels_last" in name for direction in DIRECTIONS[:2]]
 # All gradients at once, where tensor cores read from shared memory.
 ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
          for name in ("k2s2", "k2s2 channels_last")]
+ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {("k2s2", "forward"), ("k2s2 channels_last", "forward")}
 # wgmma and tcgen05 take tf32 with the reduction side by side, here it is not, so single values are copied.
@@ -55,7 +55,7 @@ def test_compiled_kernel(compiled, row):
     if name in DENSE:
         assert used["shared"] <= used["budget"], used
         assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
-        described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and name in DESCRIBED and not path
+        described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
         assert used["path"] == expected or row[:2] == ("k3s2p1op1", "forward"), used
         check_loads(used, row[:3])

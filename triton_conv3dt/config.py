@@ -148,7 +148,7 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
         return f"block_m = {config.block_m} holds less than one joined run of {joined} phases"
     accumulators = config.block_m * config.block_n * (2 if joined > 1 and not config.merge[2] else 1)
     accumulators *= split_factor(problem) if problem.direction == "grad_weight" else 1
-    if accumulators > 128 * 32 * config.warps:
+    if accumulators > (64 if problem.wide else 128) * 32 * config.warps:  # offsets of 64 bits take registers, too
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
     return _fits_shared_memory(config, problem, device)
 
@@ -166,7 +166,7 @@ def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | No
     smallest = min(config.block_m, config.block_n, config.block_k)
     if config.block_m < problem.ci or config.block_n < columns or smallest < SMALLEST_DOT:
         return f"{config.block_m}x{config.block_n} does not hold {problem.ci} input channels by {columns} columns"
-    if config.block_m * config.block_n > 64 * 32 * config.warps:
+    if config.block_m * config.block_n > (32 if problem.wide else 64) * 32 * config.warps:
         return f"an accumulator of {config.block_m}x{config.block_n} leaves {config.warps} warps without registers"
     return _fits_shared_memory(config, problem, device)
 

@@ -33,7 +33,7 @@ def described(x, n, td, th, tw, dd, dh, dw, c, XD, x_w, AXIS_D: tl.constexpr, AX
     if FORM == "rows":
         tile = x.load([tw, c])
     elif FORM == "box":
-        tile = x.load([n, td + dd, th + dh, tw + dw, c])
+        tile = x.load([n, (td + dd).to(tl.int32), (th + dh).to(tl.int32), (tw + dw).to(tl.int32), c])
     else:
         SH: tl.constexpr = AXIS_H[IN_STEP]
         SW: tl.constexpr = AXIS_W[IN_STEP]
@@ -87,8 +87,8 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
                     xt = tl.where(weight_guard(AXIS_W, first_w, jw, q % SPLIT)[None, :], xt, 0.0)
                 xt = xt.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
         else:
-            xt = described(x, n, td, th, tw, dd, dh, dw, group * RED + c0, XD, x_w, AXIS_D, AXIS_H, AXIS_W, FORM,
-                           BLOCK_N, BLOCK_K)
+            c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits
+            xt = described(x, n, td, th, tw, dd, dh, dw, c, XD, x_w, AXIS_D, AXIS_H, AXIS_W, FORM, BLOCK_N, BLOCK_K)
         kd, kh, kw = first_d + jd * AXIS_D[TAP_STEP], first_h + jh * AXIS_H[TAP_STEP], first_w + jw * AXIS_W[TAP_STEP]
         w_shift = tl.multiple_of(((kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw) * w_tap + c0 * w_red, W_RUN)
         w_mask = tl.full((BLOCK_M, 1), True, tl.int1)
