@@ -24,7 +24,6 @@ if __name__ == "__main__":
 
     import stub_driver
     from triton_conv3dt import case, launch, operands, search
-    from triton_conv3dt.binding import bind
     from triton_conv3dt.measuring.precompile import Compilers
 
     device = launch.devices.Device.named("nvidia_h200")
@@ -38,5 +37,5 @@ if __name__ == "__main__":
     driver.set_active(stub_driver.StubDriver())
     for problem, config in todo:
         given = operands.normals(problem, "cpu")
-        launch.run(bind(launch.plan(problem, device, config)), given.x, given.w, given.y, given.b)
+        launch.run(launch.bind(launch.plan(problem, device, config)), given.x, given.w, given.y, given.b)
     print(json.dumps(dict(answers=answers, ahead=len(before), later=sorted(path.stem for path in compiled() - before))))

@@ -9,7 +9,7 @@ import triton.language as tl
 from cases import CORPUS
 from layouts import RedZone
 from test_kernels import check, use
-from triton_conv3dt import launch, lowering
+from triton_conv3dt import binding, lowering
 from triton_conv3dt.config import Config
 from triton_conv3dt.kernels import gather, reduce
 
@@ -42,10 +42,14 @@ def constant(place, change):
 
 
 def strides(change):
-    """A fault in the strides of a launch: x [5], w (row, reduction, tap, group), y [5], residual [5]."""
+    """A fault in the strides of a product: x [5], w (row, reduction, tap, group), y [5], residual [5]."""
     def install(patch):
-        right = launch._gather_strides
-        patch.setattr(launch, "_gather_strides", lambda *args: change(right(*args)))
+        right = binding.numbers_of
+
+        def wrong(launch, tensors):
+            numbers, sizes = right(launch, tensors), len(launch.sizes)
+            return (*numbers[:sizes], *change(numbers[sizes:])) if launch.kernel == "gather" else numbers
+        patch.setattr(binding, "numbers_of", wrong)
     return install
 
 
@@ -64,13 +68,11 @@ def rows_of_boxes_too_long(patch):
 
 
 def kernel(name, fault):
-    return lambda patch: patch.setitem(launch.load(), name, fault)
+    return lambda patch: patch.setitem(binding.load(), name, fault)
 
 
 def parts_in_half(patch):
-    right = torch.empty
-    patch.setattr(torch, "empty", lambda *args, **kwargs: right(*args, **kwargs | (
-        {"dtype": torch.float16} if kwargs.get("dtype") == torch.float32 else {})))
+    patch.setitem(binding.DTYPES, "float32", torch.float16)
 
 
 IN_STEP, TAPS, OFFSET, DILATION, GUARD, EDGE, HALO = 2, 6, 8, 12, 15, 16, 17  # as kernels/pieces.py names them

@@ -12,7 +12,7 @@ from test_backward import small
 from tolerances import assert_exact
 
 import triton_conv3dt as t3
-from triton_conv3dt import binding, device, launch, operands, reference, search
+from triton_conv3dt import device, launch, operands, reference, search
 from triton_conv3dt.problem import BACKWARD, DIRECTIONS, Problem
 
 pytestmark = pytest.mark.gpu
@@ -102,7 +102,7 @@ def test_sensible_configs_at_real_sizes(name, dtype, direction):
     for config in search.sensible(problem, device.current()):
         zone = operands.red_zone(problem, "cuda")
         tensors = dict(x=given.x, w=given.w, y=given.y) | {operands.written(problem): zone.view}
-        record = binding.bind(launch.plan(problem, device.current(), config))
+        record = launch.bind(launch.plan(problem, device.current(), config))
         launch.run(record, **tensors, b=given.b, residual=given.residual)
         zone.check(truth, operands.ulps(problem))
 

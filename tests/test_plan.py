@@ -43,7 +43,7 @@ def test_default_fits_all_layers(name, dtype):
 
 def assert_says_what_runs(p):
     """One step per launch, and each in the text."""
-    copies, packs = lowering.copies(p.problem, p.config), lowering.packs(p.problem, p.config)
+    copies, packs = p.config.copy, lowering.packs(p.problem, p.config)
     assert any(step.startswith("copy x") for step in p.steps) == copies
     assert any(step.startswith("pack the weight") for step in p.steps) == packs
     sums = p.problem.direction == "grad_weight" and any(step.startswith("sum_parts") for step in p.steps)
@@ -72,7 +72,7 @@ def test_one_launch_for_kernel_2_stride_2(layout, w_minor):
     ("channels_last", "tap", False, True), ("channels_last", "co", False, False)))
 def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
     p = plan(Problem.of_layer(**LAYER | dict(kernel=4, padding=1), layout=layout, w_minor=w_minor), H200)
-    assert (lowering.copies(p.problem, p.config), lowering.packs(p.problem, p.config)) == (copies, packs)
+    assert (p.config.copy, lowering.packs(p.problem, p.config)) == (copies, packs)
     assert_says_what_runs(p)
 
 

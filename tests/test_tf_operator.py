@@ -8,7 +8,8 @@ import torch
 
 from tf_cases import assert_recorded, convolved, decoded, draw, error_of, of_kind, truth
 from tolerances import assert_exact
-from triton_conv3dt import launch
+from triton_conv3dt import binding, launch
+from triton_conv3dt.launches import PRODUCTS
 from triton_conv3dt.tf import conv3d_transpose
 
 CASES = of_kind("op")
@@ -133,12 +134,13 @@ def test_same_is_not_pytorchs_padding_1_output_padding_1():
 
 @pytest.fixture
 def launches(monkeypatch):
-    """(name, data_ptr of the weight) of each forward launch, and of each launch that packs a weight."""
+    """Each forward with where its operands lie, and each launch of another kernel than a product."""
     found = []
-    forward, pack, contiguous = launch.forward, launch._pack, torch.Tensor.contiguous
+    forward, one, contiguous = launch.forward, binding.Record.launch, torch.Tensor.contiguous
     monkeypatch.setattr(launch, "forward", lambda x, w, *rest, **k: found.append(
         ("forward", x.data_ptr(), w.data_ptr())) or forward(x, w, *rest, **k))
-    monkeypatch.setattr(launch, "_pack", lambda w: found.append(("pack",)) or pack(w))
+    monkeypatch.setattr(binding.Record, "launch", lambda record, *args: (
+        record.given.kernel in PRODUCTS or found.append((record.given.kernel,))) and None or one(record, *args))
 
     def watched(t, *args, **kwargs):
         result = contiguous(t, *args, **kwargs)

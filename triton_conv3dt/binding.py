@@ -1,57 +1,96 @@
-"""A plan made ready to launch: the kernel, its grid, and every constant that specialises it.
+"""Launches made ready: kernels found, types and activations looked up, strides taken from the tensors of the first call.
 
-The first launch goes through Triton's jit function, which compiles; later ones call the compiled kernel, ten times
-cheaper. A record serves calls of the same shapes, strides and alignments alone, so nothing is specialised again.
+The first launch of a kernel goes through Triton's jit function, which compiles; later ones call the compiled kernel, ten
+times cheaper. What is bound serves calls of the same shapes, strides and alignments alone, so nothing is specialised again.
 """
 
 import functools
-from math import gcd, prod
+import os
+from operator import itemgetter
 
 import torch
 
-from . import config as configs
 from . import lowering
-from .geometry import ceil_div, power_of_two_divisor
-
+from .launches import Launch, Schedule
+from .tensors import even_step, weight_strides
 
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@functools.lru_cache(maxsize=None)
+def interpreting() -> bool:
+    """Kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+class Call:
+    """A schedule bound to its kernels: run(tensors) launches everything on the current stream.
+
+    plan: what it was made for, where there is one. result: what a caller wants to remember beside it.
+    """
+
+    def __init__(self, schedule: Schedule, plan=None):
+        names = (*schedule.operands, *(w.name for w in schedule.workspaces), None)
+        self.schedule, self.plan, self.result = schedule, plan, None
+        self.records = [Record(launch, names) for launch in schedule.launches]
+
+    def run(self, tensors: tuple) -> None:
+        """tensors: the schedule's operands in their order, None for one that is absent. Nothing is checked."""
+        like = tensors[0]
+        tensors += *(_allocate(w, like) for w in self.schedule.workspaces), None
+        index = like.device.index or 0
+        if like.is_cuda and torch.cuda.current_device() != index:
+            with torch.cuda.device(index):
+                return self._launch(index, tensors)
+        self._launch(index, tensors)
+
+    def _launch(self, index: int, tensors: tuple) -> None:
+        for record in self.records:
+            record.launch(index, tensors)
 
 
 class Record:
-    """A plan bound to its kernel: everything of a launch but the tensors."""
+    """One launch of a call: its kernel, compiled by the first launch, and everything but the tensors."""
 
-    def __init__(self, plan, kernel, sizes, constants, options):
-        self.plan, self.kernel, self.sizes, self.constants, self.options = plan, kernel, sizes, constants, options
-        self.grid = lowering.grid(plan.problem, plan.config)
-        self.copies, self.packs = lowering.copies(plan.problem, plan.config), lowering.packs(plan.problem, plan.config)
-        self.compiled = self.arguments = self.get_stream = self.result = None
-        self.describe: Descriptor | None = None  # made by the first launch, which knows the strides
+    def __init__(self, launch: Launch, names: tuple):
+        self.kernel, self.grid, self.given = kernel(launch), launch.grid, launch
+        self.pick = itemgetter(*(names.index(name) for name in launch.tensors))
+        self.compiled = self.arguments = self.get_stream = self.describe = None
 
-    def launch(self, index: int | None, tensors: tuple, strides) -> None:
-        """Launch on the current stream of CUDA device `index`. strides are looked at by the first launch alone."""
-        compiled = self.compiled
+    def launch(self, index: int, tensors: tuple) -> None:
+        """Launch on the current stream of CUDA device `index`. tensors: all that the call has."""
+        compiled, tensors = self.compiled, self.pick(tensors)
         if compiled is None:
-            self._first(tensors, strides)
-        else:
-            compiled.run(*self.grid, self.get_stream(index or 0), compiled.function, compiled.packed_metadata, None,
-                         None, None, *tensors, *self.arguments)
+            self._first(tensors)
+            return
+        if self.describe is not None:
+            tensors = self.describe(tensors[0]), *tensors[1:]
+        compiled.run(*self.grid, self.get_stream(index), compiled.function, compiled.packed_metadata, None, None, None,
+                     *tensors, *self.arguments)
 
-    def _first(self, tensors, strides) -> None:
-        compiled = self.kernel[self.grid](*tensors, *self.sizes, *strides, **self.constants, **self.options)
+    def _first(self, tensors: tuple) -> None:
+        numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
+        if self.given.described is not None:
+            self.describe = Descriptor(self.given, tensors[0])
+            tensors = self.describe(tensors[0]), *tensors[1:]
+        compiled = self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given))
         if hasattr(compiled, "packed_metadata"):  # the interpreter compiles nothing
             from triton.runtime import driver
 
-            names = self.kernel.arg_names[len(tensors) + len(self.sizes) + len(strides):]
-            self.arguments = (*self.sizes, *strides, *(self.constants[name] for name in names))
+            names = self.kernel.arg_names[len(tensors) + len(numbers):]
+            self.arguments = (*numbers, *(constants[name] for name in names))
             self.get_stream, self.compiled = driver.active.get_current_stream, compiled
 
 
 class Descriptor:
     """Makes tensor descriptors that differ only in their tensor: the first is checked by Triton, the others are like it."""
 
-    def __init__(self, tensor, shape, strides, block):
+    def __init__(self, launch: Launch, tensor):
         self.kind = load()["descriptor"]
-        self.fields = vars(self.kind(tensor, shape, strides, block)) | {"base": None}
+        rounding = {"round_f32_to_tf32": True} if launch.constants["ROUND_X"] and descriptors_round() else {}
+        shape, strides, block = lowering.described(*launch.described, even_step(tensor))
+        self.fields = vars(self.kind(tensor, shape, strides, block, **rounding)) | {"base": None}
 
     def __call__(self, tensor):
         described = object.__new__(self.kind)
@@ -60,69 +99,77 @@ class Descriptor:
         return described
 
 
-def bind(plan) -> Record:
-    """The launch of a plan's main kernel: grid, run-time sizes, and what specialises it."""
-    p, c, kernels = plan.problem, plan.config, load()
-    axis_d, axis_h, axis_w = lowering.axis_constants(p, c)
-    options = dict(num_warps=c.warps, num_stages=c.stages, **FUSION)
-    limit, x_run, y_run = 16 // p.item, p.x_run, p.y_run
-    accumulator = kernels[torch.float64 if p.dtype == "float64" else torch.float32]
-    shared = dict(AXIS_D=axis_d, AXIS_H=axis_h, AXIS_W=axis_w, ACC=accumulator,
-                  INDEX=kernels["int64" if p.wide else "int32"])
-    td, th, tw = lowering.steps(p, c)
-    places = p.n * td * th * tw
-    if c.path == "onepass":
-        activation = p.epilogue.activation
-        last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
-        a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
-        constants = dict(zip(("SD", "SH", "SW"), p.stride)) | dict(
-            CI=p.ci, CO=p.co, Z_LAST=z_last, Z_RUN=lowering.split_run(p), X_LAST=last,
-            X_RUN=p.x_run if last else gcd(p.x_run, p.in_size[2]), O_LAST=z_last,  # dx is laid out as dy is
-            O_RUN=power_of_two_divisor(p.ci if z_last else p.in_size[2], limit),
-            DERIVATIVE=kernels["activations"][activation.name][1] if activation else None, A=a, B=b, BLOCK_M=c.block_m,
-            BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, ACC=accumulator,
-            INDEX=kernels["int64" if p.wide else "int32"])
-        return Record(plan, kernels["backward"], (places, td, th, tw), constants, options)
-    if p.direction == "grad_weight":
-        block = c.block_k if c.dense else c.block_n
-        share = block * ceil_div(places, block * c.shares)
-        shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last",
-                       Z_LAST=p.y_layout == "channels_last",
-                       X_RUN=x_run if p.x_layout == "channels_last" else gcd(x_run, tw),
-                       Z_RUN=lowering.gathered_run(p, c, p.y_layout, y_run))
-        if c.dense:
-            shared |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-                           STAGES=c.stages, PRECISION=p.precision)
+def _allocate(w, like):
+    """The memory of a workspace."""
+    dtype = DTYPES[w.dtype] if w.dtype else like.dtype
+    memory = torch.empty_strided(w.shape, w.strides, dtype=dtype, device=like.device)
+    return memory.zero_() if w.zeroed else memory
+
+
+# What a launch hands to Triton's jit function.
+
+def kernel(launch: Launch):
+    """The jit function of a launch."""
+    return load()[launch.kernel]
+
+
+def numbers_of(launch: Launch, tensors: tuple) -> tuple[int, ...]:
+    """The integers after the tensors: sizes, and the strides of these tensors."""
+    named, found = dict(zip(launch.tensors, tensors)), list(launch.sizes)
+    for what in launch.strides:
+        if isinstance(what, str):
+            found.extend(named[what].stride())
+        elif isinstance(what[0], str):
+            name, selection, *rest = what
+            found.extend(SELECTIONS[selection](named[name], *rest))
         else:
-            shared |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
-        name = "grad_weight" if c.dense else "grad_weight_direct"
-        return Record(plan, kernels[name], (places, share, td, th, tw, *p.out_size), shared, options)
-    forward = p.direction == "forward"
-    x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
-    x_run, y_run = (x_run, y_run) if forward else (y_run, x_run)
-    if lowering.copies(p, c):
-        x_layout, x_run = "channels_last", power_of_two_divisor(p.ci, limit)
-    rows, red = configs.rows_and_reduction(p)
-    activation = p.epilogue.activation
-    value = kernels["activations"][activation.name][0] if activation else None
-    a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
-    shared |= dict(ROWS=rows, RED=red, JOIN=configs.join_factor(p, c.merge), X_LAST=x_layout == "channels_last",
-                   X_RUN=lowering.gathered_run(p, c, x_layout, x_run), Y_LAST=y_layout == "channels_last",
-                   Y_RUN=lowering.written_run(p, c, y_layout, y_run), ACTIVATION=value, A=a, B=b)
-    if c.dense:
-        minor = "co" if lowering.packs(p, c) else p.w_minor
-        w_align = power_of_two_divisor(p.co_group, limit) if lowering.packs(p, c) else \
-            p.w_alignment or power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}[minor], limit)
-        role = {"tap": "tap", "co": "row" if forward else "red", "ci": "red" if forward else "row"}[minor]
-        shared |= dict(SPLIT=configs.split_factor(p), FORM=lowering.form(p, c), BOX=c.box if any(c.box) else None,
-                       PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role,
-                       W_RUN=lowering.weight_run(p, c, minor, w_align), BLOCK_M=c.block_m, BLOCK_N=c.block_n,
-                       BLOCK_K=c.block_k, STAGES=c.stages, PRECISION=p.precision)
-    else:
-        shared |= dict(GROUPS=p.groups, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
-    source, target = (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
-    kernel = kernels["gather" if c.dense else "direct"]
-    return Record(plan, kernel, (places, td, th, tw, *source, *target), shared, options)
+            found.extend(what)
+    return tuple(found)
+
+
+def constants_of(launch: Launch) -> dict[str, object]:
+    """What specialises the kernel, its types and functions looked up."""
+    kernels, found = load(), dict(launch.constants)
+    found |= {name: kernels[found[name]] for name in ("ACC", "INDEX") if name in found}
+    for place, name in enumerate(("ACTIVATION", "DERIVATIVE")):
+        if found.get(name) is not None:
+            found[name] = kernels["activations"][found[name]][place]
+    if interpreting():  # its products are of fp32, and it knows no assembly
+        found |= dict.fromkeys((name for name in found if name.startswith("ROUND")), False)
+    elif launch.described is not None and descriptors_round():
+        found["ROUND_X"] = False
+    return found
+
+
+def options_of(launch: Launch) -> dict[str, object]:
+    """How the kernel is compiled."""
+    return dict(num_warps=launch.warps, num_stages=launch.stages, **FUSION)
+
+
+def _of_rows(w, ci_group: int):
+    """(row, reduction, tap, group) strides of a weight whose rows are output channels."""
+    ci, co, tap = weight_strides(w)
+    return co, ci, tap, ci_group * ci
+
+
+def _of_sums(w, ci_group: int):
+    """The same where output channels are what is summed over."""
+    ci, co, tap = weight_strides(w)
+    return ci, co, tap, ci_group * ci
+
+
+def _described(x):
+    """The strides of a tensor with one step between all its places, which stands for the last of them."""
+    return *x.stride()[:4], even_step(x)
+
+
+SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "described": _described}
+
+
+@functools.lru_cache(maxsize=None)
+def descriptors_round() -> bool:
+    """Tensor descriptors can round fp32 to tf32 on the way: since Triton 3.7."""
+    return hasattr(load()["descriptor"], "round_f32_to_tf32")
 
 
 @functools.lru_cache(maxsize=None)
@@ -137,6 +184,6 @@ def load() -> dict:
         "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
         "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight.grad_weight_direct,
         "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
-        "pack": reduce.pack, "activations": activations.KERNELS, "descriptor": TensorDescriptor,
-        torch.float32: tl.float32, torch.float64: tl.float64, "int32": tl.int32, "int64": tl.int64,
+        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "activations": activations.KERNELS,
+        "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,
     }

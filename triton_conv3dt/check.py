@@ -52,7 +52,6 @@ class Checker:
         import torch
 
         from . import device, launch, operands
-        from .binding import bind
 
         target = device.Device.named("nvidia_h200") if self._where == "cpu" else device.current()
         given, zone = operands.integers(problem, self._where), operands.red_zone(problem, self._where)
@@ -60,7 +59,7 @@ class Checker:
         # In fp32 the truth of a smooth activation would lose digits.
         truth = operands.exact(problem, given, torch.float64 if ulps else None)
         tensors = {name: _among_nan(getattr(given, name)) for name in ("x", "w", "y", "b", "residual")}
-        launch.run(bind(launch.plan(problem, target)), **tensors | {operands.written(problem): zone.view})
+        launch.run(launch.bind(launch.plan(problem, target)), **tensors | {operands.written(problem): zone.view})
         zone.check(truth, ulps)
 
 

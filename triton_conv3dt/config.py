@@ -23,7 +23,7 @@ class Config:
     direct: block_m channels by block_n positions, without tensor cores.
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    merge: which axes have their phases among the rows. shares: programs that share a reduction over positions.
+    copy: a channels-first x is copied to channels_last first. merge: which axes have their phases among the rows. shares: programs that share a reduction over positions.
     """
 
     path: str
@@ -35,6 +35,7 @@ class Config:
     merge: tuple[bool, bool, bool] = (False, False, False)
     shares: int = 1
     box: tuple[int, int, int] = (0, 0, 0)
+    copy: bool = False
 
     @property
     def dense(self) -> bool:
@@ -46,6 +47,7 @@ class Config:
                  f"{self.warps} warps", f"{self.stages} stages"]
         if any(self.box):
             words.append(f"boxes of {'x'.join(map(str, self.box))}")
+        words += ["x copied to channels_last"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
@@ -79,8 +81,8 @@ def copyable(problem: Problem) -> bool:
     """A channels-first x whose taps shift along w by single elements: a copy in channels_last is read 16 bytes at a time."""
     axis = problem.axes[2]
     shifted = len(axis.reads) > 1 or axis.padding % axis.stride > 0
-    return (shifted and problem.direction == "forward" and problem.x_layout == "channels_first" and problem.item == 2
-            and problem.ci_group % 8 == 0)
+    return (shifted and problem.direction == "forward" and problem.x_layout == "channels_first"
+            and problem.ci_group * problem.item % 16 == 0)
 
 
 def rows_and_reduction(problem: Problem) -> tuple[int, int]:
@@ -123,6 +125,9 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"path {config.path!r} does not compute {problem.direction}"
     if any(config.box) and config.path != "descriptor":
         return f"path {config.path!r} has no boxes, received {config.box}"
+    if config.copy and not (config.dense and copyable(problem)):
+        return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w, with channels "
+                "that are a multiple of 16 bytes")
     if config.path == "onepass":
         return _fits_one_pass(config, problem, device)
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
@@ -159,6 +164,8 @@ def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | No
     if not device.warpgroups:
         return (f"tensor cores of {device.name} take operands by registers, and those of two products do not fit beside "
                 "a sum")
+    if problem.w_minor == "scattered":
+        return "one pass reads a weight with one stride from tap to tap"
     width = problem.stride[2]
     if problem.y_layout == "channels_first" and width & (width - 1):
         return f"{width} phases along w cannot be split: not a power of two"
@@ -183,14 +190,12 @@ def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | 
         return f"{device.name} has no engine for tensor descriptors: capability 9.0 and later do"
     if problem.direction == "grad_weight":
         return "the weight gradient has no descriptor form; use the gather path"
-    copied = copyable(problem)
+    copied = config.copy
     forward = problem.direction == "forward"
     layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
     channels = problem.ci if forward else problem.co
     if not copied and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
         return "a descriptor reads channels_last tensors with one stride for all places and 16-byte alignment"
-    if copied and channels * problem.item % 16:
-        return f"{channels} channels are not a multiple of 16 bytes"
     reduction = rows_and_reduction(problem)[1]
     strided = not forward and problem.stride != (1, 1, 1)
     if (strided or problem.groups > 1) and reduction % config.block_k:

@@ -1,11 +1,12 @@
-"""Compile the kernel of a plan for its device, present or not. Triton brings the assembler; no GPU is needed."""
+"""Compile the kernels of a plan for its device, present or not. Triton brings the assembler; no GPU is needed."""
 
 import torch
 
-from . import launch, lowering, tensors
-from .binding import Descriptor, Record, bind
+from . import binding, launch, tensors
+from .launches import Launch
+from .lowering import dense_strides
 from .plan import Plan
-from .problem import BACKWARD, Problem
+from .problem import Problem
 
 DTYPES = {name: dtype for dtype, name in tensors.DTYPES.items()}
 
@@ -19,6 +20,11 @@ def compile_plan(plan: Plan):
     Raises:
         RuntimeError: TRITON_INTERPRET is set; kernels are then Python functions and nothing can be compiled.
     """
+    return compile_launch(plan, plan.schedule.main)
+
+
+def compile_launch(plan: Plan, one: Launch):
+    """One launch of a plan, compiled as compile_plan does."""
     if launch.interpreting():
         raise RuntimeError("TRITON_INTERPRET is set, so kernels are interpreted and cannot be compiled; unset it "
                            "before triton is imported, in a new process")
@@ -27,56 +33,37 @@ def compile_plan(plan: Plan):
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
-    record = bind(plan)
-    kernel, given = record.kernel, record.constants | record.options
+    kernel, given = binding.kernel(one), binding.constants_of(one) | binding.options_of(one)
     target = GPUTarget("cuda", plan.device.arch, 32)
     backend = make_backend(target)
     # The launcher's own specialisation: what is 1, divisible by 16 or None is decided by Triton, not repeated here.
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
-    bound, specialization, options = binder(*_arguments(record), **given)
+    bound, specialization, options = binder(*_arguments(plan, one), **given)
     options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=target, options=options.__dict__)
 
 
-def _arguments(record: Record) -> tuple:
-    """What launch.py passes, with tensors that have no storage: dense, in the problem's layouts."""
-    p = record.plan.problem
-    x = _meta((p.n, p.ci, *p.in_size), p.dtype, p.x_layout)
-    y = _meta((p.n, p.co, *p.out_size), p.dtype, p.y_layout)
-    if p.direction == "grad_weight":
-        accumulator = "float64" if p.dtype == "float64" else "float32"
-        parts = _meta((record.plan.config.shares, p.ci, p.taps, p.co_group), accumulator)
-        return x, y, parts, *record.sizes, *x.stride(), *y.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))
-    if p.direction == BACKWARD:
-        w, strides = _weight(p, packed=False)
-        shares = record.plan.config.shares
-        residues = p.taps if p.y_layout == "channels_last" else p.stride[0] * p.stride[1]
-        parts, sums = _meta((shares, p.ci, p.taps, p.co), "float32"), _meta((shares, residues, p.co), "float32")
-        return (y, x, w, y if p.epilogue.activation else None, x, parts, sums if p.epilogue.bias else None, *record.sizes,
-                *y.stride(), *x.stride(), *x.stride(), *strides, *(parts.stride(i) for i in (0, 1, 3, 2)))
-    source, target = (x, y) if p.direction == "forward" else (y, x)
-    if record.copies:
-        source = source.contiguous(memory_format=torch.channels_last_3d)
-    w, (ci, co, tap) = _weight(p, packed=record.packs)
-    row, red = (co, ci) if p.direction == "forward" else (ci, co)
-    extra = target if p.epilogue.residual else None
-    strides = source.stride()
-    if record.plan.config.path == "descriptor":
-        source = Descriptor(source, *lowering.described(p, record.plan.config, source.shape[1]))(source)
-    return (source, w, target, w.new_empty(p.co) if p.epilogue.bias else None, extra,
-            target if p.epilogue.keep_pre else None, *record.sizes, *strides, row, red, tap, p.ci_group * ci,
-            *target.stride(), *(extra.stride() if p.epilogue.residual else (0,) * 5))
+def _arguments(plan: Plan, one: Launch) -> tuple:
+    """What a launch is given, with tensors that have no storage: dense, in the problem's layouts."""
+    named = _operands(plan.problem) | {w.name: _meta(w.shape, w.strides, w.dtype or plan.problem.dtype)
+                                       for w in plan.schedule.workspaces}
+    found = tuple(None if name is None else named[name] for name in one.tensors)
+    numbers = binding.numbers_of(one, found)
+    if one.described is not None:
+        found = binding.Descriptor(one, found[0])(found[0]), *found[1:]
+    return *found, *numbers
 
 
-def _weight(p: Problem, packed: bool):
-    """A weight and its (ci, co, tap) strides."""
-    order = "co" if packed else p.w_minor
-    ci, co, taps = p.ci, p.co_group, p.taps
-    strides = {"co": (taps * co, 1, co), "ci": (1, ci, ci * co)}.get(order, (co * taps, taps, 1))
-    return torch.empty_strided((ci, co, taps), strides, dtype=DTYPES[p.dtype], device="meta"), strides
+def _operands(p: Problem) -> dict[str, torch.Tensor]:
+    """Every tensor that a launch of a problem may be given, by name."""
+    x_size, w_size, y_size = (p.n, p.ci, *p.in_size), (p.ci, p.co_group, *p.kernel), (p.n, p.co, *p.out_size)
+    x, y = _meta(x_size, dense_strides(x_size, p.x_layout), p.dtype), _meta(y_size, dense_strides(y_size, p.y_layout), p.dtype)
+    order = {"co": "channels_last", "ci": "ci"}.get(p.w_minor, "channels_first")
+    w, b = _meta(w_size, dense_strides(w_size, order), p.dtype), _meta((p.co,), (1,), p.dtype)
+    return dict(x=x, y=y, w=w, b=b, residual=y, pre=y, saved=y, dw=w, db=b,
+                dx=_meta(x_size, dense_strides(x_size, p.y_layout), p.dtype))
 
 
-def _meta(size: tuple[int, ...], dtype: str, layout: str = "channels_first") -> torch.Tensor:
-    memory_format = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
-    return torch.empty(size, dtype=DTYPES[dtype], device="meta", memory_format=memory_format)
+def _meta(size: tuple[int, ...], stride: tuple[int, ...], dtype: str) -> torch.Tensor:
+    return torch.empty_strided(size, stride, dtype=DTYPES[dtype], device="meta")

@@ -5,28 +5,16 @@ function returns without a synchronisation and allocates through torch alone.
 """
 
 import functools
-import os
-from contextlib import nullcontext
-from math import prod
 
 import torch
 
 from . import device as devices
-from . import lowering, search
-from .binding import FUSION, Descriptor, Record, bind, load
+from . import launches, search
+from .binding import Call, interpreting
 from .device import Device
-from .geometry import ceil_div
 from .plan import plan
 from .problem import BACKWARD, Epilogue
-from .tensors import DTYPES, empty, even_step, extent, layout_of, memory_format, problem_of, weight_strides
-
-BLOCK = 1024  # elements per program of an elementwise launch
-
-
-@functools.lru_cache(maxsize=None)
-def interpreting() -> bool:
-    """Kernels run in Triton's interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+from .tensors import DTYPES, empty, extent, layout_of, memory_format, problem_of
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
@@ -72,18 +60,18 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
     if records is None:
         records = _records
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
-    record = records.get(key)
-    if record is None:
+    call = records.get(key)
+    if call is None:
         y = empty((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
         if y.numel() == 0:
             return y, torch.empty_like(y) if keep_pre else None
         epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
-        record = _bind("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual)
-        _remember(records, key, record)
-        record.result = y.shape, y.stride()
-    y = x.new_empty_strided(*record.result) if out is None else out
+        call = _remember(records, key, bind(plan(
+            problem_of("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual), _device(x))))
+        call.result = y.shape, y.stride()
+    y = x.new_empty_strided(*call.result) if out is None else out
     pre = torch.empty_like(y) if keep_pre else None
-    _gather(record, x, w, y, b, residual, pre)
+    call.run((x, w, y, b, residual, pre))
     return y, pre
 
 
@@ -93,8 +81,7 @@ def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
     if dz.numel() == 0 or w.numel() == 0:
         return dx.zero_()
     if dx.numel():
-        record = _record("grad_input", dx, w, dz, stride, padding, dilation, groups, precision)
-        _gather(record, dz, w, dx, None, None, None)
+        _gradient("grad_input", dx, w, dz, stride, padding, dilation, groups, precision).run((dx, w, dz))
     return dx
 
 
@@ -104,54 +91,22 @@ def grad_weight(x, dz, *, kernel, strides, stride, padding, dilation, groups, pr
     if x.numel() == 0 or dz.numel() == 0:
         return dw.zero_()
     if dw.numel():
-        record = _record("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision)
-        _grad_weight(record, x, dz, dw)
+        _gradient("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision).run((x, dw, dz))
     return dw
 
 
-def run(record: Record, x, w, y, b=None, residual=None) -> None:
-    """Every launch of a bound plan (binding.bind) on the layer's tensors, gradients in the places of what they are of.
+def bind(plan) -> Call:
+    """A plan that can be run."""
+    return Call(plan.schedule, plan)
+
+
+def run(call: Call, x, w, y, b=None, residual=None) -> None:
+    """Every launch of a bound plan on the layer's tensors, gradients in the places of what they are of.
 
     Written is y forward, x by the input gradient and w by the weight gradient. The tensors must be those of the plan's
     problem: nothing is checked. This is how a config is tried without becoming what calls of that shape use.
     """
-    direction = record.plan.problem.direction
-    if direction == "forward":
-        _gather(record, x, w, y, b, residual, None)
-    elif direction == "grad_input":
-        _gather(record, y, w, x, None, None, None)
-    else:
-        _grad_weight(record, x, y, w)
-
-
-def _grad_weight(record: Record, x, dz, dw) -> None:
-    problem, shares = record.plan.problem, record.plan.config.shares
-    taps, co = problem.taps, problem.co_group
-    accumulator = torch.float64 if x.dtype is torch.float64 else torch.float32
-    # Where dz is split, a tap that meets no place has no program, so parts start at zero.
-    allocate = torch.zeros if record.constants.get("SPLIT", 1) > 1 else torch.empty
-    parts = allocate((shares, x.shape[1], taps, co), dtype=accumulator, device=x.device)
-    with _on(x):
-        record.launch(x.device.index, (x, dz, parts),
-                      (*x.stride(), *dz.stride(), *(parts.stride(i) for i in (0, 1, 3, 2))))
-        _sum_weights(parts, dw)
-
-
-def _sum_weights(parts, dw) -> None:
-    """dw = the shares parts [shares, ci, tap, co], added in order."""
-    shares, _, taps, co = parts.shape
-    strides, size = weight_strides(dw, packed=False), parts[0].numel()
-    target = dw if strides else torch.empty(dw.shape, dtype=dw.dtype, device=dw.device)
-    load()["sum_parts"][(ceil_div(size, BLOCK),)](
-        parts, target, size, shares, co, taps, *(strides or weight_strides(target, packed=False)), BLOCK=BLOCK, **FUSION)
-    if target is not dw:
-        dw.copy_(target)
-
-
-def _sum_biases(parts, db) -> None:
-    """db = the shares parts [shares, co], added in order."""
-    shares, co = parts.shape
-    load()["sum_parts"][(ceil_div(co, BLOCK),)](parts, db, co, shares, co, 1, 0, 1, 0, BLOCK=BLOCK, **FUSION)
+    call.run((x, w, y, b, residual, None)[:len(call.schedule.operands)])
 
 
 def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
@@ -173,52 +128,37 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
     as the separate products find it."""
     key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
            w.stride(), w.data_ptr() % 16, x.dtype, x.device, padding, dilation, groups, activation, bias,
-           saved is None or saved.data_ptr() % 16)
-    record = _records.get(key, key)
-    if record is key:
-        epilogue = Epilogue(bias, activation=activation)
-        problem = problem_of(BACKWARD, x, w, dy, epilogue, stride, padding, dilation, groups, precision)
+           saved is None or saved.data_ptr() % 16, w_strides)
+    call = _records.get(key, key)
+    if call is key:
+        problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation,
+                             groups, precision)
         device, like = _device(x), empty(x.shape, dy if saved is None else saved)
-        possible = x.numel() and weight_strides(w, packed=False) and problem.y_layout == layout_of(like)
+        possible = x.numel() and problem.y_layout == layout_of(like)
         config = search.one_pass(problem, device) if possible else None
-        record = _remember(_records, key, config and bind(plan(problem, device, config)))
-    if record is None:
+        call = _remember(_records, key, config and bind(plan(problem, device, config)))
+    if call is None:
         return None
-    shares, taps, co = record.plan.config.shares, record.plan.problem.taps, dy.shape[1]
-    residues = taps if record.constants["Z_LAST"] else stride[0] * stride[1]
     dx, dw = empty(x.shape, dy if saved is None else saved), w.new_empty_strided(w.shape, w_strides)
-    parts = torch.empty((shares, x.shape[1], taps, co), dtype=torch.float32, device=x.device)
-    sums = torch.empty((shares * residues, co), dtype=torch.float32, device=x.device) if bias else None
-    db = torch.empty(co, dtype=x.dtype, device=x.device) if bias else None
-    with _on(x):
-        record.launch(x.device.index, (dy, x, w, saved, dx, parts, sums),
-                      (*dy.stride(), *x.stride(), *dx.stride(), *weight_strides(w, packed=False),
-                       *(parts.stride(i) for i in (0, 1, 3, 2))))
-        _sum_weights(parts, dw)
-        if bias:
-            _sum_biases(sums, db)
+    db = dy.new_empty((dy.shape[1],)) if bias else None
+    call.run((dy, x, w, saved, dx, dw, db))
     return dx, dw, db
 
 
 def grad_bias(dz):
     """db [CO], the sum of dz over all places."""
-    n, co, *sizes = dz.shape
-    db = torch.empty(co, dtype=dz.dtype, device=dz.device)
+    db = dz.new_empty((dz.shape[1],))
     if dz.numel() == 0:
         return db.zero_()
-    places, accumulator = n * prod(sizes), torch.float64 if dz.dtype is torch.float64 else torch.float32
-    block_c, block_p = (32, 64) if dz.stride(1) == 1 else (1, 1024)
-    if interpreting():
-        block_p = min(block_p, 64)
-    share = block_p * ceil_div(places, block_p * min(256, max(1, places // (8 * block_p))))
-    shares = ceil_div(places, share)
-    parts = torch.empty((shares, co), dtype=accumulator, device=dz.device)
-    kernels = load()
-    with _on(dz):
-        kernels["grad_bias"][(ceil_div(co, block_c), shares)](
-            dz, parts, places, share, co, *sizes, *dz.stride(), BLOCK_C=block_c, BLOCK_P=block_p,
-            ACC=kernels[accumulator], INDEX=kernels["int64" if extent(dz) >= 2**31 else "int32"], **FUSION)
-        _sum_biases(parts, db)
+    key = "grad_bias", dz.shape, dz.stride(), dz.data_ptr() % 16, dz.dtype, dz.device
+    call = _records.get(key)
+    if call is None:
+        n, co, *sizes = dz.shape
+        most = dict(most_places=64) if interpreting() else {}
+        call = _remember(_records, key, Call(launches.grad_bias(
+            n, co, tuple(sizes), channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64,
+            wide=extent(dz) >= 2**31, **most)))
+    call.run((dz, db))
     return db
 
 
@@ -227,52 +167,16 @@ def activation_grad(dy, saved, activation):
     dz = torch.empty(saved.shape, dtype=saved.dtype, device=saved.device, memory_format=memory_format(saved))
     if dz.numel() == 0:
         return dz
-    n, c, *sizes = dz.shape
-    flat = dy.stride() == saved.stride() == dz.stride()
-    kernels = load()
-    a, b = (*activation.parameters, 0.0, 0.0)[:2]
-    with _on(dz):
-        kernels["activation_grad"][(ceil_div(dz.numel(), BLOCK),)](
-            dy, saved, dz, dz.numel(), c, *sizes, *dy.stride(), *saved.stride(), *dz.stride(),
-            LAST=dz.stride(1) == 1, FLAT=flat, DERIVATIVE=kernels["activations"][activation.name][1], A=a, B=b,
-            ACC=kernels[torch.float64 if dz.dtype is torch.float64 else torch.float32], BLOCK=BLOCK, **FUSION)
+    key = ("activation_grad", dy.shape, dy.stride(), dy.data_ptr() % 16, saved.stride(), saved.data_ptr() % 16,
+           dy.dtype, dy.device, activation)
+    call = _records.get(key)
+    if call is None:
+        n, c, *sizes = dz.shape
+        call = _remember(_records, key, Call(launches.activation_grad(
+            n, c, tuple(sizes), activation, flat=dy.stride() == saved.stride() == dz.stride(),
+            channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64)))
+    call.run((dy, saved, dz))
     return dz
-
-
-def _gather(record: Record, x, w, y, b, residual, pre) -> None:
-    """The forward or the input gradient: x is gathered, y written."""
-    if y.is_cuda and torch.cuda.current_device() != y.device.index:
-        with torch.cuda.device(y.device):
-            return _gather(record, x, w, y, b, residual, pre)
-    if record.copies:
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-    if record.packs:
-        w = _pack(w)
-    strides = None if record.compiled else _gather_strides(record, x, w, y, residual)
-    if record.describe is not None:
-        x = record.describe(x)
-    record.launch(y.device.index, (x, w, y, b, residual, pre), strides)
-
-
-def _gather_strides(record: Record, x, w, y, residual) -> tuple[int, ...]:
-    problem, config = record.plan.problem, record.plan.config
-    ci, co, tap = weight_strides(w, record.packs)
-    row, red = (co, ci) if problem.direction == "forward" else (ci, co)
-    rest = residual.stride() if residual is not None else (0,) * 5
-    x_strides = x.stride()
-    if config.path == "descriptor":
-        step = even_step(x)
-        record.describe, x_strides = Descriptor(x, *lowering.described(problem, config, step)), (*x_strides[:4], step)
-    return *x_strides, row, red, tap, problem.ci_group * ci, *y.stride(), *rest
-
-
-def _pack(w):
-    """w as [ci, tap, co], output channels side by side."""
-    ci, co, kd, kh, kw = w.shape
-    packed = torch.empty((ci, kd * kh * kw, co), dtype=w.dtype, device=w.device)
-    load()["pack"][(ceil_div(w.numel(), BLOCK),)](
-        w, packed, w.numel(), co, kd * kh * kw, kh, kw, *w.stride(), BLOCK=BLOCK, **FUSION)
-    return packed
 
 
 def _place(t) -> tuple:
@@ -283,34 +187,23 @@ def _place(t) -> tuple:
 _records: dict = {}
 
 
-def _record(direction, x, w, y, stride, padding, dilation, groups, precision) -> Record:
-    """The record of a gradient; x, w and y are the layer's (or their gradients'), whatever the direction."""
+def _gradient(direction, x, w, y, stride, padding, dilation, groups, precision) -> Call:
+    """The call of a gradient; x, w and y are the layer's (or their gradients'), whatever the direction."""
     key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, stride,
            padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16)
-    record = _records.get(key)
-    if record is None:
-        record = _bind(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision)
-        _remember(_records, key, record)
-    return record
+    call = _records.get(key)
+    if call is None:
+        problem = problem_of(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision)
+        call = _remember(_records, key, bind(plan(problem, _device(x))))
+    return call
 
 
-def _remember(records: dict, key, record: Record) -> Record:
+def _remember(records: dict, key, call: Call) -> Call:
     if len(records) >= 4096:  # shapes without end: forget rather than grow
         records.clear()
-    records[key] = record
-    return record
-
-
-def _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual=None) -> Record:
-    problem = problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual)
-    record = bind(plan(problem, _device(x)))
-    record.packs = direction != "grad_weight" and (record.packs or weight_strides(w, packed=False) is None)
-    return record
+    records[key] = call
+    return call
 
 
 def _device(t) -> Device:
     return Device.named("nvidia_h200") if interpreting() else devices.current(t.device.index or 0)
-
-
-def _on(t):
-    return torch.cuda.device(t.device) if t.is_cuda and torch.cuda.current_device() != t.device.index else nullcontext()

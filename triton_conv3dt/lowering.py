@@ -7,7 +7,7 @@ starts at a multiple of its length and is contiguous. What is promised to the co
 from functools import lru_cache
 from math import gcd, prod
 
-from .config import Config, copyable, join_factor, phase_origin, rows_and_reduction, split_factor
+from .config import Config, join_factor, phase_origin, rows_and_reduction, split_factor
 from .geometry import Axis, ceil_div, power_of_two_divisor
 from .problem import Problem
 
@@ -76,13 +76,20 @@ def phase_minor(problem: Problem, config: Config) -> bool:
 
 def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
-    return config.dense and problem.direction != "grad_weight" \
+    if problem.w_minor == "scattered":
+        return problem.direction in ("forward", "grad_input")
+    return config.dense and problem.direction in ("forward", "grad_input") \
         and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
 
 
-def copies(problem: Problem, config: Config) -> bool:
-    """x is copied to channels_last first: the one conversion there is, of the smaller tensor."""
-    return config.dense and copyable(problem)
+def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """The strides of a dense 5-D tensor: channels_first, channels_last, or "ci" for a weight of neighbouring input channels."""
+    order = {"channels_first": (0, 1, 2, 3, 4), "channels_last": (0, 2, 3, 4, 1), "ci": (2, 3, 4, 1, 0)}[layout]
+    result, step = [0] * 5, 1
+    for axis in reversed(order):
+        result[axis] = step
+        step *= shape[axis]
+    return tuple(result)
 
 
 def form(problem: Problem, config: Config) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from . import reference
+from .lowering import dense_strides
 from .problem import Problem
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -57,16 +58,6 @@ def layout_of(problem: Problem, name: str) -> str:
     return problem.x_layout if name == "x" else problem.y_layout
 
 
-def strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The strides of a dense tensor."""
-    order = {"channels_first": (0, 1, 2, 3, 4), "channels_last": (0, 2, 3, 4, 1), "ci": (2, 3, 4, 1, 0)}[layout]
-    result, step = [0] * 5, 1
-    for axis in reversed(order):
-        result[axis] = step
-        step *= shape[axis]
-    return tuple(result)
-
-
 def integers(problem: Problem, device, seed: int = 0) -> Operands:
     """Operands of small integers."""
     terms = {"forward": problem.taps * problem.ci_group, "grad_input": problem.taps * problem.co_group,
@@ -107,7 +98,7 @@ class RedZone:
         count, guard = math.prod(shape), GUARD * dtype.itemsize
         self._bytes = torch.full((count * dtype.itemsize + 2 * guard,), PATTERN, dtype=torch.uint8, device=device)
         self._before, self._after = self._bytes[:guard], self._bytes[-guard:]
-        self.view = self._bytes[guard:-guard].view(dtype).as_strided(shape, strides(shape, layout), GUARD)
+        self.view = self._bytes[guard:-guard].view(dtype).as_strided(shape, dense_strides(shape, layout), GUARD)
         self.view.fill_(math.nan)
 
     def check(self, expected: torch.Tensor, ulps: float = 0.0) -> None:
@@ -152,7 +143,7 @@ def _operands(problem: Problem, device, seed: int, draw) -> Operands:
 
     def tensor(name, shape, layout):
         values = draw(name, shape, generator)
-        return torch.empty_strided(shape, strides(shape, layout), dtype=dtype, device=device).copy_(values)
+        return torch.empty_strided(shape, dense_strides(shape, layout), dtype=dtype, device=device).copy_(values)
 
     size, epilogue = shapes(problem), problem.epilogue
     x, w, y = (tensor(name, size[name], layout_of(problem, name)) for name in ("x", "w", "y"))

@@ -3,25 +3,27 @@
 from dataclasses import dataclass
 
 from . import config as configs
-from . import lowering, store
+from . import store
 from .config import Config
 from .device import Device
+from .launches import Schedule, schedule
 from .problem import Problem
-
-
-READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row", "box": "a descriptor of boxes",
-            "strided": "a descriptor of strided boxes"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What runs for a problem on a device: the config, where it came from, and every launch in order."""
+    """What runs for a problem on a device: the config, where it came from, and every launch in order (schedule)."""
 
     problem: Problem
     device: Device
     config: Config
     source: str
-    steps: tuple[str, ...]
+    schedule: Schedule
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The launches in words."""
+        return tuple(map(str, self.schedule.launches))
 
     def __str__(self) -> str:
         p, d = self.problem, self.device
@@ -56,21 +58,4 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
     config, source = found.config, found.source
     if reason := configs.fits(config, problem, device):
         raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
-    steps = []
-    if lowering.copies(problem, config):
-        steps.append("copy x to channels_last (its taps shift along w by single elements)")
-    if lowering.packs(problem, config):
-        steps.append("pack the weight, output channels side by side (none for a weight in channels_last_3d)")
-    if config.path == "onepass":
-        return Plan(problem, device, config, source, (
-            f"backward, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets",
-            f"sum_parts of dw, {config.shares} shares in order", "sum_parts of db, where it is asked for"))
-    kernel = "gather" if config.dense else "direct"
-    if problem.direction == "grad_weight":
-        kernel = "grad_weight" if config.dense else "grad_weight_direct"
-    if problem.direction != "grad_weight" and config.dense:
-        kernel += f", reads by {READINGS[lowering.form(problem, config)]}"
-    steps.append(f"{kernel}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
-    if problem.direction == "grad_weight":
-        steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
-    return Plan(problem, device, config, source, tuple(steps))
+    return Plan(problem, device, config, source, schedule(problem, config))

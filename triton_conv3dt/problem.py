@@ -124,11 +124,14 @@ class Problem:
     precision: str = "tf32"
     x_layout: str = "channels_first"
     y_layout: str = "channels_first"
-    w_minor: str = "tap"  # how w lies in memory: "tap" (contiguous), "co" (as channels_last_3d), "ci" (TF's), or "other"
+    # How w lies in memory: "tap" (contiguous), "co" (as channels_last_3d), "ci" (TF's), "other", or "scattered": there is not
+    # even one stride from tap to tap.
+    w_minor: str = "tap"
     epilogue: Epilogue = field(default_factory=Epilogue)
     x_alignment: int = 0
     y_alignment: int = 0
     w_alignment: int = 0
+    r_alignment: int = 0  # of the residual, in the layout of y; 1 where it has another
     wide: bool = False  # offsets into some tensor exceed 31 bits
     even: bool = True  # one stride steps through all places of the gathered tensor (x forward, dz of grad_input)
 
@@ -169,6 +172,16 @@ class Problem:
     def y_run(self) -> int:
         """Elements of y, or dz, that may be moved at once."""
         return self.y_alignment or self._dense_run(self.y_layout, self.co, self.out_size[2])
+
+    @property
+    def r_run(self) -> int:
+        """Elements of the residual that may be read at once, in the layout of y."""
+        return self.r_alignment or self._dense_run(self.y_layout, self.co, self.out_size[2])
+
+    @property
+    def rounded(self) -> bool:
+        """The operands of the products are fp32 that tensor cores read as tf32: rounded first, or they are cut off."""
+        return self.dtype == "float32" and self.precision == "tf32"
 
     def _dense_run(self, layout: str, channels: int, width: int) -> int:
         return power_of_two_divisor(channels if layout == "channels_last" else width, 16 // self.item)

@@ -8,7 +8,7 @@ from itertools import product
 from math import prod
 
 from . import lowering
-from .config import Config, SMALLEST_DOT, fits, join_factor, rows_and_reduction, shared_memory, split_factor
+from .config import Config, SMALLEST_DOT, copyable, fits, join_factor, rows_and_reduction, shared_memory, split_factor
 from .device import Device
 from .geometry import ceil_div
 from .problem import Problem
@@ -62,7 +62,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     """Expected seconds of a problem with a config that fits, every launch included."""
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
-    if lowering.copies(problem, config):
+    if config.copy:
         extra += LAUNCH + 2 * problem.item * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
@@ -117,7 +117,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
 
 def _gathered_run(config: Config, problem: Problem) -> int:
     if problem.direction == "forward":
-        if lowering.copies(problem, config):
+        if config.copy:
             return 16 // problem.item
         return lowering.gathered_run(problem, config, problem.x_layout, problem.x_run)
     return lowering.gathered_run(problem, config, problem.y_layout, problem.y_run)
@@ -164,8 +164,8 @@ def _products(problem: Problem, device: Device, thorough: bool):
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for n_stages in stages:
-                            for path, box in _readings(problem, device, merge, block_n, thorough):
-                                yield Config(path, block_m, block_n, block_k, warps, n_stages, merge, box=box)
+                            for path, box, copy in _readings(problem, device, merge, block_n, thorough):
+                                yield Config(path, block_m, block_n, block_k, warps, n_stages, merge, box=box, copy=copy)
 
 
 def _weight_gradients(problem: Problem, device: Device, thorough: bool):
@@ -222,11 +222,15 @@ def _mergeable(problem: Problem) -> tuple[bool, bool, bool]:
 
 
 def _readings(problem: Problem, device: Device, merge, block_n: int, thorough: bool):
-    """Paths and boxes that may read a tile of positions; what costs the same is better read by descriptor."""
+    """Paths and boxes that may read a tile of positions, of a copy of x or not; what costs the same is better read by
+    descriptor."""
+    copied = copyable(problem)
     if device.descriptors:
-        yield from (("descriptor", box) for box in _boxes(problem, merge, block_n, thorough))
+        yield from (("descriptor", box, copied) for box in _boxes(problem, merge, block_n, thorough))
     if thorough or block_n <= 128:  # addresses take registers, too
-        yield "gather", (0, 0, 0)
+        yield "gather", (0, 0, 0), copied
+        if copied and problem.item > 2:  # narrower neighbours that shift by one are read singly: only a copy is worth trying
+            yield "gather", (0, 0, 0), False
 
 
 def _boxes(problem: Problem, merge, block_n: int, thorough: bool):

@@ -118,6 +118,7 @@ def normal(problem: Problem) -> Problem:
     """The problem without what no choice depends on: alignments that dense tensors have, the epilogue of a gradient."""
     p = problem
     dense = {name: 0 for name, run in _dense_alignments(p).items() if getattr(p, name) >= run}
+    dense |= {} if p.epilogue.residual else {"r_alignment": 0}
     gathered = {"forward": p.x_layout, "grad_input": p.y_layout}.get(p.direction)
     return replace(p, **dense, even=p.even or gathered != "channels_last",
                    precision=p.precision if p.dtype == "float32" else "tf32",
@@ -197,9 +198,9 @@ def _runs(p: Problem) -> list[int]:
 
 def _dense_alignments(p: Problem) -> dict[str, int]:
     """The alignments of dense tensors, by field."""
-    sizes = dict(x_alignment=p.ci if p.x_layout == "channels_last" else p.in_size[2],
+    sizes = dict(r_alignment=p.co if p.y_layout == "channels_last" else p.out_size[2], x_alignment=p.ci if p.x_layout == "channels_last" else p.in_size[2],
                  y_alignment=p.co if p.y_layout == "channels_last" else p.out_size[2],
-                 w_alignment={"co": p.co_group, "ci": p.ci_group, "tap": p.taps, "other": 1}[p.w_minor])
+                 w_alignment={"co": p.co_group, "ci": p.ci_group, "tap": p.taps}.get(p.w_minor, 1))
     return {name: power_of_two_divisor(size, 16 // p.item) for name, size in sizes.items()}
 
 

@@ -18,22 +18,23 @@ def memory_format(t: torch.Tensor) -> torch.memory_format:
 
 def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual=None) -> Problem:
     """The problem of a product; x, w and y are the layer's, or the gradients of these, whatever the direction."""
-    strides = weight_strides(w, packed=False)
+    strides = weight_strides(w)
     ci, co, tap = strides or (0, 0, 0)
     whole = tap == 1 and co == w.shape[2] * w.shape[3] * w.shape[4]
-    minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
+    minor = "scattered" if strides is None else "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
     # All taps are one run: the strides between their axes do not narrow it.
     taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
-    w_alignment = 1 if minor == "other" else _alignment(taps, ("ci", "co", "tap").index(minor))
+    w_alignment = 1 if minor in ("other", "scattered") else _alignment(taps, ("ci", "co", "tap").index(minor))
     x_layout, y_layout = layout_of(x), layout_of(y)
     x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
-    y_alignment = _alignment(y, 1 if y_layout == "channels_last" else 4)
+    y_minor = 1 if y_layout == "channels_last" else 4
+    y_alignment, r_alignment = _alignment(y, y_minor), 0 if residual is None else _alignment(residual, y_minor)
     gathered = x if direction == "forward" else y
     farthest = max(extent(x), 2 * extent(y), 0 if residual is None else 2 * extent(residual))
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
-        epilogue, x_alignment, y_alignment, w_alignment,
+        epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
         wide=farthest >= 2**31, even=even_step(gathered) is not None)
 
 
@@ -64,10 +65,8 @@ def empty(shape, like):
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
 
 
-def weight_strides(w, packed: bool) -> tuple[int, int, int] | None:
+def weight_strides(w) -> tuple[int, int, int] | None:
     """(ci, co, tap) strides where one stride serves all taps, else None."""
-    if packed:
-        return w.stride(0), w.stride(2), w.stride(1)
     tap = _one_step(w.shape[2:], w.stride()[2:], 1)
     return None if tap is None else (w.stride(0), w.stride(1), tap)
 

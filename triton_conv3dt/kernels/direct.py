@@ -54,8 +54,8 @@ def direct(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
            x_n, x_c, x_d, x_h, x_w, w_row, w_red, w_tap, w_group, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
            GROUPS: tl.constexpr, JOIN: tl.constexpr, X_LAST: tl.constexpr, X_RUN: tl.constexpr,
-           Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-           BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+           Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, R_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr,
+           B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
     """As gather.gather, with the groups among the channels. Grid: (position tile, phase, channel tile), the last fastest."""
     TILES: tl.constexpr = (ROWS * GROUPS + BLOCK_C - 1) // BLOCK_C
     PROGRAM_PHASES: tl.constexpr = AXIS_D[PHASES] * AXIS_H[PHASES] * AXIS_W[PHASES]
@@ -86,4 +86,4 @@ def direct(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     write(acc, y, residual, pre, b, channel, zero, zero, zero, n, base_d, base_h, base_w, channel < ROWS * GROUPS,
           i_position * (BLOCK_P * JOIN) + column < P * JOIN,
           YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, Y_LAST, Y_RUN,
-          ACTIVATION, A, B)
+          R_RUN, ACTIVATION, A, B)

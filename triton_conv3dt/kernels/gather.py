@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from .pieces import (GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, OFFSET, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
-                     axis_taps, box_origin, inside, place, position, row_parts, write)
+                     axis_taps, box_origin, inside, place, position, round_tf32, row_parts, write)
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, SPLIT: tl.constexpr,
                FORM: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_M: tl.constexpr,
-               STAGES: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
+               STAGES: tl.constexpr, PRECISION: tl.constexpr, ROUND_X: tl.constexpr, ROUND_W: tl.constexpr, ACC: tl.constexpr):
     """The product of one phase (or of all merged ones): [BLOCK_M, BLOCK_N]."""
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase_d)
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase_h)
@@ -99,6 +99,10 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
         if RED % BLOCK_K != 0:
             w_mask = w_mask & (c0 + kk % BLOCK_K < RED)[None, :]
         wt = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=w_mask, other=0.0)
+        if ROUND_X:
+            xt = round_tf32(xt)
+        if ROUND_W:
+            wt = round_tf32(wt)
         acc = tl.dot(wt, xt, acc, input_precision=PRECISION, out_dtype=ACC)
     return acc
 
@@ -109,9 +113,9 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
            SPLIT: tl.constexpr, JOIN: tl.constexpr, PHASE_MINOR: tl.constexpr, FORM: tl.constexpr, BOX: tl.constexpr,
            X_LAST: tl.constexpr, X_RUN: tl.constexpr, W_MINOR: tl.constexpr, W_RUN: tl.constexpr,
-           Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-           BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-           PRECISION: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+           Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, R_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr,
+           B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+           PRECISION: tl.constexpr, ROUND_X: tl.constexpr, ROUND_W: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
     """x [N, *, XD, XH, XW] is gathered, y [N, *, YD, YH, YW] written; P = N * TD * TH * TW coarse places.
 
     A tile's positions are BLOCK_N neighbours of the flat order, or a BOX (d, h, w) of BLOCK_N.
@@ -171,20 +175,20 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
         acc_0 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
                            phase_d, phase_h, 0, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                            AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
-                           EVEN_M, STAGES, PRECISION, ACC)
+                           EVEN_M, STAGES, PRECISION, ROUND_X, ROUND_W, ACC)
         acc_1 = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
                            phase_d, phase_h, 1, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                            AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
-                           EVEN_M, STAGES, PRECISION, ACC)
+                           EVEN_M, STAGES, PRECISION, ROUND_X, ROUND_W, ACC)
         tile = tl.join(acc_0, acc_1).reshape(BLOCK_M, BLOCK_N * 2)
     else:
         tile = accumulate(x, w, box_n, box_d, box_h, box_w, group, x_offset, x_live, id0, ih0, iw0, w_row_offset, m_live,
                           phase_d, phase_h, phase_w, XD, XH, XW, x_c, x_d, x_h, x_w, w_red, w_tap,
                           AXIS_D, AXIS_H, AXIS_W, RED, SPLIT, FORM, X_RUN, W_MINOR, W_RUN, BLOCK_M, BLOCK_N, BLOCK_K,
-                          EVEN_M, STAGES, PRECISION, ACC)
+                          EVEN_M, STAGES, PRECISION, ROUND_X, ROUND_W, ACC)
     finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h, phase_w, P, TD, TH, TW, YD, YH, YW,
            y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, ROWS, JOIN, INTERLEAVE, PHASE_MINOR, BOX,
-           Y_LAST, Y_RUN, ACTIVATION, A, B, BLOCK_M, BLOCK_N, INDEX)
+           Y_LAST, Y_RUN, R_RUN, ACTIVATION, A, B, BLOCK_M, BLOCK_N, INDEX)
 
 
 @triton.jit
@@ -192,8 +196,8 @@ def finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h
            y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, JOIN: tl.constexpr,
            INTERLEAVE: tl.constexpr, PHASE_MINOR: tl.constexpr, BOX: tl.constexpr, Y_LAST: tl.constexpr, Y_RUN: tl.constexpr,
-           ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-           INDEX: tl.constexpr):
+           R_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK_M: tl.constexpr,
+           BLOCK_N: tl.constexpr, INDEX: tl.constexpr):
     """Bring a tile [rows, positions] into the order of the store, lines by columns, and write it."""
     MD: tl.constexpr = AXIS_D[MERGED]
     MH: tl.constexpr = AXIS_H[MERGED]
@@ -229,4 +233,4 @@ def finish(tile, y, residual, pre, b, i_row, i_position, group, phase_d, phase_h
     base_w = tw * AXIS_W[OUT_STEP] + phase_w - AXIS_W[ORIGIN] + column % JOIN
     write(tile, y, residual, pre, b, group.to(INDEX) * ROWS + channel, rd, rh, rw, n, base_d, base_h, base_w, live, live_column,
           YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, Y_LAST, Y_RUN,
-          ACTIVATION, A, B)
+          R_RUN, ACTIVATION, A, B)

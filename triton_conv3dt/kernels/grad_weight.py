@@ -7,7 +7,7 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position)
+from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position, round_tf32)
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_
                 CI: tl.constexpr, CO: tl.constexpr, SPLIT: tl.constexpr,
                 X_LAST: tl.constexpr, X_RUN: tl.constexpr, Z_LAST: tl.constexpr, Z_RUN: tl.constexpr,
                 BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-                PRECISION: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+                PRECISION: tl.constexpr, ROUND: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
     """One share of dw for BLOCK_M input channels, BLOCK_N output channels and one tap (SPLIT taps along w where dz is
     contiguous along w and is split after the load). CI and CO are per group.
 
@@ -74,6 +74,8 @@ def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_
         z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_n, 0, z_d, z_h, 0) + zw * z_w, Z_RUN)
         z_offset = tl.max_contiguous(z_offset, 1 if Z_LAST else Z_RUN)
         zt = tl.load(p_z + z_offset[None, :], mask=z_mask, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
+        if ROUND:
+            xt, zt = round_tf32(xt), round_tf32(zt)
         if SPLIT > 1:
             zt = zt.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
         else:

@@ -75,6 +75,12 @@ def inside(place, size):
 
 
 @triton.jit
+def round_tf32(x):
+    """fp32 values rounded to the 10 bits of fraction that tensor cores read; unrounded, the others would be cut off."""
+    return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def row_parts(row, CHANNELS: tl.constexpr, MD: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, PHASE_MINOR: tl.constexpr):
     """The phase residues (d, h, w) and the channel of a row; rows count (channel, phase) or (phase, channel)."""
     if PHASE_MINOR:
@@ -91,11 +97,11 @@ def row_parts(row, CHANNELS: tl.constexpr, MD: tl.constexpr, MH: tl.constexpr, M
 def write(tile, y, residual, pre, b, channel, rd, rh, rw, n, base_d, base_h, base_w, live_line, live_column,
           YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
           AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, Y_LAST: tl.constexpr, RUN: tl.constexpr,
-          ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+          R_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
     """The epilogue of a tile [lines, columns] in the accumulator's type, one rounding, and the store.
 
     A line is a channel with its phase residues (rd, rh, rw); a column is the place (base_d, base_h, base_w) of sample n
-    where residue 0 falls. b, residual and pre may be None; pre has y's strides.
+    where residue 0 falls. b, residual and pre may be None; pre has y's strides, and a residual with a run has y's layout.
     """
     if b is not None:
         tile += tl.load(b + channel, mask=live_line, other=0.0).to(tile.dtype)[:, None]
@@ -114,8 +120,12 @@ def write(tile, y, residual, pre, b, channel, rd, rh, rw, n, base_d, base_h, bas
     column = tl.max_contiguous(column, 1 if Y_LAST else RUN)
     offset = line[:, None] + column[None, :]
     if residual is not None:
-        line = place(0, channel, rd, rh, rw, 0, r_c, r_d, r_h, r_w)
-        column = place(n, 0, base_d, base_h, base_w, r_n, 0, r_d, r_h, r_w)
+        if Y_LAST and R_RUN > 1:
+            r_c = 1
+        line = tl.multiple_of(place(0, 0, rd, rh, rw, 0, 0, r_d, r_h, r_w) + channel * r_c, R_RUN)
+        line = tl.max_contiguous(line, R_RUN if Y_LAST else 1)
+        column = tl.multiple_of(place(n, 0, base_d, base_h, 0, r_n, 0, r_d, r_h, 0) + base_w * r_w, R_RUN)
+        column = tl.max_contiguous(column, 1 if Y_LAST else R_RUN)
         tile += tl.load(residual + line[:, None] + column[None, :], mask=live, other=0.0).to(tile.dtype)
     if pre is not None:
         tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)

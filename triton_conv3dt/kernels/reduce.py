@@ -1,13 +1,13 @@
-"""Small ordered sums and elementwise passes: shares of a split reduction, the bias gradient, dz, and packing a weight."""
+"""Small ordered sums and passes over memory: shares of a split reduction, the bias gradient, dz, and other orders of x and w."""
 
 import triton
 import triton.language as tl
 
-from .pieces import place, position
+from .pieces import place, position, round_tf32
 
 
 @triton.jit
-def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, o_ci, o_co, o_tap, BLOCK: tl.constexpr):
+def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_ci, o_co, o_d, o_h, o_w, BLOCK: tl.constexpr):
     """out[ci, co, tap] = parts[0] + parts[1] + ... in that order; parts [SHARES, ci, tap, co], one rounding at the end."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
@@ -15,7 +15,9 @@ def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, o_ci, o_co, o_tap, BLOCK: tl.c
         total += tl.load(parts + share * SIZE.to(tl.int64) + index, mask=index < SIZE, other=0.0)
     co, rest = index % CO, index // CO
     tap, ci = rest % TAPS, rest // TAPS
-    tl.store(out + ci * o_ci + co * o_co + tap * o_tap, total.to(out.dtype.element_ty), mask=index < SIZE)
+    kw, rest = tap % KW, tap // KW
+    offset = ci * o_ci + co * o_co + rest // KH * o_d + rest % KH * o_h + kw * o_w
+    tl.store(out + offset, total.to(out.dtype.element_ty), mask=index < SIZE)
 
 
 @triton.jit
@@ -67,3 +69,22 @@ def pack(w, packed, SIZE, CO, TAPS, KH, KW, w_ci, w_co, w_d, w_h, w_w, BLOCK: tl
     kw, rest = tap % KW, tap // KW
     source = ci * w_ci + co * w_co + (rest // KH) * w_d + (rest % KH) * w_h + kw * w_w
     tl.store(packed + index, tl.load(w + source, mask=index < SIZE, other=0.0), mask=index < SIZE)
+
+
+@triton.jit
+def to_channels_last(x, copied, P, C, D, H, W, x_n, x_c, x_d, x_h, x_w, X_RUN: tl.constexpr, C_RUN: tl.constexpr,
+                     ROUND: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
+    """copied[place, c] = x[c, place], dense; P = N * D * H * W places. Grid: (places, channels).
+
+    X_RUN neighbouring places of x and C_RUN channels of the copy are moved at once.
+    """
+    index = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
+    channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(INDEX)
+    mask = (channel < C)[:, None] & (index < P)[None, :]
+    n, d, h, w = position(index, D, H, W)
+    source = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w * x_w, X_RUN)
+    source = tl.max_contiguous(source, X_RUN)
+    tile = tl.load(x + (channel * x_c)[:, None] + source[None, :], mask=mask, other=0.0)
+    target = tl.multiple_of(index * C, C_RUN)
+    channel = tl.max_contiguous(tl.multiple_of(channel, C_RUN), C_RUN)
+    tl.store(copied + target[None, :] + channel[:, None], round_tf32(tile) if ROUND else tile, mask=mask)

@@ -6,7 +6,6 @@ A laboratory lives in a worker process: what it runs may hang or take the proces
 import torch
 
 from .. import launch, operands
-from ..binding import bind
 from ..config import Config
 from ..device import Device
 from ..problem import Problem
@@ -87,7 +86,7 @@ class Laboratory:
         self._problem = problem
 
     def _bind(self, problem: Problem, config: Config):
-        return bind(launch.plan(problem, self._device, config))
+        return launch.bind(launch.plan(problem, self._device, config))
 
     def _call(self, record, given):
         target = getattr(given, operands.written(record.plan.problem))
