@@ -88,9 +88,7 @@ class Descriptor:
 
     def __init__(self, launch: Launch, tensor):
         self.kind = load()["descriptor"]
-        rounding = {"round_f32_to_tf32": True} if launch.constants["ROUND_X"] and descriptors_round() else {}
-        shape, strides, block = lowering.described(*launch.described, even_step(tensor))
-        self.fields = vars(self.kind(tensor, shape, strides, block, **rounding)) | {"base": None}
+        self.fields = vars(self.kind(tensor, *lowering.described(*launch.described, even_step(tensor)))) | {"base": None}
 
     def __call__(self, tensor):
         described = object.__new__(self.kind)
@@ -136,8 +134,6 @@ def constants_of(launch: Launch) -> dict[str, object]:
             found[name] = kernels["activations"][found[name]][place]
     if interpreting():  # its products are of fp32, and it knows no assembly
         found |= dict.fromkeys((name for name in found if name.startswith("ROUND")), False)
-    elif launch.described is not None and descriptors_round():
-        found["ROUND_X"] = False
     return found
 
 
@@ -164,12 +160,6 @@ def _described(x):
 
 
 SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "described": _described}
-
-
-@functools.lru_cache(maxsize=None)
-def descriptors_round() -> bool:
-    """Tensor descriptors can round fp32 to tf32 on the way: since Triton 3.7."""
-    return hasattr(load()["descriptor"], "round_f32_to_tf32")
 
 
 @functools.lru_cache(maxsize=None)
