@@ -1,7 +1,7 @@
 """Run as a program: a Triton driver that is not there. Kernels compile for an H200 and are 'launched' on CPU tensors.
 
-Prints as JSON {"launches": {name: launches of a forward and its gradients}, "ratios": {name: time of a repeated forward
-against torch.empty_like}}. A launch is [kernel, grid, arguments]; a tensor among the arguments is its shape, a descriptor
+Prints as JSON {"launches": {name: launches of a forward and its gradients}, "ratios": {name: CPU time of a repeated forward
+against torch.empty_like}, "backwards": {name: that of all its gradients}}. A launch is [kernel, grid, arguments]; a tensor among the arguments is its shape, a descriptor
 its shape, strides and block. Nothing is computed. Public hooks of Triton alone (triton.runtime.driver.set_active).
 """
 
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import triton_conv3dt as t3  # noqa: E402
 from triton_conv3dt import functional, launch  # noqa: E402
 from triton_conv3dt.device import Device  # noqa: E402
+from triton_conv3dt.problem import Activation  # noqa: E402
 
 
 class Launcher:
@@ -76,14 +77,14 @@ class StubDriver:
 
 
 def ratio(call, unit, calls=300, repeats=30):
-    """The cost of call in units, taken in turns and the fastest of each: the machine has other things to do."""
+    """The cost of call in units of the CPU time, in turns and the least of each: the machine has other things to do."""
     best = [float("inf")] * 2
     for _ in range(repeats):
         for i, function in enumerate((call, unit)):
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(calls):
                 function()
-            best[i] = min(best[i], time.perf_counter() - start)
+            best[i] = min(best[i], time.thread_time() - start)
     return best[0] / best[1]
 
 
@@ -110,6 +111,16 @@ def ratio_of(x, w, b, padding, groups):
         return ratio(call, lambda: torch.empty_like(y))
 
 
+def backward_ratio_of(x, w, b, padding, groups):
+    """All gradients as the operator computes them: PyTorch's autograd around it costs as much again, and is not ours."""
+    with torch.no_grad():
+        y = t3.conv_transpose3d(x, w, b, 2, padding, groups=groups, activation="relu", backend="triton")
+        dy, geometry = torch.ones_like(y), ((2,) * 3, (padding,) * 3, (1,) * 3, groups, "tf32")
+        call = lambda: launch.backward(dy, x, w, y, True, w.stride(), *geometry, Activation.of("relu"))
+        call()
+        return ratio(call, lambda: torch.empty_like(dy), calls=100)
+
+
 FIRST, LAST = torch.contiguous_format, torch.channels_last_3d
 LAYERS = {  # layout, input and output channels, input size, kernel, groups; padding
     "k2s2 channels_first": ((FIRST, 64, 32, (8, 8, 8), 2), 0),
@@ -126,4 +137,5 @@ if __name__ == "__main__":
     given = {name: (*tensors(*shape), padding, shape[5] if len(shape) > 5 else 1)
              for name, (shape, padding) in LAYERS.items()}
     print(json.dumps(dict(launches={name: launches(*layer) for name, layer in given.items()},
-                          ratios={name: ratio_of(*layer) for name, layer in given.items()})))
+                          ratios={name: ratio_of(*layer) for name, layer in given.items()},
+                          backwards={name: backward_ratio_of(*layer) for name, layer in given.items()})))

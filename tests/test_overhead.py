@@ -32,6 +32,13 @@ def test_a_repeated_call_costs_little_on_the_host(measured, layer):
     assert ratio <= limit, f"a call with a plan at hand costs {ratio:.1f} times torch.empty_like, at most {limit} allowed"
 
 
+@pytest.mark.parametrize("layer", LIMITS)
+def test_all_gradients_cost_little_on_the_host(measured, layer):
+    """Four products and sums of three, none through Triton's jit function."""
+    ratio = measured["backwards"][layer]
+    assert ratio <= 40, f"gradients with plans at hand cost {ratio:.1f} times torch.empty_like, at most 40 allowed"
+
+
 @pytest.mark.parametrize("layer", KERNELS)
 def test_a_forward_is_one_launch_and_the_gradients_are_few(measured, layer):
     assert [name for name, _, _ in measured["launches"][layer]] == KERNELS[layer] + SUMS

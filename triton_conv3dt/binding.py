@@ -38,14 +38,13 @@ class Call:
     def run(self, tensors: tuple) -> None:
         """tensors: the schedule's operands in their order, None for one that is absent. Nothing is checked."""
         like = tensors[0]
-        tensors += *(_allocate(w, like) for w in self.schedule.workspaces), None
         index = like.device.index or 0
         if like.is_cuda and torch.cuda.current_device() != index:
             with torch.cuda.device(index):
-                return self._launch(index, tensors)
-        self._launch(index, tensors)
-
-    def _launch(self, index: int, tensors: tuple) -> None:
+                return self.run(tensors)
+        if self.schedule.workspaces:
+            tensors += tuple([_allocate(w, like) for w in self.schedule.workspaces])
+        tensors += None,
         for record in self.records:
             record.launch(index, tensors)
 
@@ -99,9 +98,7 @@ class Descriptor:
 
 def _allocate(w, like):
     """The memory of a workspace."""
-    dtype = DTYPES[w.dtype] if w.dtype else like.dtype
-    memory = torch.empty_strided(w.shape, w.strides, dtype=dtype, device=like.device)
-    return memory.zero_() if w.zeroed else memory
+    return like.new_empty_strided(w.shape, w.strides, dtype=DTYPES[w.dtype] if w.dtype else None)
 
 
 # What a launch hands to Triton's jit function.

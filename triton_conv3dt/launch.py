@@ -14,7 +14,7 @@ from .binding import Call, interpreting
 from .device import Device
 from .plan import plan
 from .problem import BACKWARD, Epilogue
-from .tensors import DTYPES, empty, extent, layout_of, memory_format, problem_of
+from .tensors import DTYPES, empty, extent, layout_of, problem_of
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
@@ -77,21 +77,33 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
 
 def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
     """dx [N, CI, *in_size] in dz's memory format."""
-    dx = empty((dz.shape[0], w.shape[0], *in_size), dz)
-    if dz.numel() == 0 or w.numel() == 0:
-        return dx.zero_()
-    if dx.numel():
-        _gradient("grad_input", dx, w, dz, stride, padding, dilation, groups, precision).run((dx, w, dz))
+    key = ("grad_input", dz.shape, *_place(dz), w.shape, *_place(w), dz.dtype, dz.device, in_size, stride, padding, dilation,
+           groups, precision)
+    call = _records.get(key)
+    if call is None:
+        dx = empty((dz.shape[0], w.shape[0], *in_size), dz)
+        if not (dx.numel() and dz.numel() and w.numel()):
+            return dx.zero_()
+        call = _remember(_records, key, bind(plan(
+            problem_of("grad_input", dx, w, dz, Epilogue(), stride, padding, dilation, groups, precision), _device(dz))))
+        call.result = dx.shape, dx.stride()
+    dx = dz.new_empty_strided(*call.result)
+    call.run((dx, w, dz))
     return dx
 
 
 def grad_weight(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision):
     """dw [CI, CO / groups, *kernel] in these strides."""
     dw = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides)
-    if x.numel() == 0 or dz.numel() == 0:
-        return dw.zero_()
-    if dw.numel():
-        _gradient("grad_weight", x, dw, dz, stride, padding, dilation, groups, precision).run((x, dw, dz))
+    key = ("grad_weight", x.shape, *_place(x), dz.shape, *_place(dz), x.dtype, x.device, kernel, strides, stride, padding,
+           dilation, groups, precision)
+    call = _records.get(key)
+    if call is None:
+        if not (dw.numel() and x.numel() and dz.numel()):
+            return dw.zero_()
+        call = _remember(_records, key, bind(plan(
+            problem_of("grad_weight", x, dw, dz, Epilogue(), stride, padding, dilation, groups, precision), _device(x))))
+    call.run((x, dw, dz))
     return dw
 
 
@@ -137,9 +149,11 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
         possible = x.numel() and problem.y_layout == layout_of(like)
         config = search.one_pass(problem, device) if possible else None
         call = _remember(_records, key, config and bind(plan(problem, device, config)))
+        if call is not None:
+            call.result = like.shape, like.stride()
     if call is None:
         return None
-    dx, dw = empty(x.shape, dy if saved is None else saved), w.new_empty_strided(w.shape, w_strides)
+    dx, dw = x.new_empty_strided(*call.result), w.new_empty_strided(w.shape, w_strides)
     db = dy.new_empty((dy.shape[1],)) if bias else None
     call.run((dy, x, w, saved, dx, dw, db))
     return dx, dw, db
@@ -148,11 +162,11 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
 def grad_bias(dz):
     """db [CO], the sum of dz over all places."""
     db = dz.new_empty((dz.shape[1],))
-    if dz.numel() == 0:
-        return db.zero_()
-    key = "grad_bias", dz.shape, dz.stride(), dz.data_ptr() % 16, dz.dtype, dz.device
+    key = "grad_bias", dz.shape, *_place(dz), dz.dtype, dz.device
     call = _records.get(key)
     if call is None:
+        if dz.numel() == 0:
+            return db.zero_()
         n, co, *sizes = dz.shape
         most = dict(most_places=64) if interpreting() else {}
         call = _remember(_records, key, Call(launches.grad_bias(
@@ -164,17 +178,18 @@ def grad_bias(dz):
 
 def activation_grad(dy, saved, activation):
     """dz = dy * derivative, in saved's memory format and dtype."""
-    dz = torch.empty(saved.shape, dtype=saved.dtype, device=saved.device, memory_format=memory_format(saved))
-    if dz.numel() == 0:
-        return dz
-    key = ("activation_grad", dy.shape, dy.stride(), dy.data_ptr() % 16, saved.stride(), saved.data_ptr() % 16,
-           dy.dtype, dy.device, activation)
+    key = "activation_grad", dy.shape, *_place(dy), *_place(saved), saved.dtype, saved.device, activation
     call = _records.get(key)
     if call is None:
+        dz = empty(saved.shape, saved)
+        if dz.numel() == 0:
+            return dz
         n, c, *sizes = dz.shape
         call = _remember(_records, key, Call(launches.activation_grad(
             n, c, tuple(sizes), activation, flat=dy.stride() == saved.stride() == dz.stride(),
             channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64)))
+        call.result = dz.shape, dz.stride()
+    dz = saved.new_empty_strided(*call.result)
     call.run((dy, saved, dz))
     return dz
 
@@ -185,17 +200,6 @@ def _place(t) -> tuple:
 
 
 _records: dict = {}
-
-
-def _gradient(direction, x, w, y, stride, padding, dilation, groups, precision) -> Call:
-    """The call of a gradient; x, w and y are the layer's (or their gradients'), whatever the direction."""
-    key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, stride,
-           padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16)
-    call = _records.get(key)
-    if call is None:
-        problem = problem_of(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision)
-        call = _remember(_records, key, bind(plan(problem, _device(x))))
-    return call
 
 
 def _remember(records: dict, key, call: Call) -> Call:

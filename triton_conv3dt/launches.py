@@ -34,7 +34,6 @@ class Workspace:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str | None = None
-    zeroed: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,14 +157,14 @@ def _pack(p: Problem) -> Launch:
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     """Shares of a weight gradient, and their sum."""
-    steps, block, split = p.in_size, c.block_k if c.dense else c.block_n, configs.split_factor(p) if c.dense else 1
+    steps, block = p.in_size, c.block_k if c.dense else c.block_n
     places = p.n * prod(steps)
     x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
     constants = _axes(p, c) | dict(
         CI=p.ci_group, CO=p.co_group, X_LAST=x_last, Z_LAST=z_last,
         X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2]), Z_RUN=lowering.gathered_run(p, c, p.y_layout, p.y_run))
     if c.dense:
-        constants |= dict(SPLIT=split, BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages,
+        constants |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages,
                           PRECISION=p.precision, ROUND=p.rounded)
     else:
         constants |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
@@ -174,8 +173,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         kernel, lowering.grid(p, c), ("x", "y", "parts"),
         (places, block * ceil_div(places, block * c.shares), *steps, *p.out_size), ("x", "y", "parts"), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    # Where dz is split, a tap that meets no place has no program, so parts start at zero.
-    return [product, _sum_weights(p, c.shares)], [_parts(p, c.shares, zeroed=split > 1)]
+    return [product, _sum_weights(p, c.shares)], [_parts(p, c.shares)]
 
 
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
@@ -245,11 +243,11 @@ def _channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
     return Workspace(name, shape, lowering.dense_strides(shape, "channels_last"))
 
 
-def _parts(p: Problem, shares: int, zeroed: bool = False) -> Workspace:
+def _parts(p: Problem, shares: int) -> Workspace:
     """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
     ci, co, taps = p.ci, p.co_group, p.taps
     return Workspace("parts", (shares, ci, co, taps), (ci * co * taps, co * taps, 1, co),
-                     "float64" if p.dtype == "float64" else "float32", zeroed)
+                     "float64" if p.dtype == "float64" else "float32")
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:
