@@ -25,6 +25,12 @@ LAYERS = {
     "k122": dict(n=2, ci=320, co=320, in_size=(16, 8, 8), kernel=(1, 2, 2), stride=(1, 2, 2)),
     "k2s2 tf32": NNUNET | dict(dtype="float32"),
 }
+FORWARD = {  # in this direction only: what an epilogue reads, and fp32 whose taps shift along w
+    "k2s2 residual": NNUNET | dict(residual=True, bias=True, activation="relu"),
+    "k2s2 channels_last residual": NNUNET | dict(residual=True, bias=True, layout="channels_last"),
+    "k3s2p1op1 residual": NNUNET_K3 | dict(residual=True),
+    "k3s2p1op1 tf32": NNUNET_K3 | dict(dtype="float32"),
+}
 WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
                                           layout="channels_last")}  # offsets of 64 bits
 
@@ -35,7 +41,8 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    problem, device = Problem.of_layer(direction, **(LAYERS | WIDE)[name], bias=direction == "backward"), Device.named(device)
+    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | WIDE)[name]
+    problem, device = Problem.of_layer(direction, **given), Device.named(device)
     if direction == "backward":
         given = search.one_pass(problem, device)
     else:
@@ -43,12 +50,13 @@ def compile_row(row: str) -> tuple[str, dict]:
         given = min(tried, key=lambda c: search.cost(c, problem, device)) if path else None
     plan = launch.plan(problem, device, given)
     try:
-        used = machinecode.resources(inspect.compile_plan(plan))
+        kernel = inspect.compile_plan(plan)
+        used = machinecode.resources(kernel)
     except Exception as error:  # one row that fails must not hide the others
         return row, {"error": f"{type(error).__name__}: {error}"}
     return row, asdict(used) | dict(spills=used.spills, widths=used.widths, config=str(plan.config), path=plan.config.path,
                                     budget=config.shared_memory(plan.config, plan.problem),
-                                    limit=plan.device.shared_memory)
+                                    limit=plan.device.shared_memory, rounds="cvt.rna.tf32" in kernel.asm["ptx"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_rows import LAYERS, WIDE
+from compile_rows import FORWARD, LAYERS, WIDE
 
 from triton_conv3dt import inspect, launch
 from triton_conv3dt.device import Device
@@ -15,7 +15,7 @@ from triton_conv3dt.problem import DIRECTIONS, Problem
 
 ROOT = Path(__file__).parents[1]
 TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
-DENSE = [name for name in LAYERS | WIDE if not name.startswith("depthwise")]
+DENSE = [name for name in LAYERS | FORWARD | WIDE if not name.startswith("depthwise")]
 ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS for direction in DIRECTIONS
         if name in DENSE or device == "nvidia_h200"]
 # Where the default reads by descriptor, the pointer form is compiled, too.
@@ -24,10 +24,9 @@ ROWS += [(name, direction, "nvidia_h200", "gather") for name in DENSE if "channe
 ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
          for name in ("k2s2", "k2s2 channels_last")]
 ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
+ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
-ONE_STEP = {("k2s2", "forward"), ("k2s2 channels_last", "forward")}
-# wgmma and tcgen05 take tf32 with the reduction side by side, here it is not, so single values are copied.
-TRANSPOSED_TF32 = {("k2s2 tf32", "forward", "nvidia_h200"), ("k2s2 tf32", "forward", "nvidia_b200")}
+ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual")}
 # Narrower copies beside wide ones: taps shift a channels-first dz by pairs; 1x2x2 taps are 64 bits of weight.
 MIXED = {("k3s2p1op1", "grad_input"), ("k3s2p1op1", "grad_weight"), ("k122", "forward")}
 
@@ -57,7 +56,8 @@ def test_compiled_kernel(compiled, row):
         assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
         described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
-        assert used["path"] == expected or row[:2] == ("k3s2p1op1", "forward"), used
+        assert used["path"] == expected or name.startswith("k3s2p1op1") and direction == "forward", used
+        assert used["rounds"] == ("tf32" in name), used
         check_loads(used, row[:3])
     if name in DENSE or direction != "grad_weight":  # that of depthwise layers writes single sums
         assert max(used["widths"]["STG"]) == 128, used
@@ -67,14 +67,14 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     """Global memory is read 128 bits at a time, and asynchronously where a loop can overlap it."""
     copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
     assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] == "descriptor"), used
-    if used["path"] == "descriptor" and "channels_last" in row[0]:
+    if used["path"] == "descriptor" and "channels_last" in row[0] and "residual" not in row[0]:
         # From shared memory to the tensor cores, not by registers. (Phases of w joined for the store pass by LDSM.)
         assert "LDSM" not in used["instructions"], used
     if row[:2] in ONE_STEP:
         assert {*copies, *loads} == {128}, used
     elif row[1] == "backward":  # the weight is read once, in whatever order it lies
         assert copies == [128], used
-    elif row not in TRANSPOSED_TF32:
+    else:
         assert max(copies) == 128, used
         assert row[:2] in MIXED or {*copies, *loads} == {128}, used
 

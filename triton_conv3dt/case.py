@@ -22,7 +22,8 @@ CHOICES = {"direction": DIRECTIONS, "dtype": tuple(ITEM_SIZES), "precision": PRE
 FLAGS = ("bias", "residual", "keep_pre")
 ALIGNMENTS = (0, 1, 2, 4, 8, 16)
 FIELDS = {"y_layout": LAYOUTS, "w_minor": ("tap", "co", "ci", "other", "scattered"), "x_alignment": ALIGNMENTS,
-          "y_alignment": ALIGNMENTS, "w_alignment": ALIGNMENTS, "r_alignment": ALIGNMENTS, "wide": (False, True), "even": (True, False)}
+          "y_alignment": ALIGNMENTS, "w_alignment": ALIGNMENTS, "r_alignment": ALIGNMENTS, "wide": (False, True),
+          "even": (True, False)}
 NUMBER = re.compile(r"(ci|co|in|out|op|[nkspdg])(-?\d+(?:x-?\d+x-?\d+)?)")
 FUSED = re.compile(r"(\w+?)(?:\(([^()]*)\))?")
 

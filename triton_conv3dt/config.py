@@ -23,7 +23,8 @@ class Config:
     direct: block_m channels by block_n positions, without tensor cores.
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    copy: a channels-first x is copied to channels_last first. merge: which axes have their phases among the rows. shares: programs that share a reduction over positions.
+    copy: a channels-first x is copied to channels_last first. merge: which axes have their phases among the rows.
+    shares: programs that share a reduction over positions.
     """
 
     path: str
@@ -126,8 +127,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if any(config.box) and config.path != "descriptor":
         return f"path {config.path!r} has no boxes, received {config.box}"
     if config.copy and not (config.dense and copyable(problem)):
-        return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w, with channels "
-                "that are a multiple of 16 bytes")
+        return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w and whose "
+                "channels are a multiple of 16 bytes")
     if config.path == "onepass":
         return _fits_one_pass(config, problem, device)
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):

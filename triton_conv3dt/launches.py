@@ -42,8 +42,8 @@ class Launch:
 
     tensors: names, in the kernel's order; None for one that is left out. sizes: the integers after them. strides: what
     follows, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what that needs), or
-    plain integers. constants: what specialises the kernel, by parameter. described: the problem and config for which the first tensor
-    is read by a tensor descriptor.
+    plain integers. constants: what specialises the kernel, by parameter. described: the problem and config for which the
+    first tensor is read by a tensor descriptor.
     """
 
     kernel: str
@@ -86,7 +86,7 @@ def schedule(problem: Problem, config: Config) -> Schedule:
 
 
 def _gather(p: Problem, c: Config) -> tuple[list, list]:
-    """A forward or an input gradient: x (or dz) in another layout and w in another order where that is wanted, the product."""
+    """A forward or an input gradient: x in another layout and w in another order where that is wanted, and the product."""
     forward, launches, workspaces = p.direction == "forward", [], []
     source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
     x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
@@ -162,7 +162,8 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
     constants = _axes(p, c) | dict(
         CI=p.ci_group, CO=p.co_group, X_LAST=x_last, Z_LAST=z_last,
-        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2]), Z_RUN=lowering.gathered_run(p, c, p.y_layout, p.y_run))
+        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2]),
+        Z_RUN=lowering.gathered_run(p, c, p.y_layout, p.y_run))
     if c.dense:
         constants |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages,
                           PRECISION=p.precision, ROUND=p.rounded)

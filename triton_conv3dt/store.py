@@ -198,8 +198,8 @@ def _runs(p: Problem) -> list[int]:
 
 def _dense_alignments(p: Problem) -> dict[str, int]:
     """The alignments of dense tensors, by field."""
-    sizes = dict(r_alignment=p.co if p.y_layout == "channels_last" else p.out_size[2], x_alignment=p.ci if p.x_layout == "channels_last" else p.in_size[2],
-                 y_alignment=p.co if p.y_layout == "channels_last" else p.out_size[2],
+    y_minor = p.co if p.y_layout == "channels_last" else p.out_size[2]
+    sizes = dict(x_alignment=p.ci if p.x_layout == "channels_last" else p.in_size[2], y_alignment=y_minor, r_alignment=y_minor,
                  w_alignment={"co": p.co_group, "ci": p.ci_group, "tap": p.taps}.get(p.w_minor, 1))
     return {name: power_of_two_divisor(size, 16 // p.item) for name, size in sizes.items()}
 

@@ -21,7 +21,8 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     strides = weight_strides(w)
     ci, co, tap = strides or (0, 0, 0)
     whole = tap == 1 and co == w.shape[2] * w.shape[3] * w.shape[4]
-    minor = "scattered" if strides is None else "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
+    minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
+    minor = "scattered" if strides is None else minor
     # All taps are one run: the strides between their axes do not narrow it.
     taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
     w_alignment = 1 if minor in ("other", "scattered") else _alignment(taps, ("ci", "co", "tap").index(minor))
