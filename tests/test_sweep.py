@@ -50,7 +50,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "here", laboratories.stand)
     monkeypatch.setattr(machine, "facts", lambda device: FACTS)
     monkeypatch.setattr(precompile, "Compilers", NoCompilers)
-    monkeypatch.setattr(tune.search, "ranked", lambda problem, device: [DEFAULT, *OTHERS])
+    monkeypatch.setattr(tune.search, "ranked", lambda problem, device, without: [DEFAULT, *OTHERS])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -51,7 +51,7 @@ class Checker:
         """
         import torch
 
-        from . import device, launch, operands
+        from . import constraints, device, launch, operands
         from .binding import bind
 
         target = device.Device.named("nvidia_h200") if self._where == "cpu" else device.current()
@@ -60,7 +60,8 @@ class Checker:
         # In fp32 the truth of a smooth activation would lose digits.
         truth = operands.exact(problem, given, torch.float64 if ulps else None)
         tensors = {name: _among_nan(getattr(given, name)) for name in ("x", "w", "y", "b", "residual")}
-        launch.run(bind(launch.plan(problem, target)), **tensors | {operands.written(problem): zone.view})
+        plan = launch.plan(problem, target, constraints=constraints.current())
+        launch.run(bind(plan), **tensors | {operands.written(problem): zone.view})
         zone.check(truth, ulps)
 
 

@@ -1,7 +1,7 @@
 """From tensors to launches: the plan of the problem that they ask for, and running it.
 
-The plan of a call is remembered by its shapes, strides and alignments, so a repeated call decides nothing again. Every
-function returns without a synchronisation and allocates through torch alone.
+The plan of a call is remembered by its shapes, strides and alignments and by what is done without, so a repeated call decides
+nothing again. Every function returns without a synchronisation and allocates through torch alone.
 """
 
 import functools
@@ -14,6 +14,7 @@ import torch
 from . import device as devices
 from . import lowering, search
 from .binding import FUSION, Descriptor, Record, bind, load
+from .constraints import current
 from .device import Device
 from .geometry import ceil_div
 from .plan import plan
@@ -68,7 +69,7 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         b = b.contiguous()
     key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
            b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
-           out if out is None else _place(out))
+           out if out is None else _place(out), current())
     if records is None:
         records = _records
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
@@ -173,14 +174,14 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
     as the separate products find it."""
     key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
            w.stride(), w.data_ptr() % 16, x.dtype, x.device, padding, dilation, groups, activation, bias,
-           saved is None or saved.data_ptr() % 16)
+           saved is None or saved.data_ptr() % 16, current())
     record = _records.get(key, key)
     if record is key:
         epilogue = Epilogue(bias, activation=activation)
         problem = problem_of(BACKWARD, x, w, dy, epilogue, stride, padding, dilation, groups, precision)
         device, like = _device(x), empty(x.shape, dy if saved is None else saved)
         possible = x.numel() and weight_strides(w, packed=False) and problem.y_layout == layout_of(like)
-        config = search.one_pass(problem, device) if possible else None
+        config = search.one_pass(problem, device, current()) if possible else None
         record = _remember(_records, key, config and bind(plan(problem, device, config)))
     if record is None:
         return None
@@ -286,7 +287,7 @@ _records: dict = {}
 def _record(direction, x, w, y, stride, padding, dilation, groups, precision) -> Record:
     """The record of a gradient; x, w and y are the layer's (or their gradients'), whatever the direction."""
     key = (direction, x.shape, x.stride(), w.shape, w.stride(), y.shape, y.stride(), x.dtype, x.device, stride,
-           padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16)
+           padding, dilation, groups, precision, x.data_ptr() % 16, w.data_ptr() % 16, y.data_ptr() % 16, current())
     record = _records.get(key)
     if record is None:
         record = _bind(direction, x, w, y, Epilogue(), stride, padding, dilation, groups, precision)
@@ -303,7 +304,7 @@ def _remember(records: dict, key, record: Record) -> Record:
 
 def _bind(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual=None) -> Record:
     problem = problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual)
-    record = bind(plan(problem, _device(x)))
+    record = bind(plan(problem, _device(x), constraints=current()))
     record.packs = direction != "grad_weight" and (record.packs or weight_strides(w, packed=False) is None)
     return record
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from . import config as configs
 from . import lowering, store
 from .config import Config
+from .constraints import NONE, Constraints
 from .device import Device
 from .problem import Problem
 
@@ -15,19 +16,21 @@ READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row
 
 @dataclass(frozen=True)
 class Plan:
-    """What runs for a problem on a device: the config, where it came from, and every launch in order."""
+    """What runs for a problem on a device: the config, where it came from, every launch in order, and what it does without."""
 
     problem: Problem
     device: Device
     config: Config
     source: str
     steps: tuple[str, ...]
+    constraints: Constraints = NONE
 
     def __str__(self) -> str:
         p, d = self.problem, self.device
         lines = [f"problem   {p}", f"device    {d.name}, capability {d.capability[0]}.{d.capability[1]}, {d.sms} SMs"]
         lines += [f"phases    {name}: {axis.describe()}" for name, axis in zip("dhw", p.axes)]
         lines += [f"epilogue  {p.epilogue}"] if p.direction == "forward" else []
+        lines += [f"without   {self.constraints}"] if self.constraints else []
         lines += [f"config    {self.config}", f"source    {self.source}"]
         lines += [f"launch {i}  {step}" for i, step in enumerate(self.steps, 1)]
         lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
@@ -46,16 +49,19 @@ class Plan:
         return max(memory, matmul), "memory" if memory >= matmul else "compute"
 
 
-def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan:
-    """The plan of a problem: a function of problem, device and the files of tuned configs; the device need not be here.
+def plan(problem: Problem, device: Device, config: Config | None = None, constraints: Constraints = NONE) -> Plan:
+    """The plan of a problem: a function of problem, device, constraints and the files of tuned configs; the device need not
+    be here.
 
     Raises:
-        ValueError: the given config does not fit, with the reason.
+        ValueError: the given config does not fit or may not be used, or none is left, with the reason.
     """
-    found = store.Found(config, "given") if config else store.choose(problem, device)
+    found = store.Found(config, "given") if config else store.choose(problem, device, constraints)
     config, source = found.config, found.source
     if reason := configs.fits(config, problem, device):
         raise ValueError(f"config {config} does not fit {problem} on {device.name}: {reason}")
+    if reason := constraints.refuses(config):
+        raise ValueError(f"config {config} may not be used for {problem} on {device.name}: {reason}")
     steps = []
     if lowering.copies(problem, config):
         steps.append("copy x to channels_last (its taps shift along w by single elements)")
@@ -64,7 +70,7 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
     if config.path == "onepass":
         return Plan(problem, device, config, source, (
             f"backward, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets",
-            f"sum_parts of dw, {config.shares} shares in order", "sum_parts of db, where it is asked for"))
+            f"sum_parts of dw, {config.shares} shares in order", "sum_parts of db, where it is asked for"), constraints)
     kernel = "gather" if config.dense else "direct"
     if problem.direction == "grad_weight":
         kernel = "grad_weight" if config.dense else "grad_weight_direct"
@@ -73,4 +79,4 @@ def plan(problem: Problem, device: Device, config: Config | None = None) -> Plan
     steps.append(f"{kernel}, grid {lowering.grid(problem, config)}, {64 if problem.wide else 32}-bit offsets")
     if problem.direction == "grad_weight":
         steps.append(f"sum_parts, {config.shares} share{'s' * (config.shares > 1)} in order")
-    return Plan(problem, device, config, source, tuple(steps))
+    return Plan(problem, device, config, source, tuple(steps), constraints)
