@@ -1,7 +1,7 @@
 """What may be used to compute a problem: which paths, and pipelines of how many stages.
 
-Compilers and drivers have got kernels wrong, those with tensor descriptors and deep pipelines above all. Whoever meets one
-does without it, by $TRITON_CONV3DT_WITHOUT or a tool's --without, until it is mended.
+Compilers and drivers have got kernels wrong, those with tensor descriptors and deep pipelines above all. Whoever meets
+one does without it, by $TRITON_CONV3DT_WITHOUT or a tool's --without, until it is mended.
 """
 
 import os

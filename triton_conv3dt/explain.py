@@ -17,9 +17,9 @@ COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline 
 def text(plan: Plan) -> str:
     """All there is to say about one plan, and the command that tunes what is not tuned."""
     lines = [f"case      {case.format(plan.problem)}", str(plan), f"product   {product(plan)}"]
-    all_gradients = backward(plan.problem)
-    if plan.problem.direction != "forward" and (config := search.one_pass(all_gradients, plan.device, plan.constraints)):
-        lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
+    if plan.problem.direction != "forward":
+        if config := search.one_pass(backward(plan.problem), plan.device, plan.constraints):
+            lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
     if plan.device.capability < LEAST_CAPABILITY:
         lines.append(f"note      {too_old()}")
     elif tuned(plan) != "exact":

@@ -1,6 +1,6 @@
 """From tensors to launches: the plan of the problem that they ask for, and running it.
 
-The plan of a call is remembered by its shapes, strides and alignments and by what is done without, so a repeated call decides
+The plan of a call is remembered by its shapes, strides and alignments and by the constraints, so a repeated call decides
 nothing again. Every function returns without a synchronisation and allocates through torch alone.
 """
 

@@ -16,7 +16,7 @@ READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row
 
 @dataclass(frozen=True)
 class Plan:
-    """What runs for a problem on a device: the config, where it came from, every launch in order, and what it does without."""
+    """What runs for a problem on a device under constraints: the config, where it came from, and every launch in order."""
 
     problem: Problem
     device: Device
@@ -50,8 +50,8 @@ class Plan:
 
 
 def plan(problem: Problem, device: Device, config: Config | None = None, constraints: Constraints = NONE) -> Plan:
-    """The plan of a problem: a function of problem, device, constraints and the files of tuned configs; the device need not
-    be here.
+    """The plan of a problem: a function of problem, device, constraints and the files of tuned configs; the device need
+    not be here.
 
     Raises:
         ValueError: the given config does not fit or may not be used, or none is left, with the reason.

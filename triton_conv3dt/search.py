@@ -1,7 +1,7 @@
 """Which configs are worth trying for a problem, what each is expected to cost, and so the default.
 
-Pure functions of problem, device and constraints: nothing is timed here and no file is read. The costs are a model's, in seconds; they
-rank configs and prune a tuner's work, and no more is claimed of them.
+Pure functions of problem, device and constraints: nothing is timed here and no file is read. The costs are a model's, in
+seconds; they rank configs and prune a tuner's work, and no more is claimed of them.
 """
 
 from itertools import product
@@ -57,8 +57,8 @@ def ranked(problem: Problem, device: Device, constraints: Constraints = NONE) ->
 
 
 def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config | None:
-    """The config for all gradients at once, a problem of direction "backward"; None where separate products are better, or
-    nothing else may be used."""
+    """The config for all gradients at once, a problem of direction "backward"; None where separate products are better or
+    alone may be used."""
     tiles = lambda block_k: ceil_div(_positions(problem), block_k)
     block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
     warps = 8 if block_m * block_n >= 64 * 128 else 4

@@ -1,8 +1,8 @@
 """Tuned configs: finding the one for a problem, and keeping new ones.
 
 A look-up tries, in every folder of the search path, the problem itself, then the nearest problem of its class within a
-factor of two in positions; what it finds is used only where it may be, fits the device and was tuned for these kernels. Which
-entry is chosen depends on the entries, never on their order. Nothing is written but by `save`.
+factor of two in positions; what it finds is used only where it may be, fits the device and was tuned for these kernels.
+Which entry is chosen depends on the entries, never on their order. Nothing is written but by `save`.
 """
 
 import functools

@@ -69,8 +69,8 @@ def add_without(command) -> None:
 
 @contextmanager
 def constrained(arguments):
-    """In here everything does without what --without and the environment say. arguments.refuse ends the program where the
-    environment is malformed; commands that do not have the option read nothing."""
+    """In here everything does without what --without and the environment say. arguments.refuse ends the program where
+    the environment is malformed; commands that do not have the option read nothing."""
     if not hasattr(arguments, "without"):
         yield
         return

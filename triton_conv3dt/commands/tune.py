@@ -22,8 +22,8 @@ def add(commands) -> None:
     tune.add_argument("--effort", choices=("quick", "full"), default="quick",
                       help="quick: the 20 most promising configs of a problem; full: all (default: %(default)s)")
     tune.add_argument("--journal", type=Path, metavar="FILE",
-                      help="where every candidate is recorded (default: in the user's cache, by device; under --without, "
-                           "in the folder of --output)")
+                      help="where every candidate is recorded (default: in the user's cache, by device; under "
+                           "--without, in the folder of --output)")
     tune.add_argument("--output", type=Path, metavar="DIR",
                       help="folder of the config files (default: the user's cache, where they are found; needed under "
                            "--without)")
@@ -76,8 +76,8 @@ def _tune(problems, arguments, started: float) -> int:
     device = sweep.device_here("tune")
     output, without = arguments.output or store.user_cache(), constraints.current()
     if without and store.common(output):
-        raise ValueError(f"what is best without {without} would replace, in {output}, what is best of all: give --output a "
-                         "folder of its own, which TRITON_CONV3DT_CONFIG_DIR makes calls look into")
+        raise ValueError(f"what is best without {without} would replace, in {output}, what is best of all: give --output "
+                         "a folder of its own, which TRITON_CONV3DT_CONFIG_DIR makes calls look into")
     journals = output if without else store.user_cache().parent / "journals"
     path = arguments.journal or journals / f"{device.name}.jsonl"
     book, effort = journal.Journal(path), tune.EFFORTS[arguments.effort]

@@ -97,8 +97,8 @@ def merge(journals: Iterable[Path], output: Path) -> dict[str, int]:
         if not sessions:
             raise ValueError(f"{path} is no journal of tune: it has no session")
         if without := next((row["without"] for row in rows if row.get("without")), None):
-            raise ValueError(f"{path} says what is best without {without}, which would stand in for what is best of all; "
-                             "the folder that tune was given has its configs")
+            raise ValueError(f"{path} says what is best without {without}, which would stand in for what is best of "
+                             "all; the folder that tune was given has its configs")
         devices |= {row["device"]: device_of(row) for row in sessions}
         found |= {(row["device"], row["case"]): row for row in rows
                   if row.get("event") == "result" and row["kernel"] == store.kernel_digest()}

@@ -79,8 +79,8 @@ class DeviceBroken(RuntimeError):
 
 
 def jobs(problems: Iterable[Problem], device: Device, effort: Effort) -> list[Job]:
-    """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model, of what
-    may be used now."""
+    """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model, of
+    what may be used now."""
     without = constraints.current()
 
     def find(problem):
