@@ -11,6 +11,7 @@ from tolerances import assert_exact, assert_smooth
 import triton_conv3dt as t3
 from triton_conv3dt import launch, reference, search
 from triton_conv3dt.config import Config, fits
+from triton_conv3dt.constraints import NONE
 from triton_conv3dt.device import Device
 from triton_conv3dt.ops import dense_strides
 from triton_conv3dt.problem import Activation, Problem
@@ -27,7 +28,7 @@ CASES = (
 ACTIVATIONS = (None, "relu", ("leaky_relu", 0.25))
 
 
-def small(problem, device, shares=3) -> Config | None:
+def small(problem, device, constraints=NONE, shares=3) -> Config | None:
     """In place of search.one_pass: small tiles, and as many programs as shares."""
     size = lambda value: max(16, 1 << (value - 1).bit_length())
     config = Config("onepass", size(problem.ci), size(problem.co * problem.taps), 16, 4, 2, shares=shares)
@@ -39,7 +40,7 @@ def taken(monkeypatch):
     """One pass is taken wherever it fits; a list of the problems it was asked for."""
     asked = []
     monkeypatch.setattr(launch, "_records", {})
-    monkeypatch.setattr(search, "one_pass", lambda problem, device: asked.append(problem) or small(problem, device))
+    monkeypatch.setattr(search, "one_pass", lambda problem, *given: asked.append(problem) or small(problem, *given))
     return asked
 
 
@@ -115,7 +116,7 @@ def test_the_number_of_programs_changes_no_bit_of_integers(device, monkeypatch):
     results = []
     for shares in (1, 2, 5):
         monkeypatch.setattr(launch, "_records", {})
-        monkeypatch.setattr(search, "one_pass", lambda problem, device: small(problem, device, shares))
+        monkeypatch.setattr(search, "one_pass", lambda *given: small(*given, shares=shares))
         results.append(launch.backward(t.dz, t.x, t.w, None, True, t.w.stride(), (2, 2, 2), (0, 0, 0), (1, 1, 1), 1,
                                        "tf32", None))
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))

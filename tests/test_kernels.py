@@ -206,7 +206,8 @@ def test_a_residual_out_of_a_huge_tensor(device):
 def use(monkeypatch, config):
     """From now on every problem is computed so."""
     monkeypatch.setattr(launch, "_records", {})
-    monkeypatch.setattr(search, "default", config if callable(config) else lambda problem, device: config)
+    chosen = config if callable(config) else lambda problem, device: config
+    monkeypatch.setattr(search, "default", lambda problem, device, constraints: chosen(problem, device))
 
 
 def random_config(rng, paths=("gather", "descriptor", "direct")):

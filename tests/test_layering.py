@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
-    "geometry", "problem", "case", "layers", "sampling", "device", "config", "lowering", "launches", "search", "configfile",
-    "store", "plan", "explain", "kernels", "tensors", "binding", "launch", "reference", "arguments", "composite",
+    "geometry", "problem", "case", "layers", "sampling", "device", "config", "constraints", "lowering", "launches", "search",
+    "configfile", "store", "plan", "explain", "kernels", "tensors", "binding", "launch", "reference", "arguments", "composite",
     "library", "vmap", "ops", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker", "inspection",
     "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
 )
@@ -18,7 +18,8 @@ MEASURING = (  # and so in measuring/
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine
     "geometry": {"torch", "triton", "numpy", "os"}, "problem": {"torch", "triton", "numpy", "os"},
-    "config": {"torch", "triton", "os", "time"}, "kernels": {"torch", "numpy", "os"},
+    "config": {"torch", "triton", "os", "time"}, "constraints": {"torch", "triton", "time"},
+    "kernels": {"torch", "numpy", "os"},
     "reference": {"triton", "triton_conv3dt", "numpy"}, "functional": {"triton"}, "nn": {"triton"}, "tf": {"triton"},
 }
 ALL_FILES = sorted(PACKAGE.rglob("*.py"))

@@ -50,7 +50,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "here", laboratories.stand)
     monkeypatch.setattr(machine, "facts", lambda device: FACTS)
     monkeypatch.setattr(precompile, "Compilers", NoCompilers)
-    monkeypatch.setattr(tune.search, "ranked", lambda problem, device: [DEFAULT, *OTHERS])
+    monkeypatch.setattr(tune.search, "ranked", lambda problem, device, without: [DEFAULT, *OTHERS])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -379,3 +379,22 @@ def test_make_gpu_without_a_gpu_says_so():
     result = subprocess.run(["make", "gpu", f"PYTHON={python}"], cwd=ROOT, capture_output=True, text=True, timeout=60,
                             env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode != 0 and "no CUDA device is available" in result.stderr
+
+
+def test_tune_without_a_path_stores_where_nothing_better_is_hidden(gpu, capsys):
+    given = ["tune", "--case", CASE]
+    assert cli.main(given) == 0
+    kept = sorted((path, path.read_bytes()) for path in (gpu / "cache").rglob("*") if path.is_file())
+    capsys.readouterr()
+    without = [*given, "--resume", "--without", "descriptor"]
+    for output in ([], ["--output", str(store.user_cache())], ["--output", str(ROOT / "autotune_configs")]):
+        assert cli.main([*without, *output]) == 1
+        assert "error: what is best without descriptor would replace" in capsys.readouterr().err
+    assert cli.main([*without, "--output", "own"]) == 0
+    assert "1 problem, 0 known, 1 to do; journal own/nvidia_h200.jsonl" in capsys.readouterr().out
+    assert cli.main([*without, "--output", "own"]) == 0
+    assert "1 problem, 1 known, 0 to do" in capsys.readouterr().out
+    assert store.lookup(PROBLEM, laboratories.H200, [gpu / "own"]).config == OTHERS[2]
+    assert sorted((path, path.read_bytes()) for path in (gpu / "cache").rglob("*") if path.is_file()) == kept
+    assert cli.main(["merge", "own/nvidia_h200.jsonl", "--output", "merged"]) == 1
+    assert "says what is best without descriptor" in capsys.readouterr().err and not (gpu / "merged").exists()

@@ -51,7 +51,7 @@ class Checker:
         """
         import torch
 
-        from . import device, launch, operands
+        from . import constraints, device, launch, operands
 
         target = device.Device.named("nvidia_h200") if self._where == "cpu" else device.current()
         given, zone = operands.integers(problem, self._where), operands.red_zone(problem, self._where)
@@ -59,7 +59,8 @@ class Checker:
         # In fp32 the truth of a smooth activation would lose digits.
         truth = operands.exact(problem, given, torch.float64 if ulps else None)
         tensors = {name: _among_nan(getattr(given, name)) for name in ("x", "w", "y", "b", "residual")}
-        launch.run(launch.bind(launch.plan(problem, target)), **tensors | {operands.written(problem): zone.view})
+        plan = launch.plan(problem, target, constraints=constraints.current())
+        launch.run(launch.bind(plan), **tensors | {operands.written(problem): zone.view})
         zone.check(truth, ulps)
 
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from .commands import bench, check, demo, explain, info, inspect, merge, report, tune
+from .commands import bench, check, demo, explain, info, inspect, merge, options, report, tune
 
 COMMANDS = (info, demo, explain, inspect, check, tune, bench, report, merge)
 
@@ -13,7 +13,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; argv is sys.argv[1:] where it is not given. Returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        code = arguments.run(arguments)
+        with options.constrained(arguments):
+            code = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, `head` say, has seen enough

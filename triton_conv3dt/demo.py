@@ -250,13 +250,14 @@ def _gpu_seconds(call, repeats: int = 20) -> float:
 
 def _config(x, w) -> str:
     """The config that launch chooses for this call, in words."""
-    from . import device, launch
+    from . import constraints, device, launch
     from .problem import Problem
 
     n, ci, *size = x.shape
     problem = Problem.of_layer(n=n, ci=ci, co=w.shape[1], in_size=tuple(size), kernel=4, **LAYER, bias=True,
                                activation="relu", dtype=str(x.dtype).removeprefix("torch."), precision="ieee")
-    return str(launch.plan(problem, device.current() if x.is_cuda else device.Device.named("nvidia_h200")).config)
+    here = device.current() if x.is_cuda else device.Device.named("nvidia_h200")
+    return str(launch.plan(problem, here, constraints=constraints.current()).config)
 
 
 def _table(runs: list[Run]) -> str:

@@ -17,13 +17,19 @@ COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline 
 def text(plan: Plan) -> str:
     """All there is to say about one plan, and the command that tunes what is not tuned."""
     lines = [f"case      {case.format(plan.problem)}", str(plan), f"product   {product(plan)}"]
-    if plan.problem.direction != "forward" and (config := search.one_pass(backward(plan.problem), plan.device)):
-        lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
+    if plan.problem.direction != "forward":
+        if config := search.one_pass(backward(plan.problem), plan.device, plan.constraints):
+            lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
     if plan.device.capability < LEAST_CAPABILITY:
         lines.append(f"note      {too_old()}")
     elif tuned(plan) != "exact":
-        lines.append(f"tune      triton-conv3dt tune --case {shlex.quote(case.format(plan.problem))}")
+        lines.append(f"tune      triton-conv3dt tune --case {shlex.quote(case.format(plan.problem))}{without(plan)}")
     return "\n".join(lines)
+
+
+def without(plan: Plan) -> str:
+    """What a command needs after it to do without what the plan does without."""
+    return f" --without {shlex.quote(str(plan.constraints))}" if plan.constraints else ""
 
 
 def backward(problem: Problem) -> Problem:

@@ -1,7 +1,7 @@
 """From tensors to launches: the plan of the problem that they ask for, and running it.
 
-The plan of a call is remembered by its shapes, strides and alignments, so a repeated call decides nothing again. Every
-function returns without a synchronisation and allocates through torch alone.
+The plan of a call is remembered by its shapes, strides and alignments and by the constraints, so a repeated call decides
+nothing again. Every function returns without a synchronisation and allocates through torch alone.
 """
 
 import functools
@@ -11,6 +11,7 @@ import torch
 from . import device as devices
 from . import launches, search
 from .binding import Call, interpreting
+from .constraints import current
 from .device import Device
 from .plan import plan
 from .problem import BACKWARD, Epilogue
@@ -56,7 +57,7 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         b = b.contiguous()
     key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
            b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
-           out if out is None else _place(out))
+           out if out is None else _place(out), current())
     if records is None:
         records = _records
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
@@ -66,8 +67,8 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         if y.numel() == 0:
             return y, torch.empty_like(y) if keep_pre else None
         epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
-        call = _remember(records, key, bind(plan(
-            problem_of("forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual), _device(x))))
+        call = _bound(records, key, x, problem_of(
+            "forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual))
         call.result = y.shape, y.stride()
     y = x.new_empty_strided(*call.result) if out is None else out
     pre = torch.empty_like(y) if keep_pre else None
@@ -78,14 +79,14 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
 def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
     """dx [N, CI, *in_size] in dz's memory format."""
     key = ("grad_input", dz.shape, *_place(dz), w.shape, *_place(w), dz.dtype, dz.device, in_size, stride, padding, dilation,
-           groups, precision)
+           groups, precision, current())
     call = _records.get(key)
     if call is None:
         dx = empty((dz.shape[0], w.shape[0], *in_size), dz)
         if not (dx.numel() and dz.numel() and w.numel()):
             return dx.zero_()
-        call = _remember(_records, key, bind(plan(
-            problem_of("grad_input", dx, w, dz, Epilogue(), stride, padding, dilation, groups, precision), _device(dz))))
+        call = _bound(_records, key, dz, problem_of(
+            "grad_input", dx, w, dz, Epilogue(), stride, padding, dilation, groups, precision))
         call.result = dx.shape, dx.stride()
     dx = dz.new_empty_strided(*call.result)
     call.run((dx, w, dz))
@@ -96,13 +97,13 @@ def grad_weight(x, dz, *, kernel, strides, stride, padding, dilation, groups, pr
     """dw [CI, CO / groups, *kernel] in these strides."""
     dw = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides)
     key = ("grad_weight", x.shape, *_place(x), dz.shape, *_place(dz), x.dtype, x.device, kernel, strides, stride, padding,
-           dilation, groups, precision)
+           dilation, groups, precision, current())
     call = _records.get(key)
     if call is None:
         if not (dw.numel() and x.numel() and dz.numel()):
             return dw.zero_()
-        call = _remember(_records, key, bind(plan(
-            problem_of("grad_weight", x, dw, dz, Epilogue(), stride, padding, dilation, groups, precision), _device(x))))
+        call = _bound(_records, key, x, problem_of(
+            "grad_weight", x, dw, dz, Epilogue(), stride, padding, dilation, groups, precision))
     call.run((x, dw, dz))
     return dw
 
@@ -140,14 +141,14 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
     as the separate products find it."""
     key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
            w.stride(), w.data_ptr() % 16, x.dtype, x.device, padding, dilation, groups, activation, bias,
-           saved is None or saved.data_ptr() % 16, w_strides)
+           saved is None or saved.data_ptr() % 16, w_strides, current())
     call = _records.get(key, key)
     if call is key:
         problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation,
                              groups, precision)
         device, like = _device(x), empty(x.shape, dy if saved is None else saved)
         possible = x.numel() and problem.y_layout == layout_of(like)
-        config = search.one_pass(problem, device) if possible else None
+        config = search.one_pass(problem, device, current()) if possible else None
         call = _remember(_records, key, config and bind(plan(problem, device, config)))
         if call is not None:
             call.result = like.shape, like.stride()
@@ -200,6 +201,11 @@ def _place(t) -> tuple:
 
 
 _records: dict = {}
+
+
+def _bound(records: dict, key, t, problem) -> Call:
+    """The call of a problem on the device of t, as the constraints are now; remembered."""
+    return _remember(records, key, bind(plan(problem, _device(t), constraints=current())))
 
 
 def _remember(records: dict, key, call: Call) -> Call:

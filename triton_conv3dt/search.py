@@ -1,7 +1,7 @@
 """Which configs are worth trying for a problem, what each is expected to cost, and so the default.
 
-Pure functions of problem and device: nothing is timed here and no file is read. The costs are a model's, in seconds; they
-rank configs and prune a tuner's work, and no more is claimed of them.
+Pure functions of problem, device and constraints: nothing is timed here and no file is read. The costs are a model's, in
+seconds; they rank configs and prune a tuner's work, and no more is claimed of them.
 """
 
 from itertools import product
@@ -9,6 +9,7 @@ from math import prod
 
 from . import lowering
 from .config import Config, SMALLEST_DOT, copyable, fits, join_factor, rows_and_reduction, shared_memory, split_factor
+from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
 from .geometry import ceil_div
 from .problem import Problem
@@ -23,37 +24,49 @@ IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in fl
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
 
 
-def default(problem: Problem, device: Device) -> Config:
-    """The config for a problem that nobody has tuned: the cheapest of a few sensible ones."""
-    return min(sensible(problem, device), key=lambda config: cost(config, problem, device))
+def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
+    """The config for a problem that nobody has tuned: the cheapest of a few sensible ones.
+
+    Raises:
+        ValueError: the constraints leave none; the message says which path would do.
+    """
+    return min(sensible(problem, device, constraints), key=lambda config: cost(config, problem, device))
 
 
-def sensible(problem: Problem, device: Device) -> list[Config]:
-    """The few configs that the default is chosen from; at least one, and all fit."""
-    return list(_tried(problem, device, thorough=False))
+def sensible(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
+    """The few configs that the default is chosen from; at least one, and all fit. Raises as `default` does."""
+    found = list(_tried(problem, device, constraints, thorough=False))
+    if not found:
+        paths = dict.fromkeys([*(config.path for config in sensible(problem, device)), "direct"])
+        raise ValueError(f"nothing is left that computes {problem} on {device.name} without {constraints}: allow "
+                         f"{' or '.join(paths)} again ({VARIABLE}, --without), or take backend=\"torch\"")
+    return found
 
 
-def candidates(problem: Problem, device: Device) -> list[Config]:
+def candidates(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
     """Every config worth trying, in a fixed order; all fit."""
-    return list(dict.fromkeys(_tried(problem, device, thorough=True)))
+    return list(dict.fromkeys(_tried(problem, device, constraints, thorough=True)))
 
 
-def ranked(problem: Problem, device: Device) -> list[Config]:
-    """The candidates, cheapest first: the default leads."""
-    first = default(problem, device)
-    rest = sorted((c for c in candidates(problem, device) if c != first), key=lambda c: cost(c, problem, device))
+def ranked(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
+    """The candidates, cheapest first: the default leads. Raises as `default` does."""
+    first = default(problem, device, constraints)
+    rest = sorted((c for c in candidates(problem, device, constraints) if c != first),
+                  key=lambda c: cost(c, problem, device))
     return [first, *rest]
 
 
-def one_pass(problem: Problem, device: Device) -> Config | None:
-    """The config for all gradients at once, a problem of direction "backward"; None where separate products are better."""
+def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config | None:
+    """The config for all gradients at once, a problem of direction "backward"; None where separate products are better or
+    alone may be used."""
     tiles = lambda block_k: ceil_div(_positions(problem), block_k)
     block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
     warps = 8 if block_m * block_n >= 64 * 128 else 4
     for block_k, stages in ((64, 3), (64, 2), (32, 3), (32, 2)):
         # Each program should have a few tiles to overlap, or the shares cost more than they save.
         config = Config("onepass", block_m, block_n, block_k, warps, stages, shares=min(device.sms, tiles(block_k)))
-        if fits(config, problem, device) is None and tiles(block_k) >= 4 * device.sms:
+        refused = constraints.refuses(config) or fits(config, problem, device)
+        if refused is None and tiles(block_k) >= 4 * device.sms:
             return config
     return None
 
@@ -134,23 +147,25 @@ def _resident(config: Config, problem: Problem, device: Device) -> int:
                       2048 // threads, 32))
 
 
-def _tried(problem: Problem, device: Device, thorough: bool):
-    """Configs that fit: a few sensible ones, or all that may be worth timing. There is always one."""
+def _tried(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
+    """Configs that fit and may be used: a few sensible ones, or all that may be worth timing. Where nothing is excluded
+    there is always one."""
     rows, reduction = rows_and_reduction(problem)
     narrow = problem.groups > 1 and min(rows, reduction) < SMALLEST_DOT
     direct = problem.dtype == "float64" or narrow or (problem.direction != "grad_weight" and reduction < 8)
+    allowed = lambda config: constraints.refuses(config) is None
     found = False
-    if thorough or not direct:
+    if thorough or not direct or "direct" in constraints.without:
         shapes = _weight_gradients if problem.direction == "grad_weight" else _products
-        for config in shapes(problem, device, thorough):
+        for config in filter(allowed, shapes(problem, device, constraints, thorough)):
             if fits(config, problem, device) is None:
                 found = True
                 yield config
     if direct or thorough or not found:
-        yield from _direct(problem, device, thorough)
+        yield from filter(allowed, _direct(problem, device, thorough))
 
 
-def _products(problem: Problem, device: Device, thorough: bool):
+def _products(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a forward or an input gradient on tensor cores."""
     rows, reduction = rows_and_reduction(problem)
     wide = (64 if problem.item == 2 else 32) // split_factor(problem)
@@ -163,12 +178,12 @@ def _products(problem: Problem, device: Device, thorough: bool):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
-                        for n_stages in stages:
+                        for n_stages in constraints.stages(stages):
                             for path, box, copy in _readings(problem, device, merge, block_n, thorough):
                                 yield Config(path, block_m, block_n, block_k, warps, n_stages, merge, box=box, copy=copy)
 
 
-def _weight_gradients(problem: Problem, device: Device, thorough: bool):
+def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
     split, floor = split_factor(problem), 64 if device.warpgroups and not thorough else SMALLEST_DOT
     wide = max(SMALLEST_DOT, (64 if problem.item == 2 else 32) // split)
@@ -178,7 +193,7 @@ def _weight_gradients(problem: Problem, device: Device, thorough: bool):
             tiles = problem.taps // split * ceil_div(problem.ci_group, block_m) * ceil_div(problem.co_group, block_n)
             for block_k in _around(_positions(problem), SMALLEST_DOT, wide, thorough):
                 for warps in _warps(block_m * block_n * split, thorough):
-                    for n_stages in stages:
+                    for n_stages in constraints.stages(stages):
                         for shares in _shares(problem, block_k, max(1, tiles * problem.groups), device.sms, thorough):
                             yield Config("gather", block_m, block_n, block_k, warps, n_stages, shares=shares)
 

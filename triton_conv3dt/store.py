@@ -1,8 +1,8 @@
 """Tuned configs: finding the one for a problem, and keeping new ones.
 
 A look-up tries, in every folder of the search path, the problem itself, then the nearest problem of its class within a
-factor of two in positions; what it finds is used only where it fits the device and was tuned for these kernels. Which
-entry is chosen depends on the entries, never on their order. Nothing is written but by `save`.
+factor of two in positions; what it finds is used only where it may be, fits the device and was tuned for these kernels.
+Which entry is chosen depends on the entries, never on their order. Nothing is written but by `save`.
 """
 
 import functools
@@ -20,6 +20,7 @@ from . import __version__, case, configfile, search
 from . import config as configs
 from .config import Config
 from .configfile import ConfigFileError, Entry, file_name
+from .constraints import NONE, Constraints
 from .device import SHIPPED, Device
 from .geometry import power_of_two_divisor
 from .problem import Epilogue, Problem
@@ -54,20 +55,29 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "triton_conv3dt" / "configs"
 
 
+def common(directory: Path) -> bool:
+    """Whether a folder is one that calls look into by themselves: the user's cache, or one that was shipped."""
+    return directory.resolve() in [folder.resolve() for folder in (user_cache(), *SHIPPED)]
+
+
 def files(directory: Path) -> list[Path]:
     """The files of tuned configs in a folder of the search path."""
     return sorted(directory.glob("*/*.*.json"))
 
 
-def choose(problem: Problem, device: Device) -> Found:
-    """The config that runs: the tuned one, else the default; source says what was rejected and why."""
-    found, rejected = _search(problem, device)
+def choose(problem: Problem, device: Device, constraints: Constraints = NONE) -> Found:
+    """The config that runs: the tuned one, else the default; source says what was rejected and why.
+
+    Raises:
+        ValueError: the constraints leave nothing.
+    """
+    found, rejected = _search(problem, device, constraints)
     if found:
         return found
     source = "default of search.py, not tuned"
     if rejected:
         source += f"; {rejected[0]}" + f"; and {len(rejected) - 1} more" * (len(rejected) > 1)
-    return Found(search.default(problem, device), source)
+    return Found(search.default(problem, device, constraints), source)
 
 
 @contextmanager
@@ -78,13 +88,14 @@ def strict():
         yield
 
 
-def lookup(problem: Problem, device: Device, path: list[Path] | None = None) -> Found | None:
+def lookup(problem: Problem, device: Device, path: list[Path] | None = None,
+           constraints: Constraints = NONE) -> Found | None:
     """The tuned config of a problem, or of one near it, in the folders of a path (search_path() where none is given);
-    None where there is none that fits.
+    None where there is none that fits and may be used.
 
     A file that is malformed or of a later schema is left out with a ConfigFileWarning.
     """
-    return _search(problem, device, path)[0]
+    return _search(problem, device, constraints, path)[0]
 
 
 def save(entries, device: Device, made_with: dict[str, str], directory: Path) -> list[Path]:
@@ -154,7 +165,8 @@ def _code(source: str):
             statement.append(token)
 
 
-def _search(problem: Problem, device: Device, folders: list[Path] | None = None) -> tuple[Found | None, list[str]]:
+def _search(problem: Problem, device: Device, constraints: Constraints,
+            folders: list[Path] | None = None) -> tuple[Found | None, list[str]]:
     """What is found, and why others that would have been were not taken."""
     problem, near, rejected = normal(problem), [], []
     for place, folder in enumerate(search_path() if folders is None else folders):
@@ -164,7 +176,7 @@ def _search(problem: Problem, device: Device, folders: list[Path] | None = None)
                 near.append(((*distance, place, case.format(entry.problem), entry.measured.get("median", math.inf),
                               str(entry.config)), f"{path}:{line}", entry))
     for _, where, entry in sorted(near, key=lambda candidate: candidate[0]):
-        if reason := _stale(entry) or configs.fits(entry.config, problem, device):
+        if reason := _stale(entry) or constraints.refuses(entry.config) or configs.fits(entry.config, problem, device):
             rejected.append(f"{where} is rejected: {reason}")
             continue
         how = "exact" if entry.problem == problem else f"near: {case.format(entry.problem)}"

@@ -14,6 +14,9 @@ import traceback
 from dataclasses import dataclass
 from typing import Callable
 
+from . import constraints
+from .constraints import Constraints
+
 START_SECONDS = 180  # importing torch and making a CUDA context on a machine that is busy compiling
 LOST = ("crash", "hang", "illegal access")  # the kinds of failure that cost the worker
 CONTEXT_LOST = ("illegal memory access", "misaligned address", "unspecified launch failure", "illegal instruction",
@@ -35,7 +38,7 @@ class Failure:
 
 
 class Worker:
-    """Runs methods of an object that is made in another process.
+    """Runs methods of an object that is made in another process, which does without what this one does without.
 
     Args:
         make: makes the object there; importable by name, as multiprocessing's `spawn` needs it. Where the object has a
@@ -81,7 +84,7 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
         self._connection, theirs = context.Pipe()
-        given = theirs, os.getpid(), self._make, self._arguments
+        given = theirs, os.getpid(), constraints.current(), self._make, self._arguments
         self._process = context.Process(target=_answer, args=given, daemon=True)
         self._process.start()
         theirs.close()
@@ -105,9 +108,14 @@ class Worker:
         return Failure("crash", f"the worker process ended: {how}")
 
 
-def _answer(connection, parent: int, make: Callable, arguments: tuple) -> None:
+def _answer(connection, parent: int, without: Constraints, make: Callable, arguments: tuple) -> None:
     """The worker: make the object, then answer until the other end closes."""
     serve(parent)
+    with constraints.using(without):
+        _answer_all(connection, make, arguments)
+
+
+def _answer_all(connection, make: Callable, arguments: tuple) -> None:
     try:
         target = make(*arguments)
     except Exception as error:

@@ -25,13 +25,14 @@ def add(commands) -> None:
                        help=f"how many (default: {RANDOM} where nothing else is asked)")
     drawn.add_argument("--seed", type=int, metavar="S", help="the same problems for the same seed (default: 0)")
     options.add_run(check, DIRECTIONS)
+    options.add_without(check)
     check.add_argument("--quiet", action="store_true", help="no progress")
     check.set_defaults(run=run, refuse=check.error)
 
 
 def run(arguments) -> int:
     asked = _asked(arguments)
-    from .. import case, check
+    from .. import case, check, constraints
     from ..explain import count
     from ..progress import Progress
 
@@ -43,11 +44,12 @@ def run(arguments) -> int:
     problems = [check.prepared(problem, interpret) for problem in kept]
     _say_what_is_checked(interpret, sum(a.flops != b.flops for a, b in zip(kept, problems)), left_out)
     problems, wrong, large = list(dict.fromkeys(problems)), 0, 0
+    without = f" --without {shlex.quote(str(constraints.current()))}" if constraints.current() else ""
     progress = Progress(len(problems), arguments.quiet, every=10.0)
     try:
         for problem, failure in check.check(problems, interpret, progress):
             if failure:
-                replay = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}"
+                replay = f"triton-conv3dt check --case {shlex.quote(case.format(problem))}{without}"
                 progress.say(f"{replay}  # {failure.kind}: {failure.reason}")
                 wrong += failure.kind != "memory"
                 large += failure.kind == "memory"
@@ -81,14 +83,16 @@ def _random(arguments, dtypes):
 
 
 def _say_what_is_checked(interpret: bool, reduced: int, left_out: list[str]) -> None:
+    from .. import constraints
     from ..explain import count
 
+    without = f", without {constraints.current()}" if constraints.current() else ""
     if interpret:
-        print("in Triton's interpreter on the CPU, which shows wrong results and accesses but no races"
+        print("in Triton's interpreter on the CPU, which shows wrong results and accesses but no races" + without
               + f"; {count(reduced, 'problem')} reduced in size" * (reduced > 0))
     else:
         from .. import device
 
-        print(f"on {device.current().name}")
+        print(f"on {device.current().name}{without}")
     for reason in dict.fromkeys(left_out):
         print(f"{count(left_out.count(reason), 'problem')} left out: {reason}")

@@ -15,17 +15,19 @@ def add(commands) -> None:
     options.add_problems(explain)
     options.add_run(explain)
     options.add_devices(explain)
+    options.add_without(explain)
     explain.set_defaults(run=run, refuse=explain.error)
 
 
 def run(arguments) -> int:
     problems = options.problems_of(arguments)
-    from .. import explain, plan, store
+    from .. import constraints, explain, plan, store
 
     try:
         with store.strict():
             for i, device in enumerate(options.devices_of(arguments)):
-                plans = [(name, plan.plan(problem, device)) for name, problem in problems]
+                plans = [(name, plan.plan(problem, device, constraints=constraints.current()))
+                         for name, problem in problems]
                 several = len({name for name, _ in plans}) > 1
                 print("\n" * (i > 0) + (_table(arguments, device, plans) if several else
                                         "\n\n".join(explain.text(made) for _, made in plans)))
@@ -39,9 +41,11 @@ def _table(arguments, device, plans) -> str:
     from .. import explain
 
     untuned = sum(explain.tuned(made) != "exact" for _, made in plans)
-    lines = [f"{device.name}: {len(plans)} problems, {untuned} of them not tuned", explain.table(plans)]
+    without = f", without {plans[0][1].constraints}" if plans[0][1].constraints else ""
+    lines = [f"{device.name}: {len(plans)} problems, {untuned} of them not tuned{without}", explain.table(plans)]
     if device.capability < LEAST_CAPABILITY:
         lines.append(explain.too_old())
     elif untuned:
-        lines.append(f"to tune them, on such a GPU: triton-conv3dt tune --layers {options.patterns(arguments)}")
+        lines.append(f"to tune them, on such a GPU: triton-conv3dt tune --layers {options.patterns(arguments)}"
+                     f"{explain.without(plans[0][1])}")
     return "\n".join(lines)

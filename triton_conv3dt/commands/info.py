@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_CONV3DT_FALLBACK", "TRITON_CONV3DT_CONFIG_DIR", "CUDA_VISIBLE_DEVICES")
+from .. import constraints
+
+ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_CONV3DT_FALLBACK", "TRITON_CONV3DT_CONFIG_DIR", constraints.VARIABLE,
+               "CUDA_VISIBLE_DEVICES")
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -45,6 +48,10 @@ def _facts():
     yield "interpreter", "on: backend=\"triton\" runs the kernels on CPU tensors" if interpreted else "off"
     for variable in ENVIRONMENT:
         yield "environment", f"{variable}={os.environ.get(variable, '(not set)')}"
+    try:
+        constraints.current()
+    except ValueError as error:
+        yield "environment", f"every call fails: {error}"
     for folder in store.search_path():
         yield "configs", f"{folder}: {_tuned(store.files(folder)) if folder.is_dir() else 'not there'}"
 

@@ -23,6 +23,7 @@ def add(commands) -> None:
     inspect.usage = inspect.usage.replace("(--layers", "(--configs [DIR ...] | --layers")
     inspect.add_argument("--configs", type=Path, nargs="*", metavar="DIR",
                          help="every tuned config of these folders (default: of those that were shipped)")
+    options.add_without(inspect)
     inspect.add_argument("--default", action="store_true", help="compile the defaults, whatever has been tuned")
     where = inspect.add_mutually_exclusive_group()
     options.add_devices(where)
@@ -48,7 +49,8 @@ def arch(text: str) -> Device:
 
 def run(arguments) -> int:
     asked = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
-    if arguments.configs is not None and (asked or arguments.device or arguments.arch or arguments.default):
+    told = asked or arguments.device or arguments.arch or arguments.default or arguments.without
+    if arguments.configs is not None and told:
         arguments.refuse("--configs says itself which problems, which devices and which configs: it stands alone")
     problems = options.problems_of(arguments) if arguments.configs is None else None
     from .. import inspection, store
@@ -75,14 +77,14 @@ def run(arguments) -> int:
 
 def _layers(arguments, problems) -> list:
     """Every problem on every device, with the config that would run."""
-    from .. import search, store
+    from .. import constraints, search, store
     from ..inspection import Task
 
-    tasks = []
+    tasks, without = [], constraints.current()
     for device in dict.fromkeys(arguments.arch or options.devices_of(arguments)):
         for name, problem in problems:
-            found = store.Found(search.default(problem, device), "default of search.py") if arguments.default else \
-                store.choose(problem, device)
+            found = store.choose(problem, device, without) if not arguments.default else \
+                store.Found(search.default(problem, device, without), "default of search.py")
             tasks.append(Task(name, problem, device, found.config, found.source))
     return tasks
 

@@ -2,7 +2,10 @@
 
 import argparse
 import shlex
+from contextlib import contextmanager
 
+from .. import constraints
+from ..constraints import Constraints
 from ..device import KNOWN, Device
 from ..problem import ACTIVATIONS, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
 
@@ -55,6 +58,30 @@ def add_run(command, directions: tuple[str, ...] = ("forward",)) -> None:
 def add_devices(command) -> None:
     """--device: GPUs that need not be here."""
     command.add_argument("--device", nargs="+", choices=tuple(KNOWN), metavar="NAME", help=DEVICES)
+
+
+def add_without(command) -> None:
+    """--without: what is not to be used, beside what the environment says."""
+    command.add_argument("--without", type=without, nargs="+", metavar="WORD",
+                         help=f"do without some of {constraints.WORDS} (as in 'stages>2', quoted); "
+                              f"{constraints.VARIABLE} says so for every call and command")
+
+
+@contextmanager
+def constrained(arguments):
+    """In here everything does without what --without and the environment say. arguments.refuse ends the program where
+    the environment is malformed; commands that do not have the option read nothing."""
+    if not hasattr(arguments, "without"):
+        yield
+        return
+    try:
+        found = constraints.current()
+    except ValueError as error:
+        arguments.refuse(str(error))
+    for given in arguments.without or ():
+        found = found.union(given)
+    with constraints.using(found):
+        yield
 
 
 def problems_of(arguments) -> list[tuple[str, Problem]]:
@@ -139,6 +166,13 @@ def case(text: str) -> Problem:
 
     try:
         return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def without(text: str) -> Constraints:
+    try:
+        return constraints.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -32,7 +32,7 @@ def add_selection(command, directions: tuple[str, ...]) -> None:
 
 
 def add_run(command) -> None:
-    """--shard, --budget, --resume, --dry-run, --device and --quiet."""
+    """--shard, --budget, --resume, --dry-run, --device, --without and --quiet."""
     run = command.add_argument_group("how it is done")
     run.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="only the I-th of N parts, for N GPUs")
     run.add_argument("--budget", type=budget, metavar="TIME", help="stop after this time: 90s, 8m, 1h30m")
@@ -41,6 +41,7 @@ def add_run(command) -> None:
     run.add_argument("--device", choices=tuple(KNOWN), metavar="NAME",
                      help=f"with --dry-run, for which GPU: {', '.join(KNOWN)} (default: the one here, else "
                           "nvidia_h200)")
+    options.add_without(run)
     run.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -13,7 +13,8 @@ def add(commands) -> None:
     tune = commands.add_parser(
         "tune", help="find the best configs for layers on this GPU",
         description="Try configs for layers on this GPU, each checked before it is timed, and store those that beat "
-                    "the default by more than the noise. It can be stopped at any time; --resume goes on.",
+                    "the default by more than the noise. It can be stopped at any time; --resume goes on. Under "
+                    "--without, the best of what is left is stored in a folder of its own.",
         epilog="examples: triton-conv3dt tune --layers nnunet --budget 20m; triton-conv3dt tune --model nets.unet:UNet "
                "--input 2,1,128,128,128; triton-conv3dt tune --layers all --dry-run --device nvidia_b200")
     sweep.add_selection(tune, DIRECTIONS)
@@ -21,9 +22,11 @@ def add(commands) -> None:
     tune.add_argument("--effort", choices=("quick", "full"), default="quick",
                       help="quick: the 20 most promising configs of a problem; full: all (default: %(default)s)")
     tune.add_argument("--journal", type=Path, metavar="FILE",
-                      help="where every candidate is recorded (default: in the user's cache, by device)")
+                      help="where every candidate is recorded (default: in the user's cache, by device; under "
+                           "--without, in the folder of --output)")
     tune.add_argument("--output", type=Path, metavar="DIR",
-                      help="folder of the config files (default: the user's cache, where they are found)")
+                      help="folder of the config files (default: the user's cache, where they are found; needed under "
+                           "--without)")
     tune.set_defaults(run=run, refuse=tune.error)
 
 
@@ -63,7 +66,7 @@ def _dry_run(jobs, effort) -> int:
 
 
 def _tune(problems, arguments, started: float) -> int:
-    from .. import configfile, store
+    from .. import configfile, constraints, store
     from ..measuring import journal, laboratory, machine, results, tune
     from ..explain import count
     from ..measuring.precompile import Compilers
@@ -71,14 +74,19 @@ def _tune(problems, arguments, started: float) -> int:
     from ..worker import Worker
 
     device = sweep.device_here("tune")
-    output = arguments.output or store.user_cache()
-    path = arguments.journal or store.user_cache().parent / "journals" / f"{device.name}.jsonl"
+    output, without = arguments.output or store.user_cache(), constraints.current()
+    if without and store.common(output):
+        raise ValueError(f"what is best without {without} would replace, in {output}, what is best of all: give --output "
+                         "a folder of its own, which TRITON_CONV3DT_CONFIG_DIR makes calls look into")
+    journals = output if without else store.user_cache().parent / "journals"
+    path = arguments.journal or journals / f"{device.name}.jsonl"
     book, effort = journal.Journal(path), tune.EFFORTS[arguments.effort]
     rows = book.rows()
     for written in (output / device.name).glob("*.json"):
         configfile.read(written)  # one that cannot be added to is found before anything is measured
     journal.writable(path)
-    known, jobs = results.Known(rows if arguments.resume else [], device), tune.jobs(problems, device, effort)
+    known = results.Known(rows if arguments.resume else [], device, without)
+    jobs = tune.jobs(problems, device, effort)
     left = [job for job in jobs if not known.done(job.problem, effort.candidates)]
     print(f"{device.name}: {count(len(jobs), 'problem')}, {len(jobs) - len(left)} known, {len(left)} to do; "
           f"journal {path}")

@@ -11,7 +11,7 @@ from math import prod
 
 import torch
 
-from .. import operands, search, store
+from .. import constraints, operands, search, store
 from ..device import Device
 from ..layers import Layer
 from ..problem import BACKWARD
@@ -208,10 +208,11 @@ def key(setting: Setting, device: Device) -> str:
 
 def configs_of(setting: Setting, device: Device) -> list[store.Found]:
     """What runs for a setting: the config of each product, or of a step's gradients in one pass."""
-    found = [store.choose(problem, device) for problem in setting.problems]
+    without = constraints.current()
+    found = [store.choose(problem, device, without) for problem in setting.problems]
     if setting.direction == STEP:
         epilogue = replace(setting.problem.epilogue, activation=setting.after.activation)
-        one = search.one_pass(replace(setting.problem, direction=BACKWARD, epilogue=epilogue), device)
+        one = search.one_pass(replace(setting.problem, direction=BACKWARD, epilogue=epilogue), device, without)
         return [found[0], store.Found(one, "all gradients in one pass")] if one else found
     return found
 

@@ -2,11 +2,12 @@
 
 import datetime
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 
-from .. import __version__
+from .. import __version__, constraints
 from ..device import Device
 
 PACKAGES = ("torch", "triton", "jax", "numpy")
@@ -35,10 +36,11 @@ def clocks(index: int = 0) -> dict[str, str]:
 
 def facts(device: Device, index: int = 0) -> dict:
     """One row that says what was measured where, when and by which command."""
+    without = f"{constraints.VARIABLE}={shlex.quote(str(constraints.current()))} " if constraints.current() else ""
     return {"device": device.name, "capability": "{}.{}".format(*device.capability), "sms": device.sms,
             "reported": _reported(index), "host": platform.machine(), "system": platform.system(),
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "command": " ".join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **_asked(DRIVER, index)}
+            "command": without + shlex.join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **_asked(DRIVER, index)}
 
 
 def _asked(what: dict[str, str], index: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import __version__, case, store
 from ..config import Config
 from ..configfile import Entry, config_fields, config_of
+from ..constraints import NONE, Constraints
 from ..device import Device
 from ..problem import Problem
 from . import journal
@@ -20,9 +21,11 @@ NOISE = 0.02  # a win below this share of the default's time is none, however qu
 
 
 class Known:
-    """What a journal says about the kernels of now on one device."""
+    """What a journal says about the kernels of now on one device, and what was decided where the same may be used: what
+    is best without a path says nothing of what is best with it."""
 
-    def __init__(self, rows: Iterable[dict], device: Device):
+    def __init__(self, rows: Iterable[dict], device: Device, without: Constraints = NONE):
+        self.without = without
         self._tried: dict[tuple[str, str], dict] = {}
         self._results: dict[str, dict] = {}
         for row in rows:
@@ -32,7 +35,7 @@ class Known:
     def add(self, row: dict) -> None:
         if row["event"] == "candidate":
             self._tried[row["case"], repr(row["config"])] = row
-        elif row["event"] == "result":
+        elif row["event"] == "result" and row.get("without", "") == str(self.without):
             self._results[row["case"]] = row
 
     def tried(self, problem: Problem, config: Config) -> dict | None:
@@ -84,7 +87,8 @@ def merge(journals: Iterable[Path], output: Path) -> dict[str, int]:
     a problem counts. Returns how many results each device had.
 
     Raises:
-        OSError, ValueError: a journal cannot be read or is none, or a config file cannot be written.
+        OSError, ValueError: a journal cannot be read, is none or was made under constraints, or a config file cannot be
+            written.
     """
     devices, found = {}, {}
     for path in journals:
@@ -92,6 +96,9 @@ def merge(journals: Iterable[Path], output: Path) -> dict[str, int]:
         sessions = [row for row in rows if row.get("event") == "session"]
         if not sessions:
             raise ValueError(f"{path} is no journal of tune: it has no session")
+        if without := next((row["without"] for row in rows if row.get("without")), None):
+            raise ValueError(f"{path} says what is best without {without}, which would stand in for what is best of "
+                             "all; the folder that tune was given has its configs")
         devices |= {row["device"]: device_of(row) for row in sessions}
         found |= {(row["device"], row["case"]): row for row in rows
                   if row.get("event") == "result" and row["kernel"] == store.kernel_digest()}

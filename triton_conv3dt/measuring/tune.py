@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from .. import case, search, store
+from .. import case, constraints, search, store
 from ..config import Config
 from ..configfile import config_of
 from ..device import Device
@@ -79,10 +79,13 @@ class DeviceBroken(RuntimeError):
 
 
 def jobs(problems: Iterable[Problem], device: Device, effort: Effort) -> list[Job]:
-    """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model."""
+    """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model, of
+    what may be used now."""
+    without = constraints.current()
+
     def find(problem):
-        found = store.lookup(problem, device)
-        default, *others = search.ranked(problem, device)[:effort.candidates]
+        found = store.lookup(problem, device, constraints=without)
+        default, *others = search.ranked(problem, device, without)[:effort.candidates]
         return [default, *([found.config] if found else []), *others]
 
     return [Job(problem, partial(find, problem)) for problem in dict.fromkeys(map(store.normal, problems))]
@@ -220,6 +223,8 @@ class Sweep:
     def _append(self, event: str, problem: Problem, **what) -> dict:
         row = {"event": event, "device": self._device.name, "kernel": store.kernel_digest(),
                "case": case.format(problem), **what}
+        if event == "result" and self._known.without:
+            row["without"] = str(self._known.without)
         self._journal.append(row)
         self._known.add(row)
         return row
