@@ -109,6 +109,13 @@ REFUSED = {  # problem, device, config: the reason
     "joined rows": ({"kernel": 32, "stride": 32, "in_size": (1, 1, 2)}, "nvidia_h200",
                     Config("gather", 16, 16, 16, merge=(False, False, True)), "less than one joined run of 32 phases"),
     "registers": ({}, "nvidia_h200", Config("gather", 256, 256, 32), "leaves 4 warps without registers"),
+    "registers of a residual": (LAST | {"residual": True}, "nvidia_h200", Config("gather", 128, 256, 32, 8),
+                                "leaves 8 warps without registers"),
+    "copy of channels last": (LAST | {"kernel": 4, "padding": 1}, "nvidia_h200", replace(GATHER, copy=True),
+                              "a copy to channels_last is made"),
+    "copy of aligned taps": ({}, "nvidia_h200", replace(GATHER, copy=True), "a copy to channels_last is made"),
+    "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
+                         "one stride from tap to tap"),
     "shared memory": ({"dtype": "float32"}, "nvidia_t4", Config("gather", 64, 64, 64, stages=3),
                       "bytes of shared memory are needed, nvidia_t4 has 65536"),
 }
