@@ -128,10 +128,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
 
 def _autocast(x, *others):
     """The operands as autocast hands them to a convolution, where it is on for their kind of device."""
-    device_type = x.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return arguments.lower_precision(device_type, x, *others)
-    return x, *others
+    return arguments.lower_precision(x.device.type, x, *others) if arguments.autocasting(x) else (x, *others)
 
 
 def _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:

@@ -2,11 +2,11 @@
 
 import torch
 
-from ..arguments import BACKENDS, check_choice
+from ..arguments import BACKENDS, autocasting, check_choice
 from ..problem import PRECISIONS
 from . import settings
 from .activations import activation_of
-from .arguments import DTYPES, autocasting, remembered
+from .arguments import DTYPES, remembered
 from .base import Layer
 from .lengths import crop, layer_length
 from .operator import transposed
