@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
     "geometry", "problem", "case", "layers", "sampling", "device", "config", "constraints", "lowering", "launches", "search",
     "configfile", "store", "plan", "explain", "kernels", "tensors", "binding", "launch", "reference", "arguments", "composite",
-    "library", "vmap", "ops", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker", "inspection",
-    "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
+    "library", "vmap", "ops", "activations", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker",
+    "inspection", "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
 )
 MEASURING = (  # and so in measuring/
     "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "results", "laboratory",
@@ -19,8 +19,8 @@ MEASURING = (  # and so in measuring/
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine
     "geometry": {"torch", "triton", "numpy", "os"}, "problem": {"torch", "triton", "numpy", "os"},
     "config": {"torch", "triton", "os", "time"}, "constraints": {"torch", "triton", "time"},
-    "kernels": {"torch", "numpy", "os"},
-    "reference": {"triton", "triton_conv3dt", "numpy"}, "functional": {"triton"}, "nn": {"triton"}, "tf": {"triton"},
+    "kernels": {"torch", "numpy", "os"}, "reference": {"triton", "triton_conv3dt", "numpy"}, "activations": {"triton"},
+    "functional": {"triton"}, "nn": {"triton"}, "tf": {"triton"},
 }
 ALL_FILES = sorted(PACKAGE.rglob("*.py"))
 KERNEL_FILES = [path for path in ALL_FILES if path.parent.name == "kernels"]

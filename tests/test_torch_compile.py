@@ -81,8 +81,9 @@ def test_out_is_written_in_a_graph(device, dynamic):
         assert torch.equal(fast(*operands), concatenated(*operands))
 
 
-def test_the_module(device):
-    module = nn.ConvTranspose3d(2, 3, 2, 2, activation="relu", backend=BACKEND, device=device)
+@pytest.mark.parametrize("activation", ["relu", torch.nn.LeakyReLU(0.2), torch.nn.PReLU()], ids=str)
+def test_the_module(device, activation):
+    module = nn.ConvTranspose3d(2, 3, 2, 2, activation=activation, backend=BACKEND, device=device)
     fast, x = compiled(module, None), torch.randn(1, 2, 2, 3, 2, device=device)
     assert torch.equal(fast(x), module(x)) and torch.equal(fast(x, (5, 6, 4)), module(x, (5, 6, 4)))
 

@@ -163,6 +163,19 @@ def refuse_derivatives(*tensors) -> None:
                            "torch.no_grad()")
 
 
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
+# As torch.compiler.assume_constant_result does, without importing the compiler; that of torch 2.11 cannot trace it.
+_has_autocast._dynamo_marked_constant = True
+
+
+def autocasting(t) -> bool:
+    """Whether autocast is on for tensors on this kind of device."""
+    return _has_autocast(t.device.type) and torch.is_autocast_enabled(t.device.type)
+
+
 def lower_precision(device_type: str, *tensors):
     """The operands as autocast hands them to a convolution on this kind of device: in its dtype, but for fp64."""
     dtype = torch.get_autocast_dtype(device_type)

@@ -8,7 +8,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import arguments, composite
+from . import activations, arguments, composite
 from .problem import PRECISIONS, Activation
 
 try:
@@ -48,8 +48,9 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
         weight: [CI, CO / groups, KD, KH, KW].
         bias: [CO] or None.
         stride, padding, output_padding, groups, dilation: as PyTorch takes them.
-        activation: None; a name such as "relu"; a pair (name, parameters) such as ("leaky_relu", 0.01); or any
-            callable on tensors, which is applied after the kernel.
+        activation: None; a name such as "relu"; a pair (name, parameters) such as ("leaky_relu", 0.01); one of
+            PyTorch's functions or modules that is one of these, such as F.gelu or nn.LeakyReLU(0.2); or any other
+            callable on tensors, which is applied after the kernel. So is a module with hooks.
         residual: added before the activation; of the result's shape.
         out: a tensor or view to write the result to, such as a channel slice of a concatenation buffer; without
             derivatives. It may be the residual.
@@ -66,7 +67,7 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
     convolutions. Results and gradients of the Triton backend are the same bits on every run.
 
     Raises:
-        TypeError: an argument of the wrong kind.
+        TypeError: an argument of the wrong kind, such as a class for an activation.
         ValueError: an activation, precision or backend that does not exist.
         RuntimeError: shapes, dtypes, devices or memory that do not fit, or a backend that cannot take the call.
     """
@@ -100,7 +101,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
 
     numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
     """
-    key = None
+    key, activation = None, activations.recognised(activation)  # a module may change between calls
     if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
@@ -128,10 +129,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
 
 def _autocast(x, *others):
     """The operands as autocast hands them to a convolution, where it is on for their kind of device."""
-    device_type = x.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return arguments.lower_precision(device_type, x, *others)
-    return x, *others
+    return arguments.lower_precision(x.device.type, x, *others) if arguments.autocasting(x) else (x, *others)
 
 
 def _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:

@@ -102,18 +102,26 @@ def with_tuples(args):
     return [tuple(a) if isinstance(a, list) else a for a in args]
 
 
+def _plain(t):
+    """A tensor of a subclass, which may have methods of its own, as one of torch.Tensor in the same memory."""
+    if not isinstance(t, torch.Tensor) or type(t) in (torch.Tensor, torch.nn.Parameter):
+        return t
+    with torch._C.DisableTorchFunctionSubclass():
+        return torch.Tensor.as_subclass(t, torch.Tensor)
+
+
 def _dispatched(name: str):
-    """The implementation as the dispatcher calls it: only tensors are results."""
+    """The implementation as the dispatcher calls it: only tensors are results, and none is of a subclass."""
     implementation = IMPLEMENTATIONS[name]
 
     def run(*args):
-        args = with_tuples(args)
+        args = list(map(_plain, with_tuples(args)))
         reason = launch.unsupported(args[0], args[1]) if name in ("forward", "forward_out") else None
         if reason is not None:
             raise RuntimeError(f"{NAMESPACE}::{name} cannot run on {args[0].device}: {reason}")
         result = implementation(*args)
         if name in ("forward", "backward") and result[-1] is None:
-            return *result[:-1], args[0].new_empty(0)
+            return *result[:-1], args[0].new_empty((0,))
         return result
 
     return run
@@ -125,7 +133,7 @@ def _fake_forward(x, w, b, residual, out_size, stride, padding, dilation, groups
                   keep_pre):
     size = (x.shape[0], w.shape[1] * groups, *out_size)
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-    return y, torch.empty_like(y) if keep_pre else x.new_empty(0)
+    return y, torch.empty_like(y) if keep_pre else x.new_empty((0,))
 
 
 def _fake_grad_input(dz, w, in_size, *geometry):
@@ -141,7 +149,7 @@ def _fake_grad_weight(x, dz, kernel, w_strides, stride, padding, dilation, group
 def _fake_backward(dy, x, w, saved, bias, w_strides, *geometry):
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(dy if saved is None else saved))
     dw = torch.empty_strided(w.shape, w_strides, dtype=w.dtype, device=w.device)
-    return dx, dw, x.new_empty(dy.shape[1] if bias else 0)
+    return dx, dw, x.new_empty((dy.shape[1] if bias else 0,))
 
 
 def _fake_activation_grad(dy, saved, activation, parameters):
@@ -153,7 +161,7 @@ FAKES = {
     "forward_out": lambda *args: None,
     "grad_input": _fake_grad_input,
     "grad_weight": _fake_grad_weight,
-    "grad_bias": lambda dz: dz.new_empty(dz.shape[1]),
+    "grad_bias": lambda dz: dz.new_empty((dz.shape[1],)),
     "backward": _fake_backward,
     "activation_grad": _fake_activation_grad,
 }

@@ -2,7 +2,7 @@
 
 import torch
 
-from . import arguments
+from . import activations, arguments
 from .functional import conv_transpose3d
 from .problem import PRECISIONS, Activation
 
@@ -14,9 +14,10 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
 
     Args:
         activation, precision, backend: as conv_transpose3d takes them. An activation that is a module becomes a
-            submodule.
+            submodule, fused or not.
 
     Raises:
+        TypeError: an activation that is a class, or nothing that could be one.
         ValueError: what torch.nn.ConvTranspose3d refuses, or an activation, precision or backend that does not exist.
     """
 
@@ -25,8 +26,8 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
                  precision=None, backend="auto"):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias,
                          dilation, padding_mode, device, dtype)
-        if not callable(activation):
-            Activation.of(activation)
+        if not callable(spec := activations.recognised(activation)):
+            Activation.of(spec)
         _check(precision, backend)
         self.activation, self.precision, self.backend = activation, precision, backend
 

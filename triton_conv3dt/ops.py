@@ -233,7 +233,7 @@ def _forward(direct, x, w, b, residual, out_size, *rest):
     needed = activation is not None and activation_of(activation, parameters).derivative_from == "input"
     result = _Forward.apply(direct, x, w, b, residual, out_size, geometry, activation, parameters, keep_pre or needed)
     y, pre = result if keep_pre or needed else (result, None)
-    return y, pre if keep_pre else None if direct else x.new_empty(0)
+    return y, pre if keep_pre else None if direct else x.new_empty((0,))
 
 
 def _forward_out(direct, *args):

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from ..activations import recognised
 from ..problem import ACTIVATIONS, ALIASES, Activation
 
 
@@ -40,8 +41,6 @@ FUSED = {
     "softplus": ("softplus", 1.0, 40.0),  # the threshold beyond which x is log(1 + exp(x)) in fp64, too
     "hard_silu": "hardswish", "hard_swish": "hardswish", "hard_tanh": "hardtanh",
 }
-# torch's functions that a port puts in the place of tf.nn's.
-FUNCTIONS = {torch.relu: "relu", F.relu: "relu", torch.sigmoid: "sigmoid", torch.tanh: "tanh"}
 APPLIED = {  # along the last axis, whatever the data_format, as Keras does
     "softmax": partial(torch.softmax, dim=-1), "log_softmax": partial(torch.log_softmax, dim=-1),
     "sparsemax": _sparsemax, "glu": partial(F.glu, dim=-1), "hard_sigmoid": _hard_sigmoid, "log_sigmoid": F.logsigmoid,
@@ -55,15 +54,12 @@ def activation_of(spec):
     Keras's names, one of the kernels' names, a pair such as ("leaky_relu", 0.01), or a callable.
 
     Raises:
-        TypeError: spec is none of these.
+        TypeError: spec is none of these, or a class.
         ValueError: an unknown name.
     """
-    if isinstance(spec, type):
-        raise TypeError(f"activation must be a callable on tensors, received the class {spec.__name__}: pass an "
-                        f"instance, {spec.__name__}()")
     if callable(spec):
-        name = next((name for function, name in FUNCTIONS.items() if function is spec), None)
-        return (Activation(name), None) if name else (None, spec)
+        found = recognised(spec)
+        return (None, found) if callable(found) else (Activation.of(found), None)
     if isinstance(spec, str) and spec in APPLIED:
         return None, APPLIED[spec]
     if isinstance(spec, str) and spec not in (*FUSED, *ACTIVATIONS, *ALIASES):

@@ -9,7 +9,7 @@ import operator
 
 import torch
 
-from ..arguments import AXES
+from ..arguments import AXES, autocasting
 from .lengths import accepted, crop
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -119,11 +119,6 @@ def choice(name: str, value, choices) -> str:
         near = [c for c in choices if c.lower() == value.lower()]
         raise ValueError(f"{name} must be {wanted}, received {value!r}" + "; it is case-sensitive" * bool(near))
     return value
-
-
-def autocasting(t) -> bool:
-    """Whether autocast is on for tensors on this kind of device."""
-    return torch.amp.is_autocast_available(t.device.type) and torch.is_autocast_enabled(t.device.type)
 
 
 def check_tensors(value, filter) -> None:

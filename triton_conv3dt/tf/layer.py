@@ -2,11 +2,11 @@
 
 import torch
 
-from ..arguments import BACKENDS, check_choice
+from ..arguments import BACKENDS, autocasting, check_choice
 from ..problem import PRECISIONS
 from . import settings
 from .activations import activation_of
-from .arguments import DTYPES, autocasting, remembered
+from .arguments import DTYPES, remembered
 from .base import Layer
 from .lengths import crop, layer_length
 from .operator import transposed
@@ -100,13 +100,15 @@ class Conv3DTranspose(Layer):
     def forward(self, inputs, training=None):
         """activation(conv3d_transpose(inputs, kernel) + bias). `training` is taken and makes no difference."""
         self._check_inputs(inputs)
+        # A module may have got a hook since it was given.
+        fused, then = activation_of(self.activation) if callable(self.activation) else (self._fused, None)
         out_size, cropped = sizes(self._sizes(inputs.shape), self.kernel_size, self.strides, self.dilation_rate,
                                   self.padding, self.output_padding)
         y = transposed(inputs, self.kernel, self.bias, out_size=out_size, crop=cropped, strides=self.strides,
-                       dilations=self.dilation_rate, groups=self.groups, activation=self._fused,
+                       dilations=self.dilation_rate, groups=self.groups, activation=fused,
                        channels_last=self._channel_axis == -1, precision=self.precision, backend=self.backend)
-        if self._fused is None and callable(self.activation):
-            y = self.activation(y)
+        if then is not None:
+            y = then(y)
         if self.activity_regularizer is not None:
             self._activity_loss = self.activity_regularizer(y) / max(1, y.shape[0])
         return y
