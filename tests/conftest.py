@@ -64,6 +64,14 @@ def device() -> str:
     return "cuda" if HAS_GPU else "cpu"
 
 
+@pytest.fixture
+def no_loop(capfd, recwarn):
+    """PyTorch vmaps nothing in a loop for want of a rule: it says so in a warning or, in places, on stderr alone."""
+    yield
+    said = [str(warning.message) for warning in recwarn] + [capfd.readouterr().err]
+    assert not any("not yet implemented the batching rule" in text for text in said)
+
+
 @pytest.fixture(autouse=True)
 def seeds():
     random.seed(0)

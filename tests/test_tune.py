@@ -305,7 +305,8 @@ if __name__ == "__main__":
 
 def start(folder, problem="PROBLEM", delay=0.0):
     return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder), problem, str(delay)], cwd=ROOT,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+                            env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])

@@ -40,16 +40,16 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
 
 
 def layout_of(t) -> str:
-    """Which axis has stride 1, as far as kernels care."""
-    last = t.stride(1) == 1 and memory_format(t) is torch.channels_last_3d
-    return "channels_last" if last or (t.stride(1) == 1 and t.stride(4) != 1) else "channels_first"
+    """Which axis has stride 1, as far as kernels care: where W is a single place, its stride says nothing."""
+    last = t.stride(1) == 1 and (t.stride(4) != 1 or t.shape[4] == 1 or memory_format(t) is torch.channels_last_3d)
+    return "channels_last" if last else "channels_first"
 
 
 def _alignment(t, minor: int) -> int:
     """The run length, in elements, that the address and every stride but that of the minor axis allow; 1 without runs."""
     if t.stride(minor) != 1:
         return 1
-    run = power_of_two_divisor(t.data_ptr() // t.element_size(), 16 // t.element_size())
+    run = max(1, power_of_two_divisor(t.data_ptr(), 16) // t.element_size())  # the address may be that of half an element
     for axis, (size, stride) in enumerate(zip(t.shape, t.stride())):
         if size > 1 and axis != minor:
             run = power_of_two_divisor(stride, run)
@@ -73,9 +73,11 @@ def weight_strides(w) -> tuple[int, int, int] | None:
 
 
 def even_step(t) -> int | None:
-    """Elements between neighbouring places of t [N, C, D, H, W] where that is one number above 0, else None."""
-    n, c, *sizes = t.shape
-    return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), c) or None
+    """Elements between neighbouring places of t [N, C, D, H, W] where that is one number above 0, else None. A single
+    place has what is 16 bytes in every dtype that is read by descriptor.
+    """
+    n, _, *sizes = t.shape
+    return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), 8) or None
 
 
 def _one_step(sizes, strides, alone: int) -> int | None:

@@ -1,0 +1,111 @@
+"""Whatever memory a call is given: each descriptor that is made of it is one that the hardware takes, and no result differs."""
+
+import itertools
+
+import pytest
+import torch
+
+from cases import case
+from layouts import LAYOUTS, lay_out
+from tolerances import assert_exact
+from triton_conv3dt import binding, conv_transpose3d, launch, plan, reference, search, tensors
+from triton_conv3dt.device import Device
+from triton_conv3dt.problem import Epilogue
+
+H200 = Device.named("nvidia_h200")
+SIZES = ((1, 1, 1), (1, 1, 4), (1, 2, 1), (2, 1, 1), (2, 2, 4))
+KERNELS = (dict(kernel=1), dict(kernel=2, stride=2), dict(kernel=3, padding=1), dict(kernel=4, stride=2, padding=1),
+           dict(kernel=(1, 2, 2), stride=(1, 2, 2)))
+CHANNELS = (10, 8, 40)  # one run of no descriptor, one run, more
+
+
+def odd_strides(t):
+    """Axes of size 1 in other strides than a dense tensor has."""
+    return t.as_strided(t.shape, [3 if n == 1 else s for n, s in zip(t.shape, t.stride())])
+
+
+VIEWS = {layout: lambda t, layout=layout: lay_out(t, layout) for layout in LAYOUTS} | {
+    "odd strides": odd_strides, "odd strides, channels_last": lambda t: odd_strides(lay_out(t, "channels_last")),
+    "misaligned odd strides": lambda t: odd_strides(lay_out(t, "misaligned")),
+    "a plane": lambda t: plane(t, 0), "a misaligned plane": lambda t: plane(t, 1), "one byte off": lambda t: shifted(t),
+    "one byte off, channels_last": lambda t: shifted(t.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)}
+
+
+def plane(t, offset):
+    """A channels_last picture [N, C, D, H] that has become a volume: the stride of W is 1."""
+    n, c, d, h, w = t.shape
+    values = t[..., 0].permute(0, 2, 3, 1).reshape(-1)
+    memory = torch.zeros(len(values) + offset, dtype=t.dtype, device=t.device)
+    memory[offset:] = values
+    return memory[offset:].view(n, d, h, c).permute(0, 3, 1, 2).unsqueeze(-1)
+
+
+def shifted(t):
+    """At an address that is no multiple of an element: torch.frombuffer makes such."""
+    memory = bytearray(t.numel() * t.itemsize + 32)
+    start = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+    return torch.frombuffer(memory, dtype=t.dtype, count=t.numel(), offset=17 - start % 16).view(t.shape).copy_(t)
+
+
+def faults(d) -> list[str]:
+    """What cuTensorMapEncodeTiled would refuse of a descriptor, and what of the tensor's memory it reaches beyond."""
+    item, base = d.base.element_size(), d.base
+    found = ["address"] * (base.data_ptr() % 16 != 0)
+    found += ["strides"] * any(s % (16 // item) or not 0 < s * item < 2**40 for s in d.strides[:-1])
+    found += ["unit stride"] * (d.strides[-1] != 1) + ["shape"] * (not all(0 < n <= 2**32 for n in d.shape))
+    found += ["block"] * (max(d.block_shape) > 256 or d.block_shape[-1] * item % 16 != 0)
+    reached = sum((n - 1) * s for n, s in zip(d.shape, d.strides))
+    return found + ["extent"] * (reached >= tensors.extent(base))
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """The descriptors that launches were given; nothing runs."""
+    seen = []
+    monkeypatch.setattr(binding.Record, "launch", lambda self, index, tensors, strides: seen.extend(
+        t for t in tensors if hasattr(t, "block_shape")))
+    monkeypatch.setattr(launch, "_pack", lambda w: torch.empty(
+        w.shape[0], w.shape[2:].numel(), w.shape[1], dtype=w.dtype))
+    return seen
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("direction", ["forward", "grad_input"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_descriptors_are_what_the_hardware_takes(view, direction, dtype, described):
+    made = 0
+    for n, c, size, layer in itertools.product((1, 2), CHANNELS, SIZES, KERNELS):
+        one = case("", n=n, ci=c, co=c, in_size=size, **layer)
+        shape = one.shapes.x if direction == "forward" else one.shapes.y
+        if "plane" in view and shape[-1] > 1 or 0 in shape:
+            continue
+        gathered = VIEWS[view](torch.zeros(shape, dtype=dtype))
+        written = tensors.empty(one.shapes.y if direction == "forward" else one.shapes.x, gathered)
+        x, y = (gathered, written) if direction == "forward" else (written, gathered)
+        for w in (torch.empty(one.shapes.w, dtype=dtype), lay_out(torch.zeros(one.shapes.w, dtype=dtype), "channels_last")):
+            problem = tensors.problem_of(direction, x, w, y, Epilogue(), one.stride, one.padding, one.dilation, 1, "ieee")
+            for config in search.sensible(problem, H200):
+                if config.path == "descriptor":
+                    launch.run(binding.bind(plan.plan(problem, H200, config)), x, w, y)
+                    made += 1
+    assert len(described) == made
+    assert not [(d, wrong) for d in described if (wrong := faults(d))]
+
+
+@pytest.mark.parametrize("layer", [dict(kernel=2, stride=2), dict(kernel=4, stride=2, padding=1)], ids=["k2s2", "k4s2p1"])
+@pytest.mark.parametrize("n, channels, size", [(1, 16, (1, 1, 1)), (2, 16, (1, 1, 1)), (1, 10, (1, 1, 1)), (2, 8, (1, 2, 1))],
+                         ids=str)
+@pytest.mark.parametrize("view", ["misaligned", "misaligned_channels_last", "misaligned odd strides",
+                                  "odd strides, channels_last", "a misaligned plane"])
+def test_results_and_gradients_in_such_memory(n, channels, size, view, layer, device):
+    """In and out: the gradient comes in the same kind of memory."""
+    one = case("", n=n, ci=channels, co=channels, in_size=size, **layer)
+    t = one.tensors(torch.float16, device=device)
+    x, w = VIEWS[view](t.x).requires_grad_(), t.w.requires_grad_()
+    y = conv_transpose3d(x, w, None, one.stride, one.padding, backend="triton")
+    exact = reference.conv_transpose3d(t.x, t.w, **one.geometry, out_size=one.out_size)
+    assert_exact(y.detach().cpu(), exact.detach().cpu())
+    dz = t.dz if "plane" in view else VIEWS[view](t.dz)
+    dx, dw = torch.autograd.grad(y, (x, w), dz)
+    assert_exact(dx.cpu(), reference.grad_input(t.dz, t.w.detach(), **one.geometry, in_size=size).cpu())
+    assert_exact(dw.cpu(), reference.grad_weight(t.x, t.dz, **one.geometry, kernel=one.kernel).cpu())
