@@ -13,7 +13,7 @@ ORDER = (  # a file imports only from files above it
     "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
 )
 MEASURING = (  # and so in measuring/
-    "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "results", "laboratory",
+    "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "naming", "results", "laboratory",
     "precompile", "trace", "tune", "bench", "records", "measurements", "plots", "report",
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine

@@ -15,7 +15,7 @@ import laboratories
 from test_cli import refusal
 from test_tune import DEFAULT, OTHERS, PROBLEM
 from triton_conv3dt import case, cli, store
-from triton_conv3dt.measuring import bench, journal, laboratory, machine, precompile, trace, tune
+from triton_conv3dt.measuring import bench, journal, laboratory, machine, naming, precompile, trace, tune
 from triton_conv3dt.commands import sweep
 from triton_conv3dt.layers import select
 
@@ -48,6 +48,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "device_here", lambda what: laboratories.H200)
     monkeypatch.setattr(laboratory, "here", laboratories.quick_laboratory)
     monkeypatch.setattr(bench, "here", laboratories.stand)
+    monkeypatch.setattr(naming, "here", laboratories.profiler)
     monkeypatch.setattr(machine, "facts", lambda device: FACTS)
     monkeypatch.setattr(precompile, "Compilers", NoCompilers)
     monkeypatch.setattr(tune.search, "ranked", lambda problem, device: [DEFAULT, *OTHERS])
