@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
     "geometry", "problem", "case", "layers", "sampling", "device", "config", "lowering", "search", "configfile",
-    "store", "plan", "explain", "kernels", "binding", "tensors", "launch", "reference", "arguments", "composite",
+    "store", "plan", "explain", "kernels", "binding", "tensors", "launch", "ready", "reference", "arguments", "composite",
     "library", "vmap", "ops", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker", "inspection",
     "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
 )

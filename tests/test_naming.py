@@ -59,7 +59,7 @@ def test_a_profiler_that_sees_nothing_says_so():
 def test_names_come_from_a_process_where_nothing_is_timed(journal, monkeypatch):
     """The stand, which times, has nothing that profiles; whoever profiles lives elsewhere."""
     with Worker(laboratories.stand) as stand, Worker(laboratories.profiler) as profiler:
-        run(journal, stand, [setting("norm")], kernels=Names(profiler))
+        run(journal, stand, [setting("norm")], (CUDNN,), Names(profiler))
         row = journal.rows()[-1]["peers"]
         assert row[CUDNN]["cold"]["median"] == 100.0 and "kernels" in row[CUDNN]
         assert stand._process.pid != profiler._process.pid != os.getpid()
