@@ -31,7 +31,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def refused():
-    raise RuntimeError("0 active drivers ([]).\nThere should only be one.")
+    raise RuntimeError("0 active drivers.\nThere should only be one.")
 
 
 @pytest.mark.parametrize("taken, said", [
@@ -39,7 +39,7 @@ def refused():
     (dict(gpu=Device.named("nvidia_t4")), "nvidia_t4 has compute capability 7.5; the kernels need 8.0 or later"),
     (dict(programs=()), "finds neither gcc nor clang: install one (Debian: apt-get install gcc)"),
     (dict(headers="/nowhere"), "/nowhere/Python.h is not there: install them (Debian: apt-get install python3-dev)"),
-    (dict(driver=refused), "Triton cannot use this GPU: RuntimeError: 0 active drivers ([]). There should only be one."),
+    (dict(driver=refused), "Triton cannot use this GPU: RuntimeError: 0 active drivers. There should only be one."),
 ])
 def test_what_is_missing_is_one_line(machine, capsys, taken, said):
     vars(machine).update(taken)

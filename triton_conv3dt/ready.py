@@ -1,6 +1,7 @@
 """Whether kernels can be launched on a GPU here: looked at before time is spent on finding out.
 
-What Triton needs beside itself is a C compiler and Python's headers: it builds the code that launches kernels where it runs.
+What Triton needs beside itself is a C compiler and Python's headers: it builds the code that launches kernels where it
+runs.
 """
 
 import os
@@ -30,11 +31,12 @@ def _gpu() -> str | None:
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA: install one built with it"
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         hides = f"; CUDA_VISIBLE_DEVICES={hidden!r} may hide it" if hidden is not None else ""
-        return (f"no CUDA device is available; it takes an NVIDIA GPU of compute capability {least} or later and its driver "
-                f"(torch {torch.__version__} was built {built}{hides})")
+        return (f"no CUDA device is available; it takes an NVIDIA GPU of compute capability {least} or later and its "
+                f"driver (torch {torch.__version__} was built {built}{hides})")
     here = device.current()
     if here.capability < device.LEAST_CAPABILITY:
-        return f"{here.name} has compute capability {'{}.{}'.format(*here.capability)}; the kernels need {least} or later"
+        has = "{}.{}".format(*here.capability)
+        return f"{here.name} has compute capability {has}; the kernels need {least} or later"
     return None
 
 
@@ -44,7 +46,7 @@ def _toolchain() -> str | None:
     if named is not None and not shutil.which(named):
         return f"the C compiler that CC names, {named!r}, is not there: unset CC or correct it"
     if named is None and not (shutil.which("gcc") or shutil.which("clang")):
-        return f"Triton needs a C compiler and finds neither gcc nor clang: install one ({DEBIAN} gcc) or name one in CC"
+        return f"Triton needs a C compiler and finds neither gcc nor clang: install one ({DEBIAN} gcc) or set CC to one"
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's own has no headers
     header = Path(sysconfig.get_paths(scheme=scheme)["include"]) / "Python.h"
     if not header.exists():

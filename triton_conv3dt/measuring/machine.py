@@ -36,7 +36,7 @@ def clocks(index: int = 0) -> dict[str, str]:
 def facts(device: Device, index: int = 0) -> dict:
     """One row that says what was measured where, when and by which command."""
     return {"device": device.name, "capability": "{}.{}".format(*device.capability), "sms": device.sms,
-            "reported": _reported(index), "host": platform.machine(), "system": platform.system(),
+            "reported": reported(index), "host": platform.machine(), "system": platform.system(),
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "command": " ".join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **_asked(DRIVER, index)}
 
@@ -59,7 +59,8 @@ def _smi_id(index: int) -> str:
     return f"GPU-{identity}" if identity else str(index)
 
 
-def _reported(index: int) -> str:
+def reported(index: int = 0) -> str:
+    """What a CUDA device calls itself; "" where there is none."""
     import torch
 
     return torch.cuda.get_device_name(index) if torch.cuda.is_available() else ""

@@ -1,8 +1,8 @@
 """Which kernels a peer launches, found out in a process of its own.
 
 What a profiler has attached itself to stays attached, and every later call of that process takes the host longer: so
-nothing is timed where kernels are named, and names are asked for when the times are known. They are worth neither waiting
-nor losing a time for: where they cannot be had, the row says why.
+nothing is timed where kernels are named, and names are asked for when the times are known. They are worth neither
+waiting nor losing a time for: where they cannot be had, the row says why.
 """
 
 import re
