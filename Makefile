@@ -31,20 +31,23 @@ inspect: $(STAMP)  ## compile every shipped config, and some defaults with other
 
 install: $(STAMP)  ## make .venv and install the pinned versions
 
-# On a machine with a GPU, from the source tree, installing nothing: PYTHON needs torch, triton and pytest. Every step has a
-# budget, and a limit should it not keep to it; together they stay below ten minutes. OUT: where everything lands. FROM: a
-# folder with the journals of an earlier run that is to go on here. LAYERS: what is tuned and measured. FEW: what is also
-# measured against torch.compile and JAX, which take their time to compile.
+# On a machine with a GPU, from the source tree, installing nothing: PYTHON needs torch, triton, and for the tests pytest
+# and pytest-xdist. Every step has a budget, and a limit should it not keep to it; together they stay below ten minutes.
+# OUT: where everything lands. FROM: a folder with the journals of an earlier run that is to go on here. LAYERS: what is
+# tuned and measured. FEW: what is also measured against torch.compile and JAX, which take their time to compile. PARTS: of
+# the tests, those to run.
 OUT ?=
 FROM ?=
+PARTS ?=
 LAYERS ?= all
 FEW ?= nnunet_iso128_up4 nvidia_nnunet_up4 monai_unet_infer160_up3 gwcnet_train_1 mednext_k3_up0_dw
 # The Python that was named, else that of .venv where there is one.
 GPU_PY = env PYTHONPATH=. PYTHONUNBUFFERED=1 $(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(PY)),$(PYTHON)),$(PYTHON))
 LIMIT := timeout --foreground -k 10 -s INT
-SMALL := tests/test_gpu.py -k "surroundings or small_cases"
+READY = $(GPU_PY) -m triton_conv3dt info --require-gpu
 
 gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes on
+	@$(READY)
 	@out="$(OUT)"; failed=; \
 	[ -n "$$out" ] || out=benchmarks/results/$$($(GPU_PY) -c 'from triton_conv3dt import device; print(device.current().name)') || exit 1; \
 	mkdir -p "$$out" && { [ -z "$(FROM)" ] || cp -n "$(FROM)"/*.jsonl "$$out"; } || exit 1; \
@@ -61,23 +64,19 @@ gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes 
 	step "everything is in $$out, configs in autotune_configs"; \
 	[ -z "$$failed" ] || { echo "make gpu: failed:$$failed" >&2; exit 1; }
 
-# Most of the time goes into compiling, so the tests are shared among processes; those that read a clock run alone.
-gpu-test:  ## on a GPU: the tests that need one, ten minutes at most
-	$(LIMIT) 120 $(GPU_PY) -m pytest -q -m gpu --require-gpu tests/test_gpu_measuring.py $(ARGS)
-	@logs=$$(mktemp -d); n=$$(env -u OMP_NUM_THREADS nproc); failed=0; running=; [ $$n -le 12 ] || n=12; \
-	for i in $$(seq $$n); do \
-	    $(LIMIT) 440 $(GPU_PY) -m pytest -q -m gpu --require-gpu tests --ignore tests/test_gpu_measuring.py \
-	        --part $$i/$$n $(ARGS) >"$$logs/$$i" 2>&1 & running="$$running $$!"; \
-	done; \
-	for process in $$running; do wait $$process || failed=1; done; \
-	grep -h -A 40 -e "= FAILURES =" -e "= ERRORS =" "$$logs"/*; grep -h "^FAILED\|^ERROR\|^GPU tests" "$$logs"/*; \
-	rm -r "$$logs"; exit $$failed
+GPU_TESTS = $(GPU_PY) tests/gpu_runner.py --output "$(or $(OUT),build/gpu-test)"
 
-gpu-sanitize:  ## on a GPU: a few small cases under compute-sanitizer, where it is installed
+gpu-test:  ## on a GPU: the tests that need one, ten minutes at most; PARTS="small corpus" runs some
+	@$(READY)
+	@$(GPU_TESTS) $(PARTS:%=--part %) -- $(ARGS)
+
+gpu-sanitize:  ## on a GPU: small cases under compute-sanitizer, where it is installed
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed: it comes with the CUDA toolkit" >&2; exit 1; }
+	@$(READY)
+	-@$(GPU_TESTS) --part small  # in one process under the sanitizer, compiling would take too long
 	for tool in memcheck initcheck synccheck; do \
-	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(LIMIT) 180 compute-sanitizer --tool $$tool --error-exitcode 1 \
-	        $(GPU_PY) -m pytest -m gpu --require-gpu $(SMALL) $(ARGS) || exit 1; \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(LIMIT) 170 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	        $(GPU_PY) -m pytest -m gpu --require-gpu tests/test_gpu_small.py $(ARGS) || exit 1; \
 	done
 
 clean:  ## remove .venv and caches

@@ -16,29 +16,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from triton_conv3dt import store  # noqa: E402
 
+pytest_plugins = ("gpu_journal",)
 PACKAGE = "triton_conv3dt"
 POISONED = ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty"),
             (torch.Tensor, "new_empty_strided"))
 MISSING_GPU = "no CUDA device"
-gpu_tests = {"collected": 0, "run": 0}
+gpu_tests = {"met": 0, "run": 0}
 
 
 def pytest_addoption(parser):
     parser.addoption("--require-gpu", action="store_true", help="fail the tests that need a GPU where there is none")
-    parser.addoption("--part", default="1/1", metavar="I/N",
-                     help="run the I-th of N parts of the tests, in one of N processes where there is no pytest-xdist")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
-    i, n = map(int, config.getoption("--part").split("/"))
-    kept = items[i - 1::n]
-    config.hook.pytest_deselected(items=[item for place, item in enumerate(items) if place % n != i - 1])
-    items[:] = kept
-
-
-def pytest_collection_finish(session):
-    gpu_tests["collected"] = sum(item.get_closest_marker("gpu") is not None for item in session.items)
 
 
 def pytest_runtest_setup(item):
@@ -49,13 +36,14 @@ def pytest_runtest_setup(item):
 
 
 def pytest_runtest_logreport(report):
-    if report.when == "call" and not report.skipped and "gpu" in report.keywords:
-        gpu_tests["run"] += 1
+    if "gpu" in report.keywords:
+        gpu_tests["met"] += report.when == "setup"
+        gpu_tests["run"] += report.when == "call" and not report.skipped
 
 
 def pytest_terminal_summary(terminalreporter):
     device = torch.cuda.get_device_name() if HAS_GPU else "no device"
-    terminalreporter.write_line(f"GPU tests: {gpu_tests['run']} of {gpu_tests['collected']} run ({device})")
+    terminalreporter.write_line(f"GPU tests: {gpu_tests['run']} of {gpu_tests['met']} run ({device})")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What stands in for a GPU when the tuner is tested: the interpreter, a timer that reads a table, configs that fail.
 
-laboratory, quick_laboratory and stand are called by name in a worker process, which then interprets, wherever it runs.
+laboratory, quick_laboratory, stand and profiler are called by name in a worker process, which then interprets, wherever it runs.
 """
 
 import os
@@ -10,6 +10,7 @@ import time
 from triton_conv3dt.measuring.bench import Stand
 from triton_conv3dt.device import Device
 from triton_conv3dt.measuring.laboratory import Laboratory
+from triton_conv3dt.measuring.naming import Profiler
 from triton_conv3dt.measuring.timing import Times
 
 H200 = Device.named("nvidia_h200")
@@ -85,6 +86,11 @@ def wrong_laboratory():
 def stand():
     os.environ["TRITON_INTERPRET"] = "1"
     return Stand(H200, TableTimer(), "cpu")
+
+
+def profiler():
+    os.environ["TRITON_INTERPRET"] = "1"
+    return Profiler("cpu")
 
 
 def broken():

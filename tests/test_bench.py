@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import laboratories
+from triton_conv3dt import library
 from triton_conv3dt.measuring import bench, peers, records, selection
 from triton_conv3dt.measuring.bench import Bench, OutOfTime, Stand
 from triton_conv3dt.measuring.journal import Journal
@@ -100,8 +101,7 @@ def test_a_wrong_peer_is_never_timed(stand, monkeypatch):
         assert CUDNN not in stand._calls
 
 
-def test_times_are_taken_cold_warm_and_on_the_host(stand, monkeypatch):
-    monkeypatch.setattr(peers, "kernels", lambda call: ["a_kernel"])
+def test_times_are_taken_cold_warm_and_on_the_host(stand):
     own = setting("norm")
     for peer in (CUDNN, CUDNN_LAST):
         stand.check(peer, own)
@@ -109,10 +109,35 @@ def test_times_are_taken_cold_warm_and_on_the_host(stand, monkeypatch):
     assert list(found) == [CUDNN, CUDNN_LAST]
     assert found[CUDNN]["cold"] == {"median": 120.0, "p20": 119.5, "p80": 120.5, "rounds": 7}
     assert found[CUDNN]["warm"]["median"] == 119.0 and found[CUDNN]["host"]["median"] == 5.0
-    assert found[CUDNN]["kernels"] == ["a_kernel"]
     stand._calls[JAX] = peers.Waits(lambda: 1, torch.tensor)
     waited = stand.measure(own, [JAX])[JAX]
     assert waited == {"warm": laboratories.TableTimer.times(200.0).fields()}
+
+
+@pytest.fixture
+def settings_of_pytorch():
+    """What of PyTorch's settings a test changes is as before after it."""
+    backends, precision = torch.backends, torch.get_float32_matmul_precision()
+    benchmark, conv = backends.cudnn.benchmark, backends.cudnn.conv.fp32_precision
+    yield
+    backends.cudnn.benchmark, backends.cudnn.conv.fp32_precision = benchmark, conv
+    torch.set_float32_matmul_precision(precision)
+
+
+def test_fp32_is_tf32_for_everybody_who_is_measured(settings_of_pytorch):
+    """Ours and cuDNN follow one setting and a matrix product another; torch.compile asks for either by its older name."""
+    torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.allow_tf32 = "ieee", False
+    peers.settle()
+    assert library._precision(None, torch.float32) == torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("allowed, said", [(True, "tf32"), (False, "ieee")])
+def test_the_card_says_in_which_precision_it_multiplied(stand, settings_of_pytorch, allowed, said):
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    card = stand.card()
+    assert card["rate_float32"] == 3e14 and card["precision_float32"] in (said, *["none"] * (not allowed))
 
 
 class Answers:
@@ -125,7 +150,7 @@ class Answers:
         self.asked.append((method, *arguments))
         if method == "card":
             return {"bandwidth": 4e12, "rate_float16": 6e14, "rate_bfloat16": 6e14, "rate_float32": 3e14,
-                    "floor_us": 2.0, "clocks": CLOCKS}
+                    "precision_float32": "tf32", "floor_us": 2.0, "clocks": CLOCKS}
         if method == "check":
             answer = self.checks.get(arguments[0], {"outcome": "ok", "error": 1e-4, "limit": 2e-3, "clock": "events"})
             if isinstance(answer, BaseException):
@@ -133,7 +158,14 @@ class Answers:
             return answer if isinstance(answer, Failure) else dict(answer)
         times = laboratories.TableTimer.times
         return {name: {kind: times(self.times.get(name, 100.0) - less).fields() for kind, less in
-                       (("cold", 0), ("warm", 10), ("host", 90))} | {"kernels": ["k"]} for name in arguments[1]}
+                       (("cold", 0), ("warm", 10), ("host", 90))} for name in arguments[1]}
+
+
+class Named:
+    """Names, known at once."""
+
+    def of(self, setting, names):
+        return {name: {"kernels": ["k"]} for name in names}
 
 
 FACTS = {"command": "triton-conv3dt bench", "date": "2026-01-01 00:00 UTC", "torch": "2"}
@@ -146,9 +178,9 @@ def journal(tmp_path):
     return Journal(tmp_path / "bench.jsonl")
 
 
-def run(journal, worker, settings, names=(OURS, CUDNN), **given):
+def run(journal, worker, settings, names=(OURS, CUDNN), kernels=Named(), **given):
     known = bench.known(journal.rows())
-    return Bench(H200, journal, worker, known=known, **given).run(settings, names, FACTS)
+    return Bench(H200, journal, worker, kernels, known=known, **given).run(settings, names, FACTS)
 
 
 def test_a_setting_is_one_row_with_the_work_and_the_roofline(journal):

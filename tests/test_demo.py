@@ -96,13 +96,6 @@ def test_whole_command(tmp_path):
     assert (tmp_path / "demo.png").read_bytes().startswith(PNG)
 
 
-@pytest.mark.gpu
-def test_whole_command_on_a_gpu(tmp_path, capsys):
-    assert cli.main(["demo", "--quiet", "--output", str(tmp_path / "demo.png")]) == 0
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert [row.split("  ")[0] for row in rows] == 2 * ["Triton", "PyTorch, cuDNN"]
-
-
 def test_progress_tells_only_what_takes_long(capsys, monkeypatch):
     for patience, quiet, lines in ((60.0, False, []), (-1.0, False, ["[1/2] one", "[2/2] two"]), (-1.0, True, [])):
         monkeypatch.setattr("triton_conv3dt.progress.PATIENCE", patience)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from triton_conv3dt import case, cli, device, search, store
-from triton_conv3dt.measuring import bench, laboratory
+from triton_conv3dt.measuring import laboratory
 from triton_conv3dt.measuring.timing import EventTimer
-from triton_conv3dt.worker import Worker
+from triton_conv3dt.worker import Failure, Worker
 
 pytestmark = pytest.mark.gpu
 CASES = ("forward n2 ci64 co32 in32 k2 s2 bias", "grad_input n2 ci64 co32 in16 k3 s2 p1 op1 channels_last",
@@ -18,6 +18,12 @@ CASES = ("forward n2 ci64 co32 in32 k2 s2 bias", "grad_input n2 ci64 co32 in16 k
 @pytest.fixture(scope="module")
 def timer():
     return EventTimer()
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker(laboratory.here) as worker:
+        yield worker
 
 
 def test_a_copy_takes_as_long_as_its_bytes_do(timer):
@@ -43,21 +49,20 @@ def test_a_warm_cache_is_faster_and_the_host_has_no_part(timer):
 
 
 @pytest.mark.parametrize("text", CASES)
-def test_the_default_and_the_best_candidates_are_right_and_can_be_compared(text):
+def test_the_default_and_the_best_candidates_are_right_and_can_be_compared(text, worker):
     problem, here = case.parse(text), device.current()
     configs = search.ranked(problem, here)[:4]
-    with Worker(laboratory.here) as worker:
-        for config in configs:
-            answer = worker.ask("examine", problem, config, 0.05, seconds=120)
-            assert answer.median > 0, answer
-        times = worker.ask("compare", problem, {str(config): config for config in configs}, 0.5, seconds=120)
+    for config in configs:
+        answer = worker.ask("examine", problem, config, 0.05, seconds=60)
+        assert not isinstance(answer, Failure) and answer.median > 0, answer
+    times = worker.ask("compare", problem, {str(config): config for config in configs}, 0.5, seconds=60)
     assert set(times) == {*map(str, configs), "cudnn"}
 
 
 def test_tune_stores_what_is_looked_up(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "search_path", lambda: [tmp_path / "configs"])
     journal, output = tmp_path / "tune.jsonl", tmp_path / "configs"
-    given = ["tune", "--case", CASES[0], "--budget", "60s"]
+    given = ["tune", "--case", CASES[0], "--budget", "30s"]
     assert cli.main([*given, "--journal", str(journal), "--output", str(output)]) == 0
     rows = [json.loads(line) for line in journal.read_text().splitlines()]
     outcomes = [row["outcome"] for row in rows if row["event"] == "candidate"]
@@ -70,14 +75,20 @@ def test_tune_stores_what_is_looked_up(tmp_path, monkeypatch):
 
 
 def test_bench_and_report(tmp_path):
-    theirs = ["cudnn", "cudnn_channels_last", "matmul", "torch.compile"]
-    given = ["bench", "--layers", "nnunet_iso128_up2", "--peer", *theirs, "--budget", "90s"]
+    theirs = ["cudnn", "cudnn_channels_last", "matmul"]
+    given = ["bench", "--layers", "nnunet_iso128_up2", "--peer", *theirs, "--budget", "60s"]
     assert cli.main([*given, "--output", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert {row["direction"] for row in rows} == {"forward", "grad_input", "grad_weight", "step"}
     for row in rows:
         assert row["outcome"] == "ok", row
         assert row["cold"]["median"] > 0.5 * row["roofline_us"], "nobody is faster than the card"
-        assert row["kernels"] or row["peer"] != "cudnn", "which kernel ran is known"
-    assert cli.main(["report", str(tmp_path)]) == 0 and (tmp_path / "roofline.png").exists()
-    assert bench.known([]) == {}
+        assert row["kernels"] or row["kernels_unknown"], "which kernel ran is known, or why it is not"
+    assert cli.main(["report", str(tmp_path)]) == 0 and (tmp_path / "report.md").exists()
+
+
+def test_demo(tmp_path, capsys):
+    pytest.importorskip("nibabel")
+    assert cli.main(["demo", "--quiet", "--output", str(tmp_path / "demo.png")]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("  ")[0] for row in rows] == 2 * ["Triton", "PyTorch, cuDNN"]

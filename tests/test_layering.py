@@ -8,12 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "triton_conv3dt"
 ORDER = (  # a file imports only from files above it
     "geometry", "problem", "case", "layers", "sampling", "device", "config", "constraints", "lowering", "launches", "search",
-    "configfile", "store", "plan", "explain", "kernels", "tensors", "binding", "launch", "reference", "arguments", "composite",
-    "library", "vmap", "ops", "activations", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker",
+    "configfile", "store", "plan", "explain", "kernels", "tensors", "binding", "launch", "ready", "reference", "arguments",
+    "composite", "library", "vmap", "ops", "activations", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker",
     "inspection", "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
 )
 MEASURING = (  # and so in measuring/
-    "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "results", "laboratory",
+    "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "naming", "results", "laboratory",
     "precompile", "trace", "tune", "bench", "records", "measurements", "plots", "report",
 )
 FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine

@@ -18,7 +18,7 @@ MAY_MEASURE = {"measuring.laboratory", "measuring.bench"}  # what tune and bench
 MAY_READ_A_CLOCK = {"measuring.timing", "measuring.tune", "measuring.bench", "demo", "progress", "worker", "commands.tune",
                     "commands.bench"}
 # What names the kernels that ran, and what finds out whether the device still works.
-ASKS = {"measuring.peers": {"synchronize", "profile"}, "measuring.laboratory": {"synchronize"}}
+ASKS = {"measuring.naming": {"synchronize", "profile"}, "measuring.laboratory": {"synchronize"}}
 CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "elapsed_time", "Event",
           "do_bench", "do_bench_cudagraph", "autotune", "synchronize", "profile")
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from test_bench import H200, Answers
+from test_bench import H200, Answers, Named
 from triton_conv3dt import cli
 from triton_conv3dt.measuring import bench, measurements, records, report
 from triton_conv3dt.measuring.journal import Journal
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     checks = {JAX: {"outcome": "unavailable", "reason": "JAX is not installed"},
               "torch.compile": Failure("error", "a | b\nc")}
     settings = bench.settings(select(["nnunet", "mvsnet"]))[:40]
-    bench.Bench(H200, journal, Answers(checks, TIMES), known={}).run(settings, PEERS, FACTS)
+    bench.Bench(H200, journal, Answers(checks, TIMES), Named(), known={}).run(settings, PEERS, FACTS)
     records.write(journal, folder)
     return folder
 
@@ -61,7 +61,7 @@ def test_the_report_is_markdown_with_pictures(folder, results, tmp_path):
     written = report.write(results, tmp_path)
     assert [path.name for path in written] == ["report.md", "roofline.png", "speedup.png"]
     text = written[0].read_text()
-    for fact in ("NVIDIA H200", "driver 580.1", "SM 1980 MHz (of 1980)", "copy 4.00 TB/s", "float16 600",
+    for fact in ("NVIDIA H200", "driver 580.1", "SM 1980 MHz (of 1980)", "copy 4.00 TB/s", "float16 600", "float32 (tf32) 300",
                  "`triton-conv3dt bench --layers nnunet`", "![roofline](roofline.png)", "### What failed", "a \\| b c",
                  "1.50"):
         assert fact in text, fact

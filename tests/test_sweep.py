@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import gpu_runner
 import laboratories
 from test_cli import refusal
 from test_tune import DEFAULT, OTHERS, PROBLEM
 from triton_conv3dt import case, cli, store
-from triton_conv3dt.measuring import bench, journal, laboratory, machine, precompile, trace, tune
+from triton_conv3dt.measuring import bench, journal, laboratory, machine, naming, precompile, trace, tune
 from triton_conv3dt.commands import sweep
 from triton_conv3dt.layers import select
 
@@ -48,6 +49,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "device_here", lambda what: laboratories.H200)
     monkeypatch.setattr(laboratory, "here", laboratories.quick_laboratory)
     monkeypatch.setattr(bench, "here", laboratories.stand)
+    monkeypatch.setattr(naming, "here", laboratories.profiler)
     monkeypatch.setattr(machine, "facts", lambda device: FACTS)
     monkeypatch.setattr(precompile, "Compilers", NoCompilers)
     monkeypatch.setattr(tune.search, "ranked", lambda problem, device, without: [DEFAULT, *OTHERS])
@@ -288,6 +290,7 @@ def test_a_models_own_layers(tmp_path, monkeypatch, capsys):
     assert "does not run on an input of [2, 3, 16, 16, 12]" in capsys.readouterr().err
 
 
+READY = "-m triton_conv3dt info --require-gpu"  # what every target asks first
 STUB = """#!/bin/sh
 echo "$@" >>"$LOG"
 case "$*" in
@@ -321,11 +324,11 @@ def test_make_gpu_does_everything_within_ten_minutes_into_one_folder(make, tmp_p
     result, log = make("gpu")
     assert result.returncode == 0, result.stderr
     commands = [line.split()[2] for line in log if line.startswith("-m triton_conv3dt")]
-    assert commands == ["check", "tune", "bench", "bench", "report"]
+    assert commands == ["info", "check", "tune", "bench", "bench", "report"] and log[0] == READY
     out = "benchmarks/results/nvidia_fake"
     assert (tmp_path / out / "check.txt").read_text() == "100 problems: all right\n"
-    assert f"--journal {out}/tune.jsonl --output autotune_configs" in log[2] and "--resume" in log[2]
-    assert f"--output {out}" in log[3] and "--resume" in log[3] and log[5].endswith(f"report {out}")
+    assert f"--journal {out}/tune.jsonl --output autotune_configs" in log[3] and "--resume" in log[3]
+    assert f"--output {out}" in log[4] and "--resume" in log[4] and log[6].endswith(f"report {out}")
     recipe = (ROOT / "Makefile").read_text().partition("\ngpu:")[2].partition("\n\n")[0]
     limits = [int(limit) for limit in re.findall(r"\$\(LIMIT\) (\d+)", recipe)]
     budgets = [sweep.budget(text) for text in re.findall(r"--budget (\w+)", recipe)]
@@ -340,9 +343,8 @@ def test_make_gpu_does_everything_within_ten_minutes_into_one_folder(make, tmp_p
 def test_make_gpu_goes_on_after_a_step_that_fails_and_says_so(make):
     result, log = make("gpu", "OUT=results", "LAYERS=nnunet k3s2", fails=" tune ")
     assert result.returncode != 0 and "failed: tune" in result.stderr
-    assert [line.split()[2] for line in log if line.startswith("-m triton_conv3dt")] == [
-        "check", "tune", "bench", "bench", "report"]
-    assert "--layers nnunet k3s2 " in log[1]
+    assert [line.split()[2] for line in log] == ["info", "check", "tune", "bench", "bench", "report"]
+    assert "--layers nnunet k3s2 " in log[2]
 
 
 def test_make_gpu_takes_journals_along(make, tmp_path):
@@ -352,33 +354,42 @@ def test_make_gpu_takes_journals_along(make, tmp_path):
     assert (tmp_path / "results" / "tune.jsonl").read_text() == "{}\n"
 
 
-def test_make_gpu_test_shares_the_tests_among_processes(make):
-    result, log = make("gpu-test", 'ARGS=-k exactly')
+def test_make_gpu_test_hands_parts_and_options_on(make):
+    result, log = make("gpu-test", "PARTS=small corpus", "OUT=there", "ARGS=-k 'a or b'")
     assert result.returncode == 0, result.stderr
-    first, *others = log
-    assert "test_gpu_measuring.py -k exactly" in first and "--part" not in first
-    n = len(others)
-    assert sorted(re.search(r"--part (\d+/\d+) -k exactly", line)[1] for line in others) == sorted(
-        f"{i}/{n}" for i in range(1, n + 1)) and n == min(12, len(os.sched_getaffinity(0)))
-    assert all("--require-gpu" in line for line in log)
-    assert make("gpu-test", fails=f"--part {n}/{n}")[0].returncode != 0
+    assert log == [READY, "tests/gpu_runner.py --output there --part small --part corpus -- -k a or b"]
+    assert make("gpu-test")[1] == [READY, "tests/gpu_runner.py --output build/gpu-test --"]
+    assert make("gpu-test", fails="gpu_runner")[0].returncode != 0
 
 
-def test_parts_of_the_tests_are_all_of_them():
-    def collected(*part):
-        result = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_journal.py", *part],
-                                cwd=ROOT, capture_output=True, text=True, timeout=60)
-        return [line for line in result.stdout.splitlines() if "::" in line]
+def test_make_gpu_sanitize_compiles_first(make, tmp_path, monkeypatch):
+    sanitizer = tmp_path / "compute-sanitizer"
+    sanitizer.write_text('#!/bin/sh\necho "$@" >>"$LOG"\n')
+    sanitizer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    result, log = make("gpu-sanitize", fails="gpu_runner")
+    assert result.returncode == 0 and log[:2] == [READY, "tests/gpu_runner.py --output build/gpu-test --part small"]
+    assert [line.split()[1] for line in log[2:]] == ["memcheck", "initcheck", "synccheck"]
+    assert all("-m pytest -m gpu --require-gpu tests/test_gpu_small.py" in line for line in log[2:])
+    small = next(part for part in gpu_runner.PARTS if part.name == "small")
+    limits = re.findall(r"\$\(LIMIT\) (\d+) compute-sanitizer", (ROOT / "Makefile").read_text())
+    assert small.limit + 3 * int(limits[0]) <= 580
 
-    parts = [collected("--part", f"{i}/3") for i in (1, 2, 3)]
-    assert sorted(sum(parts, [])) == sorted(collected()) and all(len(part) > 3 for part in parts)
+
+@pytest.mark.parametrize("target", ["gpu", "gpu-test", "gpu-sanitize"], ids="make {}".format)
+def test_where_something_is_missing_nothing_is_begun(make, tmp_path, monkeypatch, target):
+    (tmp_path / "compute-sanitizer").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    result, log = make(target, fails="--require-gpu")
+    assert result.returncode != 0 and log == [READY] and not (tmp_path / "benchmarks").exists()
 
 
 def test_make_gpu_without_a_gpu_says_so():
-    python = Path(sys.executable)
-    result = subprocess.run(["make", "gpu", f"PYTHON={python}"], cwd=ROOT, capture_output=True, text=True, timeout=60,
-                            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    assert result.returncode != 0 and "no CUDA device is available" in result.stderr
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True,
+                            timeout=60, env=environment | {"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode != 0 and not result.stdout
+    assert re.fullmatch("error: no CUDA device is available;.*\nmake: .*\n", result.stderr)
 
 
 def test_tune_without_a_path_stores_where_nothing_better_is_hidden(gpu, capsys):

@@ -60,7 +60,7 @@ def _dry_run(settings, names, device) -> int:
 
 
 def _bench(settings, names, arguments, started: float) -> int:
-    from ..measuring import bench, journal, machine, records
+    from ..measuring import bench, journal, machine, naming, records
     from ..explain import count
     from ..progress import Progress
     from ..worker import Worker
@@ -76,8 +76,9 @@ def _bench(settings, names, arguments, started: float) -> int:
     progress = Progress(left * len(names), arguments.quiet, every=30)
     deadline = started + arguments.budget if arguments.budget else None
     try:
-        with Worker(bench.here) as worker:
-            run_ = bench.Bench(device, book, worker, known=known, deadline=deadline, progress=progress)
+        with Worker(bench.here) as worker, Worker(naming.here) as profiler:
+            run_ = bench.Bench(device, book, worker, naming.Names(profiler), known=known, deadline=deadline,
+                               progress=progress)
             open_ = run_.run(settings, names, machine.facts(device))
     except KeyboardInterrupt:
         print("\nstopped; what was measured is kept. The same command with --resume goes on", file=sys.stderr)

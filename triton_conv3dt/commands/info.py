@@ -1,6 +1,7 @@
 """info: versions, device and settings, to paste into a bug report."""
 
 import os
+import sys
 from pathlib import Path
 
 from .. import constraints
@@ -13,20 +14,34 @@ PACKAGE = Path(__file__).parents[1]
 def add(commands) -> None:
     info = commands.add_parser("info", help="versions, device and settings, to paste into a bug report",
                                description="Print versions, device and settings, to paste into a bug report.")
+    info.add_argument("--require-gpu", action="store_true",
+                      help="only look whether kernels can be launched on a GPU here; where not, one line says what is "
+                           "missing, and the exit status is 1")
     info.set_defaults(run=run)
 
 
 def run(arguments) -> int:
+    if arguments.require_gpu:
+        return _require_gpu()
     for name, value in _facts():
         print(f"{name:<12} {value}")
     return 0
+
+
+def _require_gpu() -> int:
+    from .. import ready
+
+    reason = ready.missing()
+    if reason:
+        print(f"error: {reason}", file=sys.stderr)
+    return 1 if reason else 0
 
 
 def _facts():
     """What a bug report needs, as pairs (name, value)."""
     import platform
 
-    from .. import store
+    from .. import ready, store
 
     version = _version("triton_conv3dt") or "(not installed, a checkout)"
     yield "package", f"triton_conv3dt {version} in {PACKAGE}"
@@ -44,6 +59,7 @@ def _facts():
         yield "device", "none (no CUDA device)"
     for index in range(torch.cuda.device_count()):
         yield "device", f"{index}: {_gpu(index)}"
+    yield "kernels", ready.missing() or "can be launched on the GPU"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     yield "interpreter", "on: backend=\"triton\" runs the kernels on CPU tensors" if interpreted else "off"
     for variable in ENVIRONMENT:

@@ -80,24 +80,13 @@ def device_here(what: str) -> Device:
     """The GPU that is measured.
 
     Raises:
-        RuntimeError: there is none, or it cannot run the kernels, with what is needed.
+        RuntimeError: there is none, or kernels cannot be launched on it, with what is missing.
     """
-    import torch
+    from .. import device, ready
 
-    from .. import device, launch
-
-    if launch.interpreting():
-        raise RuntimeError(f"{what} measures on a GPU, and TRITON_INTERPRET is set: unset it")
-    if not torch.cuda.is_available():
-        built = f"torch {torch.__version__} for CUDA {torch.version.cuda}" if torch.version.cuda else \
-            f"torch {torch.__version__}, which was built without CUDA"
-        raise RuntimeError(f"{what} measures on an NVIDIA GPU of compute capability 8.0 or later, and there is none "
-                           f"here ({built}). --dry-run shows what it would do, for any --device")
-    here = device.current()
-    if here.capability < device.LEAST_CAPABILITY:
-        raise RuntimeError(f"{what} needs a GPU of compute capability 8.0 or later; {here.name} has "
-                           "{}.{}".format(*here.capability))
-    return here
+    if reason := ready.missing():
+        raise RuntimeError(f"{what} measures on a GPU: {reason}. --dry-run shows what it would do, for any --device")
+    return device.current()
 
 
 def device_planned(arguments) -> Device:

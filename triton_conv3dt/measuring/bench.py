@@ -19,6 +19,7 @@ from ..progress import Progress
 from ..worker import LOST, Failure, Worker
 from . import machine, peers, selection, truth
 from .journal import Journal
+from .naming import Names
 from .peers import Unavailable
 from .selection import COMPILED, JAX, MATMUL, MEASURED, STEP
 from .setting import Setting
@@ -47,9 +48,11 @@ class Stand:
         self._calls = {}
 
     def card(self) -> dict:
-        """What this very card can do: bytes per second of a copy, FLOP per second of a matrix product by dtype, and the
-        microseconds that a call which does nothing seems to take; and its clocks while it does."""
+        """What this very card can do: bytes per second of a copy, FLOP per second of a matrix product by dtype and the
+        precision of those in float32, and the microseconds that a call which does nothing seems to take; and its clocks
+        while it does."""
         rates = {f"rate_{dtype}": self._timer.matmul_rate(dtype) for dtype in ("float16", "bfloat16", "float32")}
+        rates["precision_float32"] = torch.backends.cuda.matmul.fp32_precision
         clocks = machine.clocks()  # an idle card would show those of its sleep
         nothing = self._timer.device({"": lambda: None}, cold=True, seconds=0.1)[""].median
         return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing, "clocks": clocks}
@@ -88,8 +91,8 @@ class Stand:
         cold = self._timer.device(on_device, cold=True, seconds=COLD_SECONDS) if on_device else {}
         warm = self._timer.device(on_device, cold=False, seconds=WARM_SECONDS) if on_device else {}
         found = {name: {"cold": cold[name].fields(), "warm": warm[name].fields(),
-                        "host": self._timer.host(call).fields(), "kernels": peers.kernels(call)}
-                 for name, call in on_device.items()}
+                        "host": self._timer.host(call).fields()} for name, call in on_device.items()}
+        torch.cuda.empty_cache()  # does nothing where CUDA was never used; else whoever names the kernels may need it
         return found | {name: {"warm": self._timer.wall(call).fields()} for name, call in waiting.items()}
 
 
@@ -100,12 +103,13 @@ class Bench:
         device: what is measured on.
         journal: where rows go.
         worker: answers as a Stand does.
+        names: knows which kernels ran.
         deadline: on time.monotonic(); None for no limit.
     """
 
-    def __init__(self, device: Device, journal: Journal, worker: Worker, *, known: dict, deadline: float | None = None,
-                 progress: Progress | None = None):
-        self._device, self._journal, self._worker = device, journal, worker
+    def __init__(self, device: Device, journal: Journal, worker: Worker, names: Names, *, known: dict,
+                 deadline: float | None = None, progress: Progress | None = None):
+        self._device, self._journal, self._worker, self._names = device, journal, worker, names
         self._known, self._deadline, self._progress = known, deadline, progress or Progress(0, quiet=True)
         self._card = None
 
@@ -151,6 +155,9 @@ class Bench:
         times = self._ask("measure", setting, right) if right else {}
         for name in right:
             rows[name] |= _failed(times) if isinstance(times, Failure) else times[name]
+        if launching := [name for name in right if "cold" in rows[name]]:  # not those who were timed by the wall clock
+            for name, named in self._names.of(setting, launching).items():
+                rows[name] |= named
         self._journal.append(self._row(setting) | {"peers": rows})
         self._progress.say(line(setting, rows))
 
@@ -256,8 +263,7 @@ def here(index: int = 0) -> Stand:
     """The stand of the CUDA device with this index."""
     from .. import device
 
-    torch.backends.cudnn.benchmark = True  # what nnU-Net and everybody who cares sets
-    torch.backends.cudnn.conv.fp32_precision = "tf32"  # its default, for us and for cuDNN
+    peers.settle()
     torch.cuda.set_device(index)
     return Stand(device.current(index), EventTimer(index), torch.device("cuda", index))
 

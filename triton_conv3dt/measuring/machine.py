@@ -38,7 +38,7 @@ def facts(device: Device, index: int = 0) -> dict:
     """One row that says what was measured where, when and by which command."""
     without = f"{constraints.VARIABLE}={shlex.quote(str(constraints.current()))} " if constraints.current() else ""
     return {"device": device.name, "capability": "{}.{}".format(*device.capability), "sms": device.sms,
-            "reported": _reported(index), "host": platform.machine(), "system": platform.system(),
+            "reported": reported(index), "host": platform.machine(), "system": platform.system(),
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "command": without + shlex.join(["triton-conv3dt", *sys.argv[1:]]), **versions(), **_asked(DRIVER, index)}
 
@@ -61,7 +61,8 @@ def _smi_id(index: int) -> str:
     return f"GPU-{identity}" if identity else str(index)
 
 
-def _reported(index: int) -> str:
+def reported(index: int = 0) -> str:
+    """What a CUDA device calls itself; "" where there is none."""
     import torch
 
     return torch.cuda.get_device_name(index) if torch.cuda.is_available() else ""

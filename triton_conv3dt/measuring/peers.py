@@ -5,7 +5,6 @@ are made beforehand; what the call allocates, it allocates as its user would.
 """
 
 import os
-import re
 from typing import Callable
 
 import torch
@@ -16,8 +15,6 @@ from ..problem import Problem
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
 from .setting import Setting
 from .truth import Tensors, concatenate, parts, upstream
-
-NO_KERNEL = re.compile(r"cu(da)?[A-Z]|Activity|Lazy|Memset")  # what a profile has beside kernels: calls of the driver
 
 
 class Waits:
@@ -60,17 +57,12 @@ def product(problem: Problem, given: operands.Operands) -> Callable:
     return _gradient(problem, given.x, given.w, given.y)
 
 
-def kernels(call: Callable) -> list[str]:
-    """The names of the kernels that a call launches, as the profiler sees them; none where it cannot."""
-    from torch.profiler import ProfilerActivity, profile
-
-    try:
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            call()
-            torch.cuda.synchronize()
-        return [event.key[:100] for event in seen.key_averages() if not NO_KERNEL.match(event.key)]
-    except (RuntimeError, AssertionError):  # another profiler is at work, or the driver forbids counters
-        return []
+def settle() -> None:
+    """Let everybody in this process compute alike, as a user who cares for speed does: fp32 in TF32."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # PyTorch's default, which ours follows
+    # Not the default. By its older name, which sets the newer one, too: torch.compile still asks for either.
+    torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def _written(conv: Callable, setting: Setting) -> Callable:

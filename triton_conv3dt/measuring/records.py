@@ -15,14 +15,14 @@ SCHEMA = 1
 TIMES, STATISTICS = ("cold", "warm", "host"), ("median", "p20", "p80")
 # Of a session, in every row of a table:
 FACTS = ("date", "torch", "triton", "cuda", "cudnn", "driver", "jax", "command")
-CARD = ("bandwidth", "rate_float16", "rate_bfloat16", "rate_float32", "floor_us")
+CARD = ("bandwidth", "rate_float16", "rate_bfloat16", "rate_float32", "precision_float32", "floor_us")
 CLOCKS = ("sm_mhz", "memory_mhz", "power_w", "temperature_c")
 
 PLACE = ("device", "network", "layer", "shape", "direction", "dtype", "layout")  # what a setting is told apart by
 COLUMNS = ("session", "device", "network", "layer", "direction", "dtype", "layout", "follows", "peer", "outcome",
            *(f"{kind}_{statistic}_us" for kind in TIMES for statistic in STATISTICS), "clock", "rounds", "error",
-           "limit", "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "reason", "shape",
-           *FACTS, *CARD, *CLOCKS)
+           "limit", "roofline_us", "bound", "flops", "bytes", "config", "source", "kernels", "kernels_unknown",
+           "reason", "shape", *FACTS, *CARD, *CLOCKS)
 
 
 def write(journal: Journal, folder: Path) -> list[Path]:

@@ -56,7 +56,8 @@ def provenance(results: Results) -> str:
     """The device, its clocks, every version, and the commands."""
     facts, card = results.sessions[-1]["facts"], results.card
     clocks = CLOCKS.format(**card["clocks"]) if card.get("clocks") else "clocks unknown"
-    rates = ", ".join(f"{name.removeprefix('rate_')} {rate / 1e12:.0f}" for name, rate in card.items()
+    kind = lambda dtype: f"{dtype} ({card[f'precision_{dtype}']})" if f"precision_{dtype}" in card else dtype
+    rates = ", ".join(f"{kind(name.removeprefix('rate_'))} {rate / 1e12:.0f}" for name, rate in card.items()
                       if name.startswith("rate_"))
     commands = dict.fromkeys(session["facts"]["command"] for session in results.sessions)
     return "\n".join([

@@ -57,7 +57,7 @@ class Timer(Protocol):
         """Bytes per second of a large copy, counting what is read and what is written."""
 
     def matmul_rate(self, dtype: str) -> float:
-        """FLOP per second of a large matrix product; float32 in TF32."""
+        """FLOP per second of a large matrix product; float32 in the precision that PyTorch is set to."""
 
 
 class EventTimer:
@@ -140,12 +140,7 @@ class EventTimer:
         kind, size = getattr(self._torch, dtype), MATMUL_SIZE
         a, b = (self._torch.randn(size, size, device=self._cuda).to(kind) for _ in range(2))
         product = self._torch.empty_like(a)
-        setting = self._torch.backends.cuda.matmul
-        before, setting.fp32_precision = setting.fp32_precision, "tf32"
-        try:
-            return 2 * size**3 / self._seconds(lambda: self._torch.mm(a, b, out=product))
-        finally:
-            setting.fp32_precision = before
+        return 2 * size**3 / self._seconds(lambda: self._torch.mm(a, b, out=product))
 
     def _seconds(self, call: Callable) -> float:
         return self.device({"": call}, cold=False)[""].median / 1e6
