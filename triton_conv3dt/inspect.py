@@ -24,22 +24,27 @@ def compile_plan(plan: Plan):
                            "before triton is imported, in a new process")
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, make_backend
-    from triton.runtime.jit import create_function_from_signature
 
     record = bind(plan)
-    kernel, given = record.kernel, record.constants | record.options
     target = GPUTarget("cuda", plan.device.arch, 32)
-    backend = make_backend(target)
-    # The launcher's own specialisation: what is 1, divisible by 16 or None is decided by Triton, not repeated here.
-    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
-    bound, specialization, options = binder(*_arguments(record), **given)
-    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
-    source = ASTSource(kernel, signature, constants, attributes)
+    source, options = specialise(record.kernel, arguments(record), record.constants | record.options, target)
     return triton.compile(source, target=target, options=options.__dict__)
 
 
-def _arguments(record: Record) -> tuple:
+def specialise(kernel, positional: tuple, given: dict, target):
+    """What Triton's launcher would compile for these arguments, and with which options: its own specialisation, for what is
+    1, divisible by 16 or None is decided by Triton and not repeated here."""
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    backend = make_backend(target)
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = binder(*positional, **given)
+    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
+    return ASTSource(kernel, signature, constants, attributes), options
+
+
+def arguments(record: Record) -> tuple:
     """What launch.py passes, with tensors that have no storage: dense, in the problem's layouts."""
     p = record.plan.problem
     x = _meta((p.n, p.ci, *p.in_size), p.dtype, p.x_layout)
