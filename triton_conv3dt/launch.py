@@ -18,7 +18,7 @@ from .device import Device
 from .geometry import ceil_div
 from .plan import plan
 from .problem import BACKWARD, Epilogue, exceed_31_bits
-from .tensors import DTYPES, empty, even_step, extent, layout_of, memory_format, problem_of, weight_strides
+from .tensors import DTYPES, empty, even_step, layout_of, memory_format, problem_of, reach, weight_strides
 
 BLOCK = 1024  # elements per program of an elementwise launch
 
@@ -217,7 +217,7 @@ def grad_bias(dz):
     with _on(dz):
         kernels["grad_bias"][(ceil_div(co, block_c), shares)](
             dz, parts, places, share, co, *sizes, *dz.stride(), BLOCK_C=block_c, BLOCK_P=block_p,
-            ACC=kernels[accumulator], INDEX=kernels["int64" if exceed_31_bits(places, extent(dz)) else "int32"], **FUSION)
+            ACC=kernels[accumulator], INDEX=kernels["int64" if exceed_31_bits(reach(dz)) else "int32"], **FUSION)
         _sum_biases(parts, db)
     return db
 
