@@ -135,6 +135,12 @@ CORPUS = (
          padding=(1, 0, 2), output_padding=(2, 1, 3)),
     case("dilation a multiple of stride", in_size=(3, 4, 2), kernel=2, stride=2, dilation=4, output_padding=3),
     case("stride 4, dilation 6", in_size=(2, 1, 3), kernel=2, stride=4, dilation=6, padding=1),
+    # the same with channels enough for tensor cores: some phases have no taps
+    case("dense, dilation shares a factor with stride", ci=16, co=16, in_size=(3, 2, 4), kernel=3, stride=2, dilation=2,
+         padding=(1, 2, 0)),
+    case("dense, stride 4, dilation 6", ci=16, co=8, in_size=(2, 1, 3), kernel=2, stride=4, dilation=6, padding=1),
+    case("dense, stride and dilation 2 along w", n=2, ci=16, co=16, in_size=(2, 3, 4), kernel=2, stride=(1, 2, 2),
+         dilation=(3, 1, 2), padding=(0, 0, 1), output_padding=(0, 1, 1)),
     # axes of size 1, and long ones
     case("one input", n=2, ci=17, co=3, in_size=1, kernel=(4, 3, 2), stride=1),
     case("one input, stride 2", in_size=1, kernel=4, stride=2, padding=1),

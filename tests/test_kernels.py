@@ -13,8 +13,9 @@ from layouts import LAYOUTS, RedZone, lay_out
 from tolerances import assert_exact, assert_smooth
 from triton_conv3dt import launch, reference, search, tensors
 from triton_conv3dt.config import Config, fits
+from triton_conv3dt.device import Device
 from triton_conv3dt.ops import dense_strides
-from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation
+from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation, Problem
 
 HAS_GPU = torch.cuda.is_available()
 FORMATS = ("channels_first", "channels_last")
@@ -77,6 +78,16 @@ def in_turn(i, direction):
 def test_corpus(i, case, direction, device):
     layout, dtype, epilogue, precision = in_turn(i, direction)
     check(direction, case, case.tensors(dtype, layout, device=device), epilogue, precision)
+
+
+@pytest.mark.parametrize("name", [case.name for case in CORPUS if case.name.startswith("dense, ")])
+def test_tensor_cores_meet_phases_without_taps(name):
+    """What the corpus asks of the forward, in case the choice of paths changes."""
+    case, device = BY_NAME[name], Device.named("nvidia_h200")
+    problem = Problem.of_layer(ci=case.ci, co=case.co, in_size=case.in_size, kernel=case.kernel, out_size=case.out_size,
+                               **case.geometry)
+    assert search.default(problem, device).dense
+    assert any(phase.taps == 0 for axis in problem.axes for phase in axis.phases())
 
 
 @each_direction

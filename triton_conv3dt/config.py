@@ -3,9 +3,10 @@ says.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from .device import Device
-from .problem import BACKWARD, Problem
+from .problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
 
 PATHS = ("gather", "descriptor", "direct", "onepass")
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
@@ -93,6 +94,12 @@ def rows_and_reduction(problem: Problem) -> tuple[int, int]:
     return problem.ci_group, problem.co_group
 
 
+def overhang(config: Config, problem: Problem) -> int:
+    """How many positions beyond the last may be counted: by its tile, which splits or joins some, or by shares left idle."""
+    block = config.block_k if config.dense and problem.direction not in ("forward", "grad_input") else config.block_n
+    return block * max(config.shares, split_factor(problem), join_factor(problem, config.merge))
+
+
 def shared_memory(config: Config, problem: Problem) -> int:
     """Bytes that one program uses, an upper estimate that the compiler's figure must not exceed: the pipelined tiles, or
     after them the accumulator on its way into the order of the store; and the barriers."""
@@ -122,6 +129,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
             return f"{name} = {value} is not a power of two"
     if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction in ("forward", "grad_input")):
         return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
+    if (beyond := overhang(config, problem)) > OVERHANG:
+        return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):
         return f"path {config.path!r} does not compute {problem.direction}"
     if any(config.box) and config.path != "descriptor":
@@ -205,7 +214,10 @@ def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | 
     if not any(config.box):
         if strided or not all(axis.still for axis in problem.axes):
             return "neighbours in flat order are not what a tap reads; a box is needed"
-        return None if config.block_n <= LARGEST_BOX else f"block_n = {config.block_n} is above {LARGEST_BOX}"
+        if config.block_n > LARGEST_BOX:
+            return f"block_n = {config.block_n} is above {LARGEST_BOX}"
+        places = problem.n * prod(problem.in_size if forward else problem.out_size)
+        return f"{places} places in a row are more than a coordinate of 32 bits can count" if exceed_31_bits(places) else None
     if min(config.box) < 1 or config.box[0] * config.box[1] * config.box[2] != config.block_n:
         return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
     if max(config.box) > LARGEST_BOX:

@@ -30,21 +30,27 @@ def compile_launch(plan: Plan, one: Launch):
                            "before triton is imported, in a new process")
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, make_backend
-    from triton.runtime.jit import create_function_from_signature
 
-    kernel, given = binding.kernel(one), binding.constants_of(one) | binding.options_of(one)
     target = GPUTarget("cuda", plan.device.arch, 32)
-    backend = make_backend(target)
-    # The launcher's own specialisation: what is 1, divisible by 16 or None is decided by Triton, not repeated here.
-    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
-    bound, specialization, options = binder(*_arguments(plan, one), **given)
-    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
-    source = ASTSource(kernel, signature, constants, attributes)
+    given = binding.constants_of(one) | binding.options_of(one)
+    source, options = specialise(binding.kernel(one), arguments(plan, one), given, target)
     return triton.compile(source, target=target, options=options.__dict__)
 
 
-def _arguments(plan: Plan, one: Launch) -> tuple:
+def specialise(kernel, positional: tuple, given: dict, target):
+    """What Triton's launcher would compile for these arguments, and with which options: its own specialisation, for what is
+    1, divisible by 16 or None is decided by Triton and not repeated here."""
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    backend = make_backend(target)
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = binder(*positional, **given)
+    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
+    return ASTSource(kernel, signature, constants, attributes), options
+
+
+def arguments(plan: Plan, one: Launch) -> tuple:
     """What a launch is given, with tensors that have no storage: dense, in the problem's layouts."""
     named = _operands(plan.problem) | {w.name: _meta(w.shape, w.strides, w.dtype or plan.problem.dtype)
                                        for w in plan.schedule.workspaces}

@@ -14,8 +14,8 @@ from .binding import Call, interpreting
 from .constraints import current
 from .device import Device
 from .plan import plan
-from .problem import BACKWARD, Epilogue
-from .tensors import DTYPES, empty, extent, problem_of
+from .problem import BACKWARD, Epilogue, exceed_31_bits
+from .tensors import DTYPES, empty, problem_of, reach
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
@@ -172,7 +172,7 @@ def grad_bias(dz):
         most = dict(most_places=64) if interpreting() else {}
         call = _remember(_records, key, Call(launches.grad_bias(
             n, co, tuple(sizes), channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64,
-            wide=extent(dz) >= 2**31, **most)))
+            wide=exceed_31_bits(reach(dz)), **most)))
     call.run((dz, db))
     return db
 

@@ -162,7 +162,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
     constants = _axes(p, c) | dict(
         CI=p.ci_group, CO=p.co_group, X_LAST=x_last, Z_LAST=z_last,
-        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2]),
+        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2], block),
         Z_RUN=lowering.gathered_run(p, c, p.y_layout, p.y_run))
     if c.dense:
         constants |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages,

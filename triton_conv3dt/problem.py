@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .geometry import Axis, output_size, power_of_two_divisor
+from .geometry import Axis, ceil_div, output_size, power_of_two_divisor
 
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
 BACKWARD = "backward"  # all gradients in one pass, where a kernel can
 LAYOUTS = ("channels_first", "channels_last")
 PRECISIONS = ("tf32", "tf32x3", "ieee")
+OVERHANG = 2**20  # positions that tiles and shares may count beyond the last one; config.fits sees to it
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 # name -> default parameters
@@ -75,6 +76,11 @@ class Activation:
         return self.name + (f"({', '.join(map(repr, self.parameters))})" if self.parameters else "")
 
 
+def exceed_31_bits(*counts: int) -> bool:
+    """Whether indices need 64 bits for so many elements or positions, and for what tiles count beyond them."""
+    return max(counts) + OVERHANG > 2**31
+
+
 def _pair(spec) -> tuple[str, tuple]:
     if not (isinstance(spec, (tuple, list)) and spec and isinstance(spec[0], str)):
         raise TypeError(f"activation must be None, a name, a pair (name, parameters) or a callable, received {spec!r}")
@@ -132,7 +138,7 @@ class Problem:
     y_alignment: int = 0
     w_alignment: int = 0
     r_alignment: int = 0  # of the residual, in the layout of y; 1 where it has another
-    wide: bool = False  # offsets into some tensor exceed 31 bits
+    wide: bool = False  # offsets into some tensor, or counts of positions, exceed 31 bits: see is_wide
     even: bool = True  # one stride steps through all places of the gathered tensor (x forward, dz of grad_input)
 
     @staticmethod
@@ -150,10 +156,18 @@ class Problem:
             tuple(map(output_size, in_size, kernel, stride, padding, triple(output_padding), dilation))
         activation = Activation.of(activation)
         w_minor = w_minor or ("co" if layout == "channels_last" else "tap")
-        sizes = [n * ci * _product(in_size), 2 * n * co * _product(out_size)]  # as launch.py decides
+        x, w, y = n * ci * _product(in_size), ci * co // groups * _product(kernel), n * co * _product(out_size)
         return Problem(direction, n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups, dtype,
                        precision, layout, layout, w_minor, Epilogue(bias, residual, activation),
-                       wide=max(sizes) >= 2**31)
+                       wide=Problem.is_wide(n, in_size, out_size, stride, x, w, y))
+
+    @staticmethod
+    def is_wide(n, in_size, out_size, stride, x: int, w: int, y: int, residual: int = 0) -> bool:
+        """Whether offsets need 64 bits, given how many elements x, w, y and a residual have or span in memory, whichever
+        is more. Kernels count positions of x, or of y by its stride, in units of the stride along w at most.
+        """
+        places = max(_product(in_size), _product(ceil_div(size + s - 1, s) for size, s in zip(out_size, stride)))
+        return exceed_31_bits(x, w, 2 * y, 2 * residual, n * places * stride[2])
 
     @cached_property
     def axes(self) -> tuple[Axis, Axis, Axis]:

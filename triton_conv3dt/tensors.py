@@ -31,12 +31,12 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     y_minor = 1 if y_layout == "channels_last" else 4
     y_alignment, r_alignment = _alignment(y, y_minor), 0 if residual is None else _alignment(residual, y_minor)
     gathered = x if direction == "forward" else y
-    farthest = max(extent(x), 2 * extent(y), 0 if residual is None else 2 * extent(residual))
+    reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     return Problem(
         direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
         tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
         epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
-        wide=farthest >= 2**31, even=even_step(gathered) is not None)
+        wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=even_step(gathered) is not None)
 
 
 def layout_of(t) -> str:
@@ -59,6 +59,11 @@ def _alignment(t, minor: int) -> int:
 def extent(t) -> int:
     """How many elements a tensor spans in memory."""
     return sum((size - 1) * stride for size, stride in zip(t.shape, t.stride())) + 1
+
+
+def reach(t) -> int:
+    """How many elements a tensor spans in memory, or has: more where it is expanded, and a copy of it has them all."""
+    return max(extent(t), t.numel())
 
 
 def empty(shape, like):

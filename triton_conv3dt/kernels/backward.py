@@ -11,7 +11,7 @@ BLOCK_M >= CI input channels, BLOCK_N >= CO * taps columns, BLOCK_K positions.
 import triton
 import triton.language as tl
 
-from .pieces import place, position
+from .pieces import place, position, widen
 
 
 @triton.jit
@@ -45,6 +45,10 @@ def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h
     LINES: tl.constexpr = BLOCK_N // SPLIT
     RESIDUES: tl.constexpr = SD * SH * (SW if Z_LAST else 1)
     program, programs = tl.program_id(0).to(INDEX), tl.num_programs(0)
+    g_n, g_c, g_d, g_h, g_w = widen(g_n, g_c, g_d, g_h, g_w, INDEX)
+    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
+    o_n, o_c, o_d, o_h, o_w = widen(o_n, o_c, o_d, o_h, o_w, INDEX)
+    P, w_ci, w_co, w_tap = tl.cast(P, INDEX), tl.cast(w_ci, INDEX), tl.cast(w_co, INDEX), tl.cast(w_tap, INDEX)
     if Z_LAST:
         g_c = 1
     if X_LAST:
@@ -54,7 +58,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h
     ci = tl.arange(0, BLOCK_M)
     line = tl.arange(0, LINES)
     kd, kh, kw, co = columns(line, CO, SD, SH, SW, Z_LAST)
-    z_line = tl.multiple_of(place(0, co, kd, kh, kw, 0, g_c, g_d, g_h, g_w).to(INDEX), Z_RUN)
+    z_line = tl.multiple_of(place(0, co, kd, kh, kw, 0, g_c, g_d, g_h, g_w), Z_RUN)
     z_line = tl.max_contiguous(z_line, Z_RUN if Z_LAST else 1)
     z_live = kd < SD
 
@@ -83,15 +87,15 @@ def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h
         x_seen = (ci < CI)[:, None] & (tile * BLOCK_K + o_k < P)[None, :]
         x_place = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w_place * x_w, X_RUN)
         x_place = tl.max_contiguous(x_place, 1 if X_LAST else X_RUN)
-        xt = tl.load(x + (ci.to(INDEX) * x_c)[:, None] + x_place[None, :], mask=x_seen, other=0.0)
+        xt = tl.load(x + (ci * x_c)[:, None] + x_place[None, :], mask=x_seen, other=0.0)
         split = dz.reshape(LINES, BLOCK_K, SPLIT)
         acc = tl.dot(xt, split.permute(1, 2, 0).reshape(BLOCK_K, BLOCK_N), acc, out_dtype=ACC)
         out = tl.dot(wt, split.permute(2, 0, 1).reshape(BLOCK_N, BLOCK_K), out_dtype=ACC)
         o_place = tl.multiple_of(place(n, 0, d, h, 0, o_n, 0, o_d, o_h, 0) + w_place * o_w, O_RUN)
         o_place = tl.max_contiguous(o_place, 1 if O_LAST else O_RUN)
-        tl.store(dx + (ci.to(INDEX) * o_c)[:, None] + o_place[None, :], out.to(dx.dtype.element_ty), mask=x_seen)
-    at = ci.to(tl.int64)[:, None] * p_ci + (cc.to(tl.int64) * p_co + tap * p_tap)[None, :]
+        tl.store(dx + (ci * o_c)[:, None] + o_place[None, :], out.to(dx.dtype.element_ty), mask=x_seen)
+    at = ci.to(tl.int64)[:, None] * p_ci + (cc.to(tl.int64) * p_co + tap.to(tl.int64) * p_tap)[None, :]
     tl.store(parts + program.to(tl.int64) * p_share + at, acc, mask=live)
     if sums is not None:
         residue = (kd * SH + kh) * (SW if Z_LAST else 1) + kw
-        tl.store(sums + (program * RESIDUES + residue) * CO + co, total, mask=z_live)
+        tl.store(sums + (program.to(tl.int64) * RESIDUES + residue) * CO + co, total, mask=z_live)

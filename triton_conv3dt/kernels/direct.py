@@ -7,7 +7,8 @@ tap and reduction channel.
 import triton
 import triton.language as tl
 
-from .pieces import (HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, inside, place, position, write)
+from .pieces import (HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, inside, place, position,
+                     tap_of_step, widen, write)
 
 
 @triton.jit
@@ -27,8 +28,7 @@ def accumulate(x, w, n, id0, ih0, iw0, live, channel, phase_d, phase_h, phase_w,
     acc = tl.zeros((BLOCK_C, BLOCK_P), ACC)
     for step in range(0, taps_d * taps_h * taps_w * RED):
         red, tap = step % RED, step // RED
-        jw, rest = tap % taps_w, tap // taps_w
-        jh, jd = rest % taps_h, rest // taps_h
+        jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D[MOVE], offset_h + jh * AXIS_H[MOVE], offset_w + jw * AXIS_W[MOVE]
         seen = live
         if AXIS_D[HALO]:
@@ -64,6 +64,11 @@ def direct(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     i_phase, i_position = rest % PROGRAM_PHASES, rest // PROGRAM_PHASES
     phase_w, rest = i_phase % AXIS_W[PHASES], i_phase // AXIS_W[PHASES]
     phase_h, phase_d = rest % AXIS_H[PHASES], rest // AXIS_H[PHASES]
+    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
+    y_n, y_c, y_d, y_h, y_w = widen(y_n, y_c, y_d, y_h, y_w, INDEX)
+    r_n, r_c, r_d, r_h, r_w = widen(r_n, r_c, r_d, r_h, r_w, INDEX)
+    P, w_row, w_red, w_tap = tl.cast(P, INDEX), tl.cast(w_row, INDEX), tl.cast(w_red, INDEX), tl.cast(w_tap, INDEX)
+    w_group = tl.cast(w_group, INDEX)
     if X_LAST:
         x_c = 1
     channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)

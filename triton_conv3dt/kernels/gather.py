@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from .pieces import (GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, OFFSET, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
-                     axis_taps, box_origin, inside, place, position, round_tf32, row_parts, write)
+                     axis_taps, box_origin, inside, place, position, round_tf32, row_parts, tap_of_step, widen, write)
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def described(x, n, td, th, tw, dd, dh, dw, c, XD, x_w, AXIS_D: tl.constexpr, AX
         LIFT_W: tl.constexpr = (SW - 1 - AXIS_W[OFFSET]) // SW if AXIS_W[OFFSET] < 0 else 0
         h, w, d = dh + LIFT_H * SH, dw + LIFT_W * SW, td * AXIS_D[IN_STEP] + dd
         plane = tl.where(inside(d, XD), n * XD + d, -1)  # another sample's plane is outside, too
-        tile = x.load([plane, th + h // SH - LIFT_H, h % SH, tw + w // SW - LIFT_W, w % SW * x_w + c])
+        tile = x.load([plane, th + h // SH - LIFT_H, h % SH, tw + w // SW - LIFT_W, (w % SW * x_w + c).to(tl.int32)])
     return tl.trans(tile.reshape(BLOCK_N, BLOCK_K))
 
 
@@ -65,8 +65,7 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
     acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
     for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=STAGES):
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
-        jw, rest = tap % taps_w, tap // taps_w
-        jh, jd = rest % taps_h, rest // taps_h
+        jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D[MOVE], offset_h + jh * AXIS_H[MOVE], offset_w + jw * AXIS_W[MOVE]
         if FORM == "pointers":
             seen = x_live
@@ -80,7 +79,7 @@ def accumulate(x, w, n, td, th, tw, group, x_offset, x_live, id0, ih0, iw0, w_ro
             if RED % BLOCK_K != 0:
                 mask = mask & (c0 + o_c < RED)[:, None]
             shift = tl.multiple_of(dd * x_d + dh * x_h + dw * SPLIT * x_w, X_RUN)
-            p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c).to(x_offset.dtype) * x_c)[:, None]
+            p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c) * x_c)[:, None]
             xt = tl.load(p_x, mask=mask, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
             if SPLIT > 1:
                 if AXIS_W[GUARD]:  # a zero in the weight would not keep NaN away from a tap that does not exist
@@ -135,6 +134,10 @@ def gather(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
     phase_w, rest = i_phase % AXIS_W[PHASES], i_phase // AXIS_W[PHASES]
     phase_h, phase_d = rest % AXIS_H[PHASES], rest // AXIS_H[PHASES]
 
+    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
+    y_n, y_c, y_d, y_h, y_w = widen(y_n, y_c, y_d, y_h, y_w, INDEX)
+    r_n, r_c, r_d, r_h, r_w = widen(r_n, r_c, r_d, r_h, r_w, INDEX)
+    P, w_row, w_red, w_tap = tl.cast(P, INDEX), tl.cast(w_row, INDEX), tl.cast(w_red, INDEX), tl.cast(w_tap, INDEX)
     if X_LAST:
         x_c = 1
     if FORM == "pointers":

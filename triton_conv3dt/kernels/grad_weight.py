@@ -7,7 +7,8 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position, round_tf32)
+from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position, round_tf32,
+                     widen)
 
 
 @triton.jit
@@ -37,14 +38,17 @@ def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_
     i_ci, rest = pid % CI_TILES, pid // CI_TILES
     i_co, i_tap = rest % CO_TILES, rest // CO_TILES
     kd, kh, kw, dd, dh, dw = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
+    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
+    z_n, z_c, z_d, z_h, z_w = widen(z_n, z_c, z_d, z_h, z_w, INDEX)
+    P = tl.cast(P, INDEX)
     if X_LAST:
         x_c = 1
     if Z_LAST:
         z_c = 1
     ci = i_ci * BLOCK_M + tl.arange(0, BLOCK_M)
     co = i_co * BLOCK_N + tl.arange(0, BLOCK_N)
-    p_x = x + group.to(tl.int64) * CI * x_c + (ci.to(INDEX) * x_c)[:, None]
-    p_z = z + group.to(tl.int64) * CO * z_c + (co.to(INDEX) * z_c)[:, None]
+    p_x = x + group.to(tl.int64) * CI * x_c + (ci * x_c)[:, None]
+    p_z = z + group.to(tl.int64) * CO * z_c + (co * z_c)[:, None]
     o_k = tl.arange(0, BLOCK_K).to(INDEX)
     q = tl.arange(0, BLOCK_K * SPLIT).to(INDEX)
     acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), ACC)
@@ -88,7 +92,7 @@ def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_
         mask = mask & inside(kw + rw, AXIS_W[KERNEL])[None, :]
     tap = (kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw + rw
     out = parts + share.to(tl.int64) * p_split + group.to(tl.int64) * CI * p_ci
-    offset = ci.to(tl.int64)[:, None] * p_ci + (co.to(tl.int64) * p_co + tap * p_tap)[None, :]
+    offset = ci.to(tl.int64)[:, None] * p_ci + (co.to(tl.int64) * p_co + tap.to(tl.int64) * p_tap)[None, :]
     tl.store(out + offset, acc.to(parts.dtype.element_ty), mask=mask)
 
 
@@ -108,14 +112,17 @@ def grad_weight_direct(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, 
     tile, rest = pid % TILES, pid // TILES
     ci, i_tap = rest % CI, rest // CI
     kd, kh, kw, dd, dh, dw = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
+    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
+    z_n, z_c, z_d, z_h, z_w = widen(z_n, z_c, z_d, z_h, z_w, INDEX)
+    P = tl.cast(P, INDEX)
     if X_LAST:
         x_c = 1
     if Z_LAST:
         z_c = 1
     channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
     source = channel // CO * CI + ci
-    p_x = x + (source.to(INDEX) * x_c)[:, None]
-    p_z = z + (channel.to(INDEX) * z_c)[:, None]
+    p_x = x + (source * x_c)[:, None]
+    p_z = z + (channel * z_c)[:, None]
     acc = tl.zeros((BLOCK_C, BLOCK_P), ACC)
     first = share.to(INDEX) * SHARE
     last = tl.minimum(P, first + SHARE)
@@ -131,5 +138,5 @@ def grad_weight_direct(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, 
         z_offset = tl.max_contiguous(z_offset, 1 if Z_LAST else Z_RUN)
         acc += tl.load(p_x + x_offset[None, :], mask=mask, other=0.0).to(ACC) * tl.load(p_z + z_offset[None, :], mask=mask, other=0.0).to(ACC)
     tap = (kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw
-    offset = source.to(tl.int64) * p_ci + (channel % CO).to(tl.int64) * p_co + tap * p_tap
+    offset = source.to(tl.int64) * p_ci + (channel % CO).to(tl.int64) * p_co + tap.to(tl.int64) * p_tap
     tl.store(parts + share.to(tl.int64) * p_split + offset, tl.sum(acc, axis=1).to(parts.dtype.element_ty), mask=channel < CHANNELS)

@@ -5,6 +5,12 @@ numbers come from geometry.Axis; the derivation is there.
 
 A run proved by lowering.py is told to the compiler where the offset's last sum is written: tl.multiple_of and
 tl.max_contiguous mark an operation, and are lost on an argument or on what a function returned.
+
+INDEX is the type of offsets and of counts of positions. 32 bits are enough unless Problem.wide: that promises that every
+offset of a live element, and every count of positions with what tiles reach beyond the last, is below 2**31. Offsets of
+masked elements may wrap; so may the parts of an offset, where they are added before they meet a pointer. With 64 bits each
+factor may be narrow and the product must not be: a kernel first widens its strides (`widen`) and its P (tl.cast, since an
+argument that is 1 is a constant, which has no `.to`), and no index needs to be looked at.
 """
 
 import triton
@@ -47,6 +53,15 @@ def axis_taps(AXIS: tl.constexpr, r):
 
 
 @triton.jit
+def tap_of_step(step, taps_h, taps_w):
+    """The tap (d, h, w) of a step, counted along w, then h, then d. A phase may have no taps along an axis, and so no
+    steps; but compilers divide before the loop that is not entered, and division by zero is undefined."""
+    taps_h, taps_w = tl.maximum(taps_h, 1), tl.maximum(taps_w, 1)
+    rest = step // taps_w
+    return rest // taps_h, rest % taps_h, step % taps_w
+
+
+@triton.jit
 def position(index, TD, TH, TW):
     """Coarse place (n, d, h, w) of a flat index."""
     w = index % TW
@@ -64,8 +79,14 @@ def box_origin(i_box, TD, TH, TW, BOX: tl.constexpr):
 
 
 @triton.jit
+def widen(s_n, s_c, s_d, s_h, s_w, INDEX: tl.constexpr):
+    """Strides as wide as offsets: whatever an index is, its product with one of them does not wrap."""
+    return tl.cast(s_n, INDEX), tl.cast(s_c, INDEX), tl.cast(s_d, INDEX), tl.cast(s_h, INDEX), tl.cast(s_w, INDEX)
+
+
+@triton.jit
 def place(n, c, d, h, w, s_n, s_c, s_d, s_h, s_w):
-    """Offset of an element. Indices come as wide as launch.py found necessary."""
+    """Offset of an element; the strides are as wide as it is."""
     return n * s_n + c * s_c + d * s_d + h * s_h + w * s_w
 
 
@@ -126,7 +147,7 @@ def write(tile, y, residual, pre, b, channel, rd, rh, rw, n, base_d, base_h, bas
         line = tl.max_contiguous(line, R_RUN if Y_LAST else 1)
         column = tl.multiple_of(place(n, 0, base_d, base_h, 0, r_n, 0, r_d, r_h, 0) + base_w * r_w, R_RUN)
         column = tl.max_contiguous(column, 1 if Y_LAST else R_RUN)
-        tile += tl.load(residual + line[:, None] + column[None, :], mask=live, other=0.0).to(tile.dtype)
+        tile += tl.load(residual + (line[:, None] + column[None, :]), mask=live, other=0.0).to(tile.dtype)
     if pre is not None:
         tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
     if ACTIVATION is not None:

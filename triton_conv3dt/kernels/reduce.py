@@ -12,7 +12,7 @@ def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_ci, o_co, o_d, o_h, 
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
     for share in range(0, SHARES):
-        total += tl.load(parts + share * SIZE.to(tl.int64) + index, mask=index < SIZE, other=0.0)
+        total += tl.load(parts + tl.cast(share, tl.int64) * SIZE + index, mask=index < SIZE, other=0.0)
     co, rest = index % CO, index // CO
     tap, ci = rest % TAPS, rest // TAPS
     kw, rest = tap % KW, tap // KW
@@ -33,7 +33,7 @@ def grad_bias(z, parts, P, SHARE, CO, ZD, ZH, ZW, z_n, z_c, z_d, z_h, z_w, BLOCK
         n, d, h, w = position(index, ZD, ZH, ZW)
         offset = place(n, 0, d, h, w, z_n, 0, z_d, z_h, z_w)[None, :] + (channel.to(INDEX) * z_c)[:, None]
         acc += tl.load(z + offset, mask=(index < last)[None, :] & (channel < CO)[:, None], other=0.0).to(ACC)
-    tl.store(parts + share * CO + channel, tl.sum(acc, axis=1), mask=channel < CO)
+    tl.store(parts + share.to(tl.int64) * CO + channel, tl.sum(acc, axis=1), mask=channel < CO)
 
 
 @triton.jit
