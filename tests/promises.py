@@ -10,7 +10,7 @@ Problem.wide. Random problems on random memory; of each, one tile of one program
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace  # noqa: F401
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np

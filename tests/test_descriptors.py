@@ -60,12 +60,14 @@ def faults(d) -> list[str]:
 
 @pytest.fixture
 def described(monkeypatch):
-    """The descriptors that launches were given; nothing runs."""
+    """The descriptors that launches make; nothing runs."""
     seen = []
-    monkeypatch.setattr(binding.Record, "launch", lambda self, index, tensors, strides: seen.extend(
-        t for t in tensors if hasattr(t, "block_shape")))
-    monkeypatch.setattr(launch, "_pack", lambda w: torch.empty(
-        w.shape[0], w.shape[2:].numel(), w.shape[1], dtype=w.dtype))
+
+    def launched(record, index, tensors):
+        if record.given.described:
+            source = record.pick(tensors)[0]
+            seen.append(binding.Descriptor(record.given, source)(source))
+    monkeypatch.setattr(binding.Record, "launch", launched)
     return seen
 
 
@@ -86,7 +88,7 @@ def test_descriptors_are_what_the_hardware_takes(view, direction, dtype, describ
             problem = tensors.problem_of(direction, x, w, y, Epilogue(), one.stride, one.padding, one.dilation, 1, "ieee")
             for config in search.sensible(problem, H200):
                 if config.path == "descriptor":
-                    launch.run(binding.bind(plan.plan(problem, H200, config)), x, w, y)
+                    launch.run(launch.bind(plan.plan(problem, H200, config)), x, w, y)
                     made += 1
     assert len(described) == made
     assert not [(d, wrong) for d in described if (wrong := faults(d))]

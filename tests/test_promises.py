@@ -1,6 +1,7 @@
 """What is promised to the compiler is true of random problems on random memory, and a false promise is seen."""
 
 import random
+from dataclasses import replace
 
 import promises
 import pytest
@@ -27,8 +28,6 @@ def test_a_run_that_is_too_long_is_noticed(name, monkeypatch):
 
 
 def test_31_bits_that_do_not_hold_an_offset_are_noticed(monkeypatch):
-    monkeypatch.setattr(promises, "problem_of", lambda *args: promises.replace(right(*args), wide=False))
+    right = promises.problem_of
+    monkeypatch.setattr(promises, "problem_of", lambda *args: replace(right(*args), wide=False))
     assert promises.main(PROBLEMS, seed=3)[1]
-
-
-right = promises.problem_of
