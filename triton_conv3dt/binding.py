@@ -88,7 +88,7 @@ def bind(plan) -> Record:
         share = block * ceil_div(places, block * c.shares)
         shared |= dict(CI=p.ci_group, CO=p.co_group, X_LAST=p.x_layout == "channels_last",
                        Z_LAST=p.y_layout == "channels_last",
-                       X_RUN=x_run if p.x_layout == "channels_last" else gcd(x_run, tw),
+                       X_RUN=x_run if p.x_layout == "channels_last" else gcd(x_run, tw, block),
                        Z_RUN=lowering.gathered_run(p, c, p.y_layout, y_run))
         if c.dense:
             shared |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,

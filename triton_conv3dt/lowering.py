@@ -137,7 +137,8 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     constants = axis_constants(problem, config)[2]
     if layout == "channels_last":  # of places; what channels add, the compiler knows
         return alignment
-    width, split = steps(problem, config)[2], split_factor(problem) if config.dense else 1
+    block = config.block_k if config.dense and problem.direction == "grad_weight" else config.block_n
+    width, split = gcd(steps(problem, config)[2], block), split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
         axis = problem.axes[2]
         still = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants[OFFSET] % alignment == 0
@@ -169,7 +170,7 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
     joined = join_factor(problem, config.merge)
     if joined != stride:
         return 1
-    return gcd(alignment, steps(problem, config)[2] * joined, config.box[2] * joined)
+    return gcd(alignment, steps(problem, config)[2] * joined, (config.box[2] or config.block_n) * joined)
 
 
 def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> int:
@@ -177,4 +178,6 @@ def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> 
     if minor == "tap":
         return gcd(alignment, problem.taps) if phase_minor(problem, config) else 1
     inner = problem.co_group if minor == "co" else problem.ci_group
+    if (minor == "co") == (problem.direction == "forward"):  # rows, of which joined phases leave fewer side by side
+        inner = gcd(inner, config.block_m // (join_factor(problem, config.merge) if config.merge[2] else 1))
     return power_of_two_divisor(gcd(alignment, inner), alignment)
