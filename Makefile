@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test inspect install clean gpu gpu-test gpu-sanitize
+.PHONY: help demo test test-quick inspect install clean gpu gpu-test gpu-sanitize
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(STAMP)  ## upsample a real MRI volume, compare with PyTorch, write demo.
 
 test: $(STAMP)  ## run the test suite
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-quick: $(STAMP)  ## run every test with a few of its parameter sets, without the slow ones
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --quick $(ARGS)
 
 inspect: $(STAMP)  ## compile every shipped config, and some defaults with other versions of Triton too
 	$(PY) -m triton_conv3dt inspect --configs

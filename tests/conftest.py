@@ -21,11 +21,46 @@ PACKAGE = "triton_conv3dt"
 POISONED = ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty"),
             (torch.Tensor, "new_empty_strided"))
 MISSING_GPU = "no CUDA device"
+FEW = 3  # parameter sets of a test that --quick keeps
 gpu_tests = {"met": 0, "run": 0}
+left_out = {"parameter sets": 0, "slow tests": 0}  # by --quick
 
 
 def pytest_addoption(parser):
     parser.addoption("--require-gpu", action="store_true", help="fail the tests that need a GPU where there is none")
+    parser.addoption("--quick", action="store_true",
+                     help=f"run every test, but for the slow ones, with at most {FEW} of its parameter sets")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--quick"):
+        return
+    kept = _quick(items)
+    config.hook.pytest_deselected(items=list(set(items).difference(kept)))
+    items[:] = kept
+    if hasattr(config, "workeroutput"):  # of pytest-xdist
+        config.workeroutput["left_out"] = left_out
+
+
+def _quick(items):
+    """Of every test a few parameter sets, evenly spread, the first and the last among them."""
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            left_out["slow tests"] += 1
+        else:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = [sets[place * (len(sets) - 1) // (FEW - 1)] for sets in tests.values() for place in range(FEW)]
+    kept = list(dict.fromkeys(kept))
+    left_out["parameter sets"] = len(items) - left_out["slow tests"] - len(kept)
+    return kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Every worker of pytest-xdist has left out the same."""
+    left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_runtest_setup(item):
@@ -41,7 +76,9 @@ def pytest_runtest_logreport(report):
         gpu_tests["run"] += report.when == "call" and not report.skipped
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--quick"):
+        terminalreporter.write_line(f"--quick left out {' and '.join(f'{n} {what}' for what, n in left_out.items())}")
     device = torch.cuda.get_device_name() if HAS_GPU else "no device"
     terminalreporter.write_line(f"GPU tests: {gpu_tests['run']} of {gpu_tests['met']} run ({device})")
 
