@@ -20,8 +20,8 @@ TOLERANCE = 1e-3  # on a GPU, of the largest value of a tensor
 def dynunet():
     from monai.networks.nets import DynUNet
 
-    return DynUNet(spatial_dims=3, in_channels=1, out_channels=2, kernel_size=[3, 3, 3, 3], strides=[1, 2, 2, [1, 2, 2]],
-                   upsample_kernel_size=[2, 2, [1, 2, 2]], filters=[8, 16, 32, 64])
+    return DynUNet(spatial_dims=3, in_channels=1, out_channels=2, kernel_size=[3, 3, 3, 3],
+                   strides=[1, 2, 2, [1, 2, 2]], upsample_kernel_size=[2, 2, [1, 2, 2]], filters=[8, 16, 32, 64])
 
 
 def results(net, x):

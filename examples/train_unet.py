@@ -3,8 +3,8 @@
     pip install ".[demo]"
     python examples/train_unet.py --steps 100 --output train_unet.png
 
-The way up takes t3.nn.ConvTranspose3d: upsampling, bias, the skip connection (its `residual`) and the activation are one
-kernel launch on a GPU. On a CPU the same layer runs PyTorch's implementation.
+The way up takes t3.nn.ConvTranspose3d: upsampling, bias, the skip connection (its `residual`) and the activation are
+one kernel launch on a GPU. On a CPU the same layer runs PyTorch's implementation.
 """
 
 import argparse
@@ -82,8 +82,8 @@ def train(net, steps, device, generator):
 def draw(path, volume, truth, found, score):
     """The middle slice of a volume, of the truth, of what was found, and where the last two differ."""
     figure = Figure(figsize=(12, 3.5), dpi=110, layout="constrained")
-    figure.suptitle(f"A small 3-D U-Net finds spheres in noise: the middle slice of a volume of {SIZE} × {SIZE} × {SIZE} "
-                    "voxels that it has not seen")
+    figure.suptitle("A small 3-D U-Net finds spheres in noise: the middle slice of a volume of "
+                    f"{SIZE} × {SIZE} × {SIZE} voxels that it has not seen")
     pictures = (("input", volume, "gray", (-1, 2)), ("truth", truth, "gray", (0, 1)),
                 (f"prediction, Dice {score:.3f}", found, "gray", (0, 1)),
                 ("red: too much, blue: missed", found - truth, "bwr", (-1, 1)))

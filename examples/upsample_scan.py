@@ -47,8 +47,8 @@ def upsample(volumes, scale):
 def draw(path, before, after, voxel, scale):
     """The middle slices of both volumes [D, H, W], and a part of each of them enlarged."""
     figure = Figure(figsize=(11, 6), dpi=110, layout="constrained")
-    figure.suptitle(f"Upsampled by {scale} per axis: one transposed convolution, kernel {2 * scale - scale % 2}, "
-                    f"stride {scale}\n{' × '.join(map(str, before.shape))} → {' × '.join(map(str, after.shape))} voxels")
+    old, new = (" × ".join(map(str, volume.shape)) for volume in (before, after))
+    figure.suptitle(f"Upsampled by {scale} per axis with one transposed convolution: {old} → {new} voxels")
     white = before.quantile(0.998).item()
     planes = (("axial", 0, 1, 2), ("coronal", 1, 0, 2))
     rows = figure.subplots(len(planes), 3, height_ratios=(2, 1))
@@ -71,7 +71,7 @@ def draw(path, before, after, voxel, scale):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, default=SHIPPED, help="a scan in NIfTI format")
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=2, help="how many times as long an axis becomes")
+    parser.add_argument("--scale", type=int, choices=(2, 3, 4), default=2, help="of every axis")
     parser.add_argument("--output", type=Path, default=Path("upsample_scan.png"), help="where the picture goes")
     options = parser.parse_args()
 
