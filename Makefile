@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test inspect install clean gpu gpu-test gpu-sanitize
+.PHONY: help demo test docs inspect install clean gpu gpu-test gpu-sanitize
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(STAMP)  ## run the test suite
 inspect: $(STAMP)  ## compile every shipped config, and some defaults with other versions of Triton too
 	$(PY) -m triton_conv3dt inspect --configs
 	PYTHON=$(PY) .ci/compilers
+
+docs: $(STAMP)  ## write docs/api.md from the docstrings
+	$(PY) docs/generate_api.py
 
 install: $(STAMP)  ## make .venv and install the pinned versions
 
