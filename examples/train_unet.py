@@ -85,7 +85,7 @@ def draw(path, volume, truth, found, score):
     figure.suptitle("A small 3-D U-Net finds spheres in noise: the middle slice of a volume of "
                     f"{SIZE} × {SIZE} × {SIZE} voxels that it has not seen")
     pictures = (("input", volume, "gray", (-1, 2)), ("truth", truth, "gray", (0, 1)),
-                (f"prediction, Dice {score:.3f}", found, "gray", (0, 1)),
+                (f"prediction, Dice of the volume {score:.3f}", found, "gray", (0, 1)),
                 ("red: too much, blue: missed", found - truth, "bwr", (-1, 1)))
     for place, (title, picture, colours, (low, high)) in zip(figure.subplots(1, len(pictures)), pictures):
         place.imshow(picture[SIZE // 2], cmap=colours, vmin=low, vmax=high, interpolation="nearest")
