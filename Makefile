@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick inspect install clean gpu gpu-test gpu-sanitize
+.PHONY: help demo test test-quick docs inspect install clean gpu gpu-test gpu-sanitize
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-quick: $(STAMP)  ## run every test with a few of its parameter sets, withou
 inspect: $(STAMP)  ## compile every shipped config, and some defaults with other versions of Triton too
 	$(PY) -m triton_conv3dt inspect --configs
 	PYTHON=$(PY) .ci/compilers
+
+docs: $(STAMP)  ## write docs/api.md from the docstrings
+	$(PY) docs/generate_api.py
 
 install: $(STAMP)  ## make .venv and install the pinned versions
 
