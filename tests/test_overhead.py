@@ -55,8 +55,8 @@ def test_arguments_of_a_pointer_launch(measured):
 
 
 def tile(rest) -> tuple[int, int]:
-    """BLOCK_M and BLOCK_N: the constants end with BLOCK_M, BLOCK_N, BLOCK_K, STAGES, PRECISION, ACC, INDEX."""
-    return rest[-7], rest[-6]
+    """BLOCK_M and BLOCK_N: the constants end with BLOCK_M, BLOCK_N, BLOCK_K, STAGES, PRECISION, ROUND_X, ROUND_W, ACC, INDEX."""
+    return rest[-9], rest[-8]
 
 
 def test_places_in_a_row_are_one_descriptor(measured):
