@@ -3,10 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.common_modules import module_db
 
 from triton_conv3dt import conv_transpose3d, nn
+
+# Importing them freezes PyTorch's flags, which other tests in this process set: here until the end of this block only.
+with torch.backends.__allow_nonbracketed_mutation():
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.common_modules import module_db
 
 CONV_TRANSPOSE, CONV = (next(op for op in op_db if op.name == f"nn.functional.{name}")
                         for name in ("conv_transpose3d", "conv3d"))

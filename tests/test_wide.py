@@ -73,7 +73,8 @@ def test_products_of_what_lies_far_apart(direction, name, path, axis, far, devic
 def test_one_pass_over_what_lies_far_apart(axis, far, device, monkeypatch):
     asked = []
     monkeypatch.setattr(launch, "_records", {})
-    monkeypatch.setattr(search, "one_pass", lambda problem, device: asked.append(problem) or small(problem, device))
+    monkeypatch.setattr(search, "one_pass",
+                        lambda problem, device, constraints: asked.append(problem) or small(problem, device))
     t = WHOLE.tensors(torch.float16, device=device)
     dx, dw, db = launch.backward(far(t.dz, axis), far(t.x, axis), far(t.w, 0), None, True, t.w.stride(), WHOLE.stride,
                                  WHOLE.padding, WHOLE.dilation, 1, "tf32", None)
