@@ -55,7 +55,7 @@ READY = $(GPU_PY) -m triton_conv3dt info --require-gpu
 gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes on
 	@$(READY)
 	@out="$(OUT)"; failed=; \
-	[ -n "$$out" ] || out=benchmarks/results/$$($(GPU_PY) -c 'from triton_conv3dt import device; print(device.current().name)') || exit 1; \
+	[ -n "$$out" ] || out=benchmarks/results/$$($(GPU_PY) -c 'from triton_conv3dt.planning import device; print(device.current().name)') || exit 1; \
 	mkdir -p "$$out" && { [ -z "$(FROM)" ] || cp -n "$(FROM)"/*.jsonl "$$out"; } || exit 1; \
 	step() { echo "make gpu: $$*"; }; \
 	step check; $(LIMIT) 60 $(GPU_PY) -m triton_conv3dt check --n 16 --quiet >"$$out/check.txt" 2>&1 || failed="$$failed check"; \

@@ -2,7 +2,7 @@
 
     CORPUS              degenerate and boundary problems, small enough for the interpreter
     sample(seed, n)     n random problems, always the same for a seed
-    layers()            the layers of real networks, at their real size (triton_conv3dt/layers.json)
+    layers()            the layers of real networks, at their real size (triton_conv3dt/problems/layers.json)
     layer_classes()     one small problem for each distinct class of those layers
     case.tensors(...)   integer tensors of a problem, small enough for every partial sum to be exact in fp32
 """
@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import torch
 
 from layouts import lay_out
-from triton_conv3dt import layers as shipped
-from triton_conv3dt import sampling
-from triton_conv3dt.sampling import reduced, uncropped
+from triton_conv3dt.problems import layers as shipped
+from triton_conv3dt.problems import sampling
+from triton_conv3dt.problems.sampling import reduced, uncropped
 
 EXACT = 2**24  # integers below it are exact in fp32, in any order of summation
 

@@ -36,9 +36,11 @@ WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 
 
 
 def compile_row(row: str) -> tuple[str, dict]:
-    from triton_conv3dt import config, inspect, launch, machinecode, search
-    from triton_conv3dt.device import Device
-    from triton_conv3dt.problem import Problem
+    from triton_conv3dt.compiling import compile, machinecode
+    from triton_conv3dt.launching import launch
+    from triton_conv3dt.planning import config, search
+    from triton_conv3dt.planning.device import Device
+    from triton_conv3dt.problems.problem import Problem
 
     name, direction, device, *path = row.split(",")
     given = {"bias": direction == "backward"} | (LAYERS | FORWARD | WIDE)[name]
@@ -50,7 +52,7 @@ def compile_row(row: str) -> tuple[str, dict]:
         given = min(tried, key=lambda c: search.cost(c, problem, device)) if path else None
     plan = launch.plan(problem, device, given)
     try:
-        kernel = inspect.compile_plan(plan)
+        kernel = compile.compile_plan(plan)
         used = machinecode.resources(kernel)
     except Exception as error:  # one row that fails must not hide the others
         return row, {"error": f"{type(error).__name__}: {error}"}

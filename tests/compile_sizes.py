@@ -16,10 +16,11 @@ from functools import cache
 
 import torch
 
-from triton_conv3dt import binding, inspect, launch
-from triton_conv3dt.config import Config
-from triton_conv3dt.device import Device
-from triton_conv3dt.problem import BACKWARD, Activation, Problem
+from triton_conv3dt.compiling import compile
+from triton_conv3dt.launching import binding, launch
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import BACKWARD, Activation, Problem
 
 ONE, SIXTEEN, NEITHER, HUGE = 1, 16, 7, 2**31 + 7
 COUNTS = ("P", "SIZE", "SHARE")  # that may be huge, as strides may (their names hold "_"); sizes of an axis are not
@@ -125,7 +126,7 @@ def row(name: str) -> Row:
     plan = launch.plan(problem, H200, config)
     product = plan.schedule.main
     constants = binding.constants_of(product) | binding.options_of(product)
-    return Row(binding.kernel(product), inspect.arguments(plan, product), constants)
+    return Row(binding.kernel(product), compile.arguments(plan, product), constants)
 
 
 def kernels_without_a_row() -> list[str]:
@@ -142,7 +143,7 @@ def lowered(kernel, arguments: tuple, constants: dict, last: str) -> str:
     from triton.compiler import make_backend
 
     target = GPUTarget("cuda", H200.arch, 32)
-    source, options = inspect.specialise(kernel, arguments, constants, target)
+    source, options = compile.specialise(kernel, arguments, constants, target)
     backend, context, stages = make_backend(target), ir.context(), {}
     ir.load_dialects(context)
     backend.load_dialects(context)

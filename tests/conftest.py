@@ -14,7 +14,7 @@ if not HAS_GPU:
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores
 
-from triton_conv3dt import store  # noqa: E402
+from triton_conv3dt.planning import store  # noqa: E402
 
 pytest_plugins = ("gpu_journal",)
 PACKAGE = "triton_conv3dt"

@@ -8,8 +8,8 @@ import signal
 import time
 
 from triton_conv3dt.measuring.bench import Stand
-from triton_conv3dt.device import Device
-from triton_conv3dt.measuring.laboratory import Laboratory
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.measuring.trial import Laboratory
 from triton_conv3dt.measuring.naming import Profiler
 from triton_conv3dt.measuring.timing import Times
 

@@ -23,7 +23,10 @@ if __name__ == "__main__":
     from triton.runtime import driver
 
     import stub_driver
-    from triton_conv3dt import case, launch, operands, search
+    from triton_conv3dt.checking import trial_tensors
+    from triton_conv3dt.launching import launch
+    from triton_conv3dt.planning import search
+    from triton_conv3dt.problems import case
     from triton_conv3dt.measuring.precompile import Compilers
 
     device = launch.devices.Device.named("nvidia_h200")
@@ -36,6 +39,6 @@ if __name__ == "__main__":
     before = compiled()
     driver.set_active(stub_driver.StubDriver())
     for problem, config in todo:
-        given = operands.normals(problem, "cpu")
+        given = trial_tensors.normals(problem, "cpu")
         launch.run(launch.bind(launch.plan(problem, device, config)), given.x, given.w, given.y, given.b)
     print(json.dumps(dict(answers=answers, ahead=len(before), later=sorted(path.stem for path in compiled() - before))))

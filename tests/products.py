@@ -1,6 +1,7 @@
 """The three products of a case by the kernels, and their exact values by the definition."""
 
-from triton_conv3dt import launch, reference
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch
 
 
 def products(case, t, precision):

@@ -16,17 +16,17 @@ from math import prod
 import numpy as np
 import torch
 
-from triton_conv3dt import lowering, search
-from triton_conv3dt.config import Config, copyable, fits
-from triton_conv3dt.device import Device
-from triton_conv3dt.launches import Launch
-from triton_conv3dt.plan import plan
-from triton_conv3dt.problem import BACKWARD, DIRECTIONS, Activation, Epilogue, Problem
-from triton_conv3dt.tensors import empty, even_step, extent, layout_of, problem_of, weight_strides
+from triton_conv3dt.planning import lowering, search
+from triton_conv3dt.planning.config import Config, copyable, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.planning.launches import Launch
+from triton_conv3dt.planning.plan import plan
+from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Activation, Epilogue, Problem
+from triton_conv3dt.launching.tensors import empty, even_step, extent, layout_of, problem_of, weight_strides
 
 H200 = Device.named("nvidia_h200")
 (OUT_STEP, ORIGIN, IN_STEP, MOVE, KERNEL, TAP_STEP, TAPS, FIRST, OFFSET, RESIDUE, COMMON, INVERSE, DILATION, MERGED, PHASES,
- GUARD, EDGE, HALO) = range(18)  # as kernels/pieces.py names them
+ GUARD, EDGE, HALO) = range(18)  # as kernels/tiles.py names them
 LANES = 32  # of each axis of a tile that are looked at
 
 

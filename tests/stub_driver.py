@@ -16,9 +16,10 @@ from triton.runtime import driver
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import triton_conv3dt as t3  # noqa: E402
-from triton_conv3dt import functional, launch  # noqa: E402
-from triton_conv3dt.device import Device  # noqa: E402
-from triton_conv3dt.problem import Activation  # noqa: E402
+from triton_conv3dt import functional  # noqa: E402
+from triton_conv3dt.launching import launch  # noqa: E402
+from triton_conv3dt.planning.device import Device  # noqa: E402
+from triton_conv3dt.problems.problem import Activation  # noqa: E402
 
 
 class Launcher:

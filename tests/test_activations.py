@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 
 from tolerances import ACTIVATION_ULPS, ACTIVATION_ULPS_PER_UNIT
-from triton_conv3dt import reference
+from triton_conv3dt.checking import reference
 from triton_conv3dt.kernels.activations import KERNELS
-from triton_conv3dt.problem import ACTIVATIONS, Activation
+from triton_conv3dt.problems.problem import ACTIVATIONS, Activation
 
 PARAMETERS = [Activation.of(name) for name in ACTIVATIONS] + [Activation.of(spec) for spec in (
     ("leaky_relu", 0.0), ("leaky_relu", -0.5), ("elu", 0.5), ("elu", -1.5), ("softplus", 2.0, 3.0),

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from triton_conv3dt import arguments
+from triton_conv3dt.ops.autograd import arguments
 
 
 def addresses(t):

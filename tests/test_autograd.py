@@ -5,7 +5,10 @@ import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jvp, vjp
 
-from triton_conv3dt import conv_transpose3d, launch, ops, reference
+from triton_conv3dt import conv_transpose3d
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch
+from triton_conv3dt.ops.autograd import autograd
 
 GEOMETRY = dict(stride=(2, 1, 2), padding=(1, 0, 1), dilation=(1, 1, 1), groups=1)
 OUT_SIZE = (2, 2, 3)
@@ -25,7 +28,7 @@ def layer(activation, keep_pre=False):
     name, parameters = activation or (None, ())
 
     def call(x, w, b=None, residual=None):
-        y, pre = ops.forward(x, w, b, residual, OUT_SIZE, *GEOMETRY.values(), None, name, parameters, keep_pre)
+        y, pre = autograd.forward(x, w, b, residual, OUT_SIZE, *GEOMETRY.values(), None, name, parameters, keep_pre)
         return (y, pre) if keep_pre else y
 
     return call
@@ -71,10 +74,10 @@ def test_second_derivatives(device, activation):
 def test_derivatives_of_the_gradient_products(device):
     x, w, b, dz = operands(device)
     geometry = (*GEOMETRY.values(), None)
-    for product, arguments in ((lambda dz, w: ops.grad_input(dz, w, (2, 2, 2), *geometry), (dz, w)),
-                               (lambda x, dz: ops.grad_weight(x, dz, (2, 1, 2), w.stride(), *geometry), (x, dz)),
-                               (ops.grad_bias, (dz,)),
-                               (lambda dy, pre: ops.activation_grad(dy, pre, "silu", ()), (dz, dz.detach() + 1))):
+    for product, arguments in ((lambda dz, w: autograd.grad_input(dz, w, (2, 2, 2), *geometry), (dz, w)),
+                               (lambda x, dz: autograd.grad_weight(x, dz, (2, 1, 2), w.stride(), *geometry), (x, dz)),
+                               (autograd.grad_bias, (dz,)),
+                               (lambda dy, pre: autograd.activation_grad(dy, pre, "silu", ()), (dz, dz.detach() + 1))):
         gradcheck(product, arguments, fast_mode=True, check_forward_ad=True)
 
 

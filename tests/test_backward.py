@@ -9,13 +9,15 @@ from layouts import lay_out
 from tolerances import assert_exact, assert_smooth
 
 import triton_conv3dt as t3
-from triton_conv3dt import launch, reference, search
-from triton_conv3dt.config import Config, fits
-from triton_conv3dt.constraints import NONE
-from triton_conv3dt.device import Device
-from triton_conv3dt.ops import dense_strides
-from triton_conv3dt.problem import Activation, Problem
-from triton_conv3dt.tensors import memory_format
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import search
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.constraints import NONE
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.ops.autograd.autograd import dense_strides
+from triton_conv3dt.problems.problem import Activation, Problem
+from triton_conv3dt.launching.tensors import memory_format
 
 H200 = Device.named("nvidia_h200")
 CASES = (

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import laboratories
-from triton_conv3dt import library
+from triton_conv3dt.ops.autograd import schemas
 from triton_conv3dt.measuring import bench, peers, records, selection
 from triton_conv3dt.measuring.bench import Bench, OutOfTime, Stand
 from triton_conv3dt.measuring.journal import Journal
-from triton_conv3dt.layers import layers, select
-from triton_conv3dt.problem import LAYOUTS
+from triton_conv3dt.problems.layers import layers, select
+from triton_conv3dt.problems.problem import LAYOUTS
 from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
 from triton_conv3dt.measuring.setting import After, Setting
 from triton_conv3dt.worker import Failure
@@ -128,7 +128,7 @@ def test_fp32_is_tf32_for_everybody_who_is_measured(settings_of_pytorch):
     """Ours and cuDNN follow one setting and a matrix product another; torch.compile asks for either by its older name."""
     torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.allow_tf32 = "ieee", False
     peers.settle()
-    assert library._precision(None, torch.float32) == torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert schemas._precision(None, torch.float32) == torch.backends.cudnn.conv.fp32_precision == "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
 

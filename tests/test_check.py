@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from triton_conv3dt import case, check, cli, launch, operands, sampling
-from triton_conv3dt.layers import layers
-from triton_conv3dt.operands import Wrong
-from triton_conv3dt.problem import DIRECTIONS, LAYOUTS
+from triton_conv3dt import cli
+from triton_conv3dt.checking import check, trial_tensors
+from triton_conv3dt.launching import launch
+from triton_conv3dt.problems import case, sampling
+from triton_conv3dt.problems.layers import layers
+from triton_conv3dt.checking.trial_tensors import Wrong
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS
 from triton_conv3dt.worker import Failure
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +56,7 @@ def test_faults_are_found(text, how, kind, monkeypatch):
 
     def faulty(record, **tensors):
         run(record, **tensors)
-        spoil(how, tensors, tensors[operands.written(record.plan.problem)])
+        spoil(how, tensors, tensors[trial_tensors.written(record.plan.problem)])
 
     monkeypatch.setattr(launch, "run", faulty)
     with pytest.raises(Wrong) as raised:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from triton_conv3dt import cli
-from triton_conv3dt.problem import DIRECTIONS
+from triton_conv3dt.problems.problem import DIRECTIONS
 
 LAYER = ["explain", "--input", "2,64,8,8,8", "--channels", "32", "--kernel", "2", "--stride", "2"]
 EPILOGUE = dict(bias=True, activation="relu")
@@ -71,7 +71,7 @@ def test_refuses_with_what_would_work(capsys, arguments, expected):
 
 def test_info_names_versions_and_settings(capsys, monkeypatch):
     monkeypatch.setenv("TRITON_CONV3DT_FALLBACK", "error")
-    monkeypatch.setattr("triton_conv3dt.store.search_path", lambda: [ROOT / "autotune_configs", ROOT / "none"])
+    monkeypatch.setattr("triton_conv3dt.planning.store.search_path", lambda: [ROOT / "autotune_configs", ROOT / "none"])
     assert cli.main(["info"]) == 0
     shown = capsys.readouterr().out
     for fact in (metadata.version("torch"), "device", "interpreter", "TRITON_CONV3DT_FALLBACK=error",
@@ -80,9 +80,10 @@ def test_info_names_versions_and_settings(capsys, monkeypatch):
 
 
 def test_info_counts_what_is_tuned_and_names_what_cannot_be_used(capsys, monkeypatch, tmp_path):
-    from triton_conv3dt import case, store
-    from triton_conv3dt.config import Config
-    from triton_conv3dt.device import Device
+    from triton_conv3dt.planning import store
+    from triton_conv3dt.problems import case
+    from triton_conv3dt.planning.config import Config
+    from triton_conv3dt.planning.device import Device
 
     monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
     config = Config("gather", 32, 32, 32)
@@ -98,9 +99,9 @@ def test_info_counts_what_is_tuned_and_names_what_cannot_be_used(capsys, monkeyp
 @pytest.mark.parametrize("device", ["nvidia_h200", "nvidia_a100", "nvidia_t4"])
 @pytest.mark.parametrize("direction", ["forward", "grad_input", "grad_weight"])
 def test_explain_prints_the_plan_of_the_layer_asked_for(capsys, device, direction):
-    from triton_conv3dt import launch
-    from triton_conv3dt.device import Device
-    from triton_conv3dt.problem import Problem
+    from triton_conv3dt.launching import launch
+    from triton_conv3dt.planning.device import Device
+    from triton_conv3dt.problems.problem import Problem
 
     problem = Problem.of_layer(direction, n=2, ci=64, co=32, in_size=(8, 16, 24), kernel=(1, 2, 2), stride=(1, 2, 2),
                                dtype="float16", layout="channels_last", **EPILOGUE if direction == "forward" else {})
@@ -119,7 +120,7 @@ def test_explain_prints_the_plan_of_the_layer_asked_for(capsys, device, directio
 
 @pytest.mark.parametrize("device", ["nvidia_h200", "nvidia_a100", "nvidia_b200"])
 def test_explain_all_layers(capsys, device):
-    from triton_conv3dt.layers import layers
+    from triton_conv3dt.problems.layers import layers
 
     assert cli.main(["explain", "--layers", "all", "--direction", *DIRECTIONS, "--device", device]) == 0
     head, columns, *rows, tune = capsys.readouterr().out.splitlines()
@@ -151,9 +152,11 @@ ALL, W = (True, True, True), (False, False, True)
      "8 products, one per tap: 64 by 32 channels, a sum over 1024 positions in 4 shares"),
 ])
 def test_explain_says_what_is_multiplied(text, merge, expected):
-    from triton_conv3dt import case, explain, launch
-    from triton_conv3dt.config import Config
-    from triton_conv3dt.device import Device
+    from triton_conv3dt.launching import launch
+    from triton_conv3dt.planning import explain
+    from triton_conv3dt.problems import case
+    from triton_conv3dt.planning.config import Config
+    from triton_conv3dt.planning.device import Device
 
     problem = case.parse(text)
     config = Config("gather", 64, 32, 16, merge=merge or (False,) * 3, shares=4 if "weight" in text else 1)
@@ -163,9 +166,10 @@ def test_explain_says_what_is_multiplied(text, merge, expected):
 
 
 def test_explain_says_where_a_config_came_from(capsys, tmp_path, monkeypatch):
-    from triton_conv3dt import case, store
-    from triton_conv3dt.config import Config
-    from triton_conv3dt.device import Device
+    from triton_conv3dt.planning import store
+    from triton_conv3dt.problems import case
+    from triton_conv3dt.planning.config import Config
+    from triton_conv3dt.planning.device import Device
 
     monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
     text = "forward n2 ci64 co32 in8 k2 s2 float16 channels_first"
@@ -200,7 +204,7 @@ def test_explain_without_a_gpu_here_plans_for_a_common_one(capsys, monkeypatch):
     def absent(index=0):
         raise RuntimeError("no CUDA device is available")
 
-    monkeypatch.setattr("triton_conv3dt.device.current", absent)
+    monkeypatch.setattr("triton_conv3dt.planning.device.current", absent)
     assert cli.main(LAYER) == 0
     assert "nvidia_h200" in capsys.readouterr().out
 

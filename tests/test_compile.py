@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from compile_rows import FORWARD, LAYERS, WIDE
 
-from triton_conv3dt import inspect, launch
-from triton_conv3dt.device import Device
-from triton_conv3dt.problem import DIRECTIONS, Problem
+from triton_conv3dt.compiling import compile
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import DIRECTIONS, Problem
 
 ROOT = Path(__file__).parents[1]
 TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
@@ -86,4 +87,4 @@ def test_interpreted_kernels_are_refused(monkeypatch):
     monkeypatch.setattr(launch, "interpreting", lambda: True)
     plan = launch.plan(Problem.of_layer(**LAYERS["k2s2"]), Device.named("nvidia_h200"))
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET.*unset it"):
-        inspect.compile_plan(plan)
+        compile.compile_plan(plan)

@@ -13,13 +13,18 @@ from compile_rows import LAYERS
 from test_backward import small
 
 import triton_conv3dt as t3
-from triton_conv3dt import case, check, cli, constraints, explain, functional, inspection, launch, search, store
-from triton_conv3dt.config import PATHS, Config
-from triton_conv3dt.constraints import NONE, VARIABLE, Constraints, parse
-from triton_conv3dt.device import Device
+from triton_conv3dt import cli, functional
+from triton_conv3dt.checking import check
+from triton_conv3dt.compiling import survey
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import constraints, explain, search, store
+from triton_conv3dt.problems import case
+from triton_conv3dt.planning.config import PATHS, Config
+from triton_conv3dt.planning.constraints import NONE, VARIABLE, Constraints, parse
+from triton_conv3dt.planning.device import Device
 from triton_conv3dt.measuring import bench, machine, results, tune
-from triton_conv3dt.layers import select
-from triton_conv3dt.problem import BACKWARD, DIRECTIONS, Problem
+from triton_conv3dt.problems.layers import select
+from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Problem
 from triton_conv3dt.worker import Failure, Worker
 
 ROOT = Path(__file__).parents[1]

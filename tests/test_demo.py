@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triton_conv3dt import cli, demo
+from triton_conv3dt import cli
+from triton_conv3dt.demo.upsample import upsample
 from triton_conv3dt.progress import Progress
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -17,14 +18,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def test_kernel_doubles_a_ramp_by_linear_interpolation():
     x = torch.arange(6.0).expand(1, 1, 6, 6, 6)
-    y = F.conv_transpose3d(x, demo.trilinear_kernel(), **demo.LAYER)
+    y = F.conv_transpose3d(x, upsample.trilinear_kernel(), **upsample.LAYER)
     inner = y[0, 0, 5, 5, 1:-1]
     assert torch.equal(inner, torch.arange(10) * 0.5 + 0.25)
 
 
 def test_real_scan():
     pytest.importorskip("nibabel")
-    scan = demo.load()
+    scan = upsample.load()
     assert scan.volumes.shape == (2, 24, 96, 128) and scan.volumes.dtype == torch.float32
     assert scan.volumes.min() >= 0 and scan.volumes.max() == 1
     assert scan.voxel == (2.2, 2.0, 2.0)
@@ -33,7 +34,7 @@ def test_real_scan():
 
 def test_phantom_where_nibabel_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    scan = demo.load()
+    scan = upsample.load()
     assert scan.volumes.shape == (2, 24, 96, 128)
     assert 0 <= scan.volumes.min() and 0.5 < scan.volumes.max() <= 1
     assert "phantom" in scan.name and "pip install nibabel" in scan.source
@@ -45,7 +46,7 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, caps
     (tmp_path / "folder.png").mkdir()
     monkeypatch.setattr(demo, "load", lambda: pytest.fail("the work had begun"))
     with pytest.raises(ValueError, match=reason):
-        demo.run(tmp_path / name)
+        upsample.run(tmp_path / name)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["demo", "--output", str(tmp_path / name)])
     assert stopped.value.code == 2
@@ -56,14 +57,14 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, caps
 def test_output_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="permission"):
-        demo.writable(tmp_path / "demo.png")
+        upsample.writable(tmp_path / "demo.png")
 
 
 @pytest.fixture
 def no_gpu_no_kernels(monkeypatch):
     """The part of the demo that PyTorch does, in this process, where triton may have been imported already."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("triton_conv3dt.launch.unsupported", lambda x, w: "they are tested elsewhere")
+    monkeypatch.setattr("triton_conv3dt.launching.launch.unsupported", lambda x, w: "they are tested elsewhere")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
@@ -78,7 +79,7 @@ def test_without_matplotlib_the_rest_is_done(no_gpu_no_kernels, tmp_path, capsys
 
 
 def test_a_wrong_result_is_reported_and_fails(no_gpu_no_kernels, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "_our_layer", lambda backend, x, w, b: demo._torch_layer(x, w, b) + 1e-5)
+    monkeypatch.setattr(demo, "_our_layer", lambda backend, x, w, b: upsample._torch_layer(x, w, b) + 1e-5)
     assert cli.main(["demo", "--quiet", "--output", str(tmp_path / "demo.png")]) == 1
     assert "TOO LARGE" in capsys.readouterr().out
 

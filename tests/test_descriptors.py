@@ -8,9 +8,12 @@ import torch
 from cases import case
 from layouts import LAYOUTS, lay_out
 from tolerances import assert_exact
-from triton_conv3dt import binding, conv_transpose3d, launch, plan, reference, search, tensors
-from triton_conv3dt.device import Device
-from triton_conv3dt.problem import Epilogue
+from triton_conv3dt import conv_transpose3d
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import binding, launch, tensors
+from triton_conv3dt.planning import plan, search
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import Epilogue
 
 H200 = Device.named("nvidia_h200")
 SIZES = ((1, 1, 1), (1, 1, 4), (1, 2, 1), (2, 1, 1), (2, 2, 4))

@@ -9,8 +9,9 @@ import triton.language as tl
 from cases import CORPUS
 from layouts import RedZone
 from test_kernels import check, use
-from triton_conv3dt import binding, lowering
-from triton_conv3dt.config import Config
+from triton_conv3dt.launching import binding
+from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning.config import Config
 from triton_conv3dt.kernels import gather, reduce
 
 BY_NAME = {case.name: case for case in CORPUS}
@@ -75,7 +76,7 @@ def parts_in_half(patch):
     patch.setitem(binding.DTYPES, "float32", torch.float16)
 
 
-IN_STEP, TAPS, OFFSET, DILATION, GUARD, EDGE, HALO = 2, 6, 8, 12, 15, 16, 17  # as kernels/pieces.py names them
+IN_STEP, TAPS, OFFSET, DILATION, GUARD, EDGE, HALO = 2, 6, 8, 12, 15, 16, 17  # as kernels/tiles.py names them
 FAULTS = {  # the fault, and a check that must notice: case, direction, layout, config
     "halo not masked": (constant(HALO, lambda c: False), "k3s2p1op1", "forward", "sliced", GATHER),
     "halo of dz not masked": (constant(HALO, lambda c: False), "k3s2p1op1", "grad_input", "sliced", GATHER),

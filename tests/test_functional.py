@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triton_conv3dt import composite, conv_transpose3d, functional, launch, reference
+from triton_conv3dt import conv_transpose3d, functional
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch
+from triton_conv3dt.ops.autograd import composite
 from triton_conv3dt.functional import conv_transpose3d_sized
 
 BACKENDS = ("triton", "torch")

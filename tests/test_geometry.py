@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import pytest
 
-from triton_conv3dt.geometry import Axis, ceil_div, output_size, power_of_two_divisor
+from triton_conv3dt.problems.geometry import Axis, ceil_div, output_size, power_of_two_divisor
 
 SIZES, KERNELS, STRIDES, DILATIONS = range(1, 5), range(1, 6), range(1, 5), range(1, 4)
 PADDINGS, EXTRAS = range(-2, 7), range(3)

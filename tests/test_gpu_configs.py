@@ -5,8 +5,10 @@ import pytest
 import torch
 from compile_rows import LAYERS
 
-from triton_conv3dt import device, launch, operands, search
-from triton_conv3dt.problem import DIRECTIONS, Problem
+from triton_conv3dt.checking import trial_tensors
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import device, search
+from triton_conv3dt.problems.problem import DIRECTIONS, Problem
 from triton_conv3dt.worker import failure
 
 pytestmark = pytest.mark.gpu
@@ -25,8 +27,8 @@ def prepared(problem):
     if problem not in _prepared:
         _prepared.clear()
         torch.cuda.empty_cache()  # a dozen processes share the device
-        given = operands.integers(problem, "cuda")
-        _prepared[problem] = given, operands.exact(problem, given)
+        given = trial_tensors.integers(problem, "cuda")
+        _prepared[problem] = given, trial_tensors.exact(problem, given)
     return _prepared[problem]
 
 
@@ -62,8 +64,8 @@ def check(problem, config):
         Exception: whatever compiling and launching raise.
     """
     given, truth = prepared(problem)
-    zone = operands.red_zone(problem, "cuda")
-    tensors = dict(x=given.x, w=given.w, y=given.y) | {operands.written(problem): zone.view}
+    zone = trial_tensors.red_zone(problem, "cuda")
+    tensors = dict(x=given.x, w=given.w, y=given.y) | {trial_tensors.written(problem): zone.view}
     record = launch.bind(launch.plan(problem, device.current(), config))
     launch.run(record, **tensors, b=given.b, residual=given.residual)
-    zone.check(truth, operands.ulps(problem))
+    zone.check(truth, trial_tensors.ulps(problem))

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import triton_conv3dt as t3
-from triton_conv3dt import constraints, device, launch
-from triton_conv3dt.problem import BACKWARD
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import constraints, device
+from triton_conv3dt.problems.problem import BACKWARD
 
 pytestmark = pytest.mark.gpu
 

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
-from triton_conv3dt import case, cli, device, search, store
-from triton_conv3dt.measuring import laboratory
+from triton_conv3dt import cli
+from triton_conv3dt.planning import device, search, store
+from triton_conv3dt.problems import case
+from triton_conv3dt.measuring import trial
 from triton_conv3dt.measuring.timing import EventTimer
 from triton_conv3dt.worker import Failure, Worker
 
@@ -22,7 +24,7 @@ def timer():
 
 @pytest.fixture(scope="module")
 def worker():
-    with Worker(laboratory.here) as worker:
+    with Worker(trial.here) as worker:
         yield worker
 
 

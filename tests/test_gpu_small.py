@@ -11,7 +11,8 @@ from products import products
 from test_backward import small
 from tolerances import assert_exact
 
-from triton_conv3dt import launch, search
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import search
 
 pytestmark = pytest.mark.gpu
 LAYOUTS = ("channels_first", "channels_last")

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from triton_conv3dt import case, cli, inspection, machinecode, store
-from triton_conv3dt.config import Config
-from triton_conv3dt.device import Device
-from triton_conv3dt.machinecode import Resources
+from triton_conv3dt import cli
+from triton_conv3dt.compiling import machinecode, survey
+from triton_conv3dt.planning import store
+from triton_conv3dt.problems import case
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.compiling.machinecode import Resources
 
 H200, A100, B200, T4 = map(Device.named, ("nvidia_h200", "nvidia_a100", "nvidia_b200", "nvidia_t4"))
 K2S2 = "forward n2 ci64 co32 in16 k2 s2 float16 channels_first"
@@ -135,13 +138,13 @@ class Bomb:
 def test_what_goes_wrong_with_one_kernel_is_said_of_it_alone(cache):
     problem = case.parse(DEPTHWISE)
     direct = Config("direct", 16, 32)
-    tasks = [inspection.Task("good", problem, H200, direct), inspection.Task("crash", problem, H200, Bomb()),
-             inspection.Task("unfit", problem, H200, replace(direct, block_m=24))]
-    kernels = inspection.inspect(tasks, processes=1)
+    tasks = [survey.Task("good", problem, H200, direct), survey.Task("crash", problem, H200, Bomb()),
+             survey.Task("unfit", problem, H200, replace(direct, block_m=24))]
+    kernels = survey.inspect(tasks, processes=1)
     assert [kernel.task.name for kernel in kernels] == ["good", "crash", "unfit"]
     assert kernels[0].failure is None and kernels[1].failure == "the compiler crashed"
     assert "block_m = 24 is not a power of two" in kernels[2].failure
-    shown = inspection.table(kernels)
+    shown = survey.table(kernels)
     assert "FAILED the compiler crashed" in shown and "3 kernels: 2 do not compile or fit" in shown
 
 

@@ -11,11 +11,13 @@ import torch
 from cases import CORPUS, layer_classes, sample
 from layouts import LAYOUTS, RedZone, lay_out
 from tolerances import assert_exact, assert_smooth
-from triton_conv3dt import launch, reference, search, tensors
-from triton_conv3dt.config import Config, fits
-from triton_conv3dt.device import Device
-from triton_conv3dt.ops import dense_strides
-from triton_conv3dt.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation, Problem
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch, tensors
+from triton_conv3dt.planning import search
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.ops.autograd.autograd import dense_strides
+from triton_conv3dt.problems.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation, Problem
 
 HAS_GPU = torch.cuda.is_available()
 FORMATS = ("channels_first", "channels_last")

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import laboratories
-from triton_conv3dt import search
-from triton_conv3dt import operands
+from triton_conv3dt.planning import search
+from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.measuring import peers
-from triton_conv3dt.measuring.laboratory import Laboratory, Unprepared
-from triton_conv3dt.operands import RedZone, Wrong
-from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Problem
+from triton_conv3dt.measuring.trial import Laboratory, Unprepared
+from triton_conv3dt.checking.trial_tensors import RedZone, Wrong
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Problem
 from triton_conv3dt.worker import failure
 
 PROBLEMS = {
@@ -85,13 +85,13 @@ def test_red_zone_sees_every_byte_around_the_output(layout, dtype):
     shape = (2, 3, 2, 1, 4)
     truth = torch.arange(48.0).view(shape)
     zone = RedZone(shape, dtype, layout, "cpu")
-    assert zone.view.stride() == operands.dense_strides(shape, layout) and zone.view.isnan().all()
+    assert zone.view.stride() == trial_tensors.dense_strides(shape, layout) and zone.view.isnan().all()
     assert zone.view.data_ptr() % 16 == 0
     with pytest.raises(Wrong, match="48 of them NaN"):
         zone.check(truth)
     zone.view.copy_(truth)
     zone.check(truth)
-    for place in (0, operands.GUARD * dtype.itemsize - 1, -operands.GUARD * dtype.itemsize, -1):
+    for place in (0, trial_tensors.GUARD * dtype.itemsize - 1, -trial_tensors.GUARD * dtype.itemsize, -1):
         before = int(zone._bytes[place])
         zone._bytes[place] = 0
         with pytest.raises(Wrong, match="1 of the .* bytes around"):
@@ -108,18 +108,18 @@ def test_integers_stay_exact():
     small = Problem.of_layer(n=1, ci=64, co=8, in_size=(2, 2, 2), kernel=2, stride=2)
     long = Problem.of_layer("grad_weight", n=2, ci=1, co=1, in_size=(96, 96, 96), kernel=1)
     for problem, largest in ((small, 15), (long, 3)):
-        given = operands.integers(problem, "cpu")
+        given = trial_tensors.integers(problem, "cpu")
         assert given.x.abs().max() <= largest and torch.equal(given.x, given.x.round()) and given.x.unique().numel() > 2
-        exact = operands.exact(problem, given)
-        assert exact.abs().max() < operands.LARGEST_SUM
-        assert torch.equal(exact, operands.exact(problem, given, torch.float64).float())
-    assert operands.integers(small, "cpu", 1).x.equal(operands.integers(small, "cpu", 1).x)
+        exact = trial_tensors.exact(problem, given)
+        assert exact.abs().max() < trial_tensors.LARGEST_SUM
+        assert torch.equal(exact, trial_tensors.exact(problem, given, torch.float64).float())
+    assert trial_tensors.integers(small, "cpu", 1).x.equal(trial_tensors.integers(small, "cpu", 1).x)
 
 
 def test_operands_lie_in_memory_as_the_problem_says():
     for layout in LAYOUTS:
         problem = Problem.of_layer(n=2, ci=3, co=5, in_size=(2, 3, 4), kernel=2, stride=2, layout=layout, residual=True)
-        given = operands.normals(problem, "cpu")
+        given = trial_tensors.normals(problem, "cpu")
         form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
         for t in (given.x, given.w, given.y, given.residual):
             assert t.is_contiguous(memory_format=form)

@@ -9,7 +9,8 @@ import torch
 
 import triton_conv3dt as t3
 from cases import CORPUS
-from triton_conv3dt import launch, store
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import store
 from triton_conv3dt.measuring import timing
 
 PACKAGE = Path(t3.__file__).parent

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from triton_conv3dt import conv_transpose3d, launch, ops
+from triton_conv3dt import conv_transpose3d
+from triton_conv3dt.launching import launch
+from triton_conv3dt.ops.autograd import autograd
 
 OPS = torch.ops.triton_conv3dt
 GEOMETRY = ((2, 1, 2), (1, 0, -1), (1, 1, 1), 2, None)  # stride, padding, dilation, groups, precision
@@ -73,7 +75,7 @@ def test_the_two_ways_to_an_operator_agree(device):
     """Past the dispatcher, and through it."""
     x, w, b, residual = (operand(name, device, requires_grad=True) for name in SHAPES)
     arguments = (x, w, b, residual, OUT_SIZE, *GEOMETRY, "silu", (), True)
-    direct, dispatched = ops.forward(*arguments), OPS.forward(*arguments)
+    direct, dispatched = autograd.forward(*arguments), OPS.forward(*arguments)
     assert all(map(torch.equal, direct, dispatched))
     sums = [sum(t.pow(2).sum() for t in result) for result in (direct, dispatched)]
     assert all(map(torch.equal, *(torch.autograd.grad(s, (x, w, b, residual)) for s in sums)))
@@ -121,21 +123,21 @@ def batched(name, device, dim, batch=3):
 @pytest.mark.parametrize("dims", [d for d in itertools.product((None, 0, -1), repeat=2) if d != (None, None)], ids=str)
 def test_vmap_over_either_operand(device, dims, no_loop):
     x, w, dz = (batched(name, device, dim) for name, dim in zip(("x", "w", "residual"), (*dims, dims[0])))
-    check_vmap(lambda x, w: ops.forward(x, w, None, None, OUT_SIZE, *GEOMETRY, "silu", (), False)[0], dims, (x, w))
-    check_vmap(lambda dz, w: ops.grad_input(dz, w, IN_SIZE, *GEOMETRY), dims, (dz, w))
+    check_vmap(lambda x, w: autograd.forward(x, w, None, None, OUT_SIZE, *GEOMETRY, "silu", (), False)[0], dims, (x, w))
+    check_vmap(lambda dz, w: autograd.grad_input(dz, w, IN_SIZE, *GEOMETRY), dims, (dz, w))
     second = batched("residual", device, dims[1])
-    check_vmap(lambda dy, y: ops.activation_grad(dy, y, "tanh", ()), dims, (dz, second))
+    check_vmap(lambda dy, y: autograd.activation_grad(dy, y, "tanh", ()), dims, (dz, second))
     x = batched("x", device, dims[1])
     strides = operand("w", device).stride()
-    check_vmap(lambda dz, x: ops.grad_weight(x, dz, KERNEL, strides, *GEOMETRY), dims, (dz, x))
+    check_vmap(lambda dz, x: autograd.grad_weight(x, dz, KERNEL, strides, *GEOMETRY), dims, (dz, x))
 
 
 @pytest.mark.parametrize("dims", [(0, None, None, 0), (None, None, 0, None), (None, None, None, 0), (0, 0, 0, 0)])
 def test_vmap_with_an_epilogue(device, dims, no_loop):
     tensors = [batched(name, device, dim) for name, dim in zip(SHAPES, dims)]
     for i in (0, 1):
-        check_vmap(lambda *t: ops.forward(*t, OUT_SIZE, *GEOMETRY, "silu", (), True)[i], dims, tensors)
-    check_vmap(ops.grad_bias, (1,), (batched("residual", device, 1),))
+        check_vmap(lambda *t: autograd.forward(*t, OUT_SIZE, *GEOMETRY, "silu", (), True)[i], dims, tensors)
+    check_vmap(autograd.grad_bias, (1,), (batched("residual", device, 1),))
 
 
 def test_gradients_of_every_sample(device, no_loop):
@@ -183,7 +185,7 @@ def test_out_counts_as_written(device):
 def test_out_has_no_derivatives(device, which):
     tensors = {name: operand(name, device, requires_grad=name == which) for name in SHAPES}
     out = operand("residual", device, requires_grad=which == "out")
-    for call in (ops.forward_out, OPS.forward_out):
+    for call in (autograd.forward_out, OPS.forward_out):
         with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
             call(*tensors.values(), out, OUT_SIZE, *GEOMETRY, None, ())
         with torch.no_grad():

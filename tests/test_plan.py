@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from cases import layers
-from triton_conv3dt import lowering
-from triton_conv3dt.config import Config, fits
-from triton_conv3dt.device import Device
-from triton_conv3dt.launch import plan
-from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
-from triton_conv3dt.search import default
+from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.launching.launch import plan
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
+from triton_conv3dt.planning.search import default
 
 DATACENTER = ("nvidia_h200", "nvidia_a100", "nvidia_b200")
 ANY = (*DATACENTER, "nvidia_t4", "nvidia_rtx_4090")

@@ -6,9 +6,10 @@ import promises
 import pytest
 import torch
 
-from triton_conv3dt import lowering, tensors
-from triton_conv3dt.config import Config
-from triton_conv3dt.problem import DIRECTIONS, Problem
+from triton_conv3dt.launching import tensors
+from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.problems.problem import DIRECTIONS, Problem
 
 SOME = 3000  # problems; `python tests/promises.py 1000000` checks as many as that, about a minute for 100,000
 

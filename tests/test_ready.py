@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from triton_conv3dt import cli, device, launch, ready
-from triton_conv3dt.device import Device
+from triton_conv3dt import cli
+from triton_conv3dt.launching import launch, ready
+from triton_conv3dt.planning import device
+from triton_conv3dt.planning.device import Device
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from cases import CORPUS, layer_classes, sample
-from triton_conv3dt import reference
-from triton_conv3dt.problem import ACTIVATIONS, Activation
+from triton_conv3dt.checking import reference
+from triton_conv3dt.problems.problem import ACTIVATIONS, Activation
 
 PROBLEMS = (*CORPUS, *(layer.case for layer in layer_classes()), *sample(seed=0, n=60))
 EXPRESSIBLE = [case for case in PROBLEMS if case.output_padding is not None]

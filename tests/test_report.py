@@ -11,7 +11,7 @@ from test_bench import H200, Answers, Named
 from triton_conv3dt import cli
 from triton_conv3dt.measuring import bench, measurements, records, report
 from triton_conv3dt.measuring.journal import Journal
-from triton_conv3dt.layers import select
+from triton_conv3dt.problems.layers import select
 from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, PEERS
 from triton_conv3dt.worker import Failure
 

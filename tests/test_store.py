@@ -14,12 +14,14 @@ import torch
 
 from cases import CORPUS
 from tolerances import assert_exact
-from triton_conv3dt import configfile, device, launch, reference, search, store, tensors
-from triton_conv3dt.config import Config
-from triton_conv3dt.configfile import ConfigFileError, Entry
-from triton_conv3dt.device import Device
-from triton_conv3dt.layers import layers
-from triton_conv3dt.problem import DIRECTIONS, LAYOUTS, Activation, Epilogue, Problem
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch, tensors
+from triton_conv3dt.planning import configfile, device, search, store
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.configfile import ConfigFileError, Entry
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.layers import layers
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Activation, Epilogue, Problem
 
 ROOT = Path(__file__).parents[1]
 SEARCH_PATH = store.search_path  # before conftest.py hides it
@@ -337,9 +339,9 @@ WRITER = """
 import sys
 from pathlib import Path
 from triton_conv3dt import store
-from triton_conv3dt.config import Config
-from triton_conv3dt.device import Device
-from triton_conv3dt.problem import Problem
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import Problem
 number, folder = int(sys.argv[1]), Path(sys.argv[2])
 for i in range(15):
     for direction in ("forward", "grad_input"):

@@ -15,10 +15,12 @@ import gpu_runner
 import laboratories
 from test_cli import refusal
 from test_tune import DEFAULT, OTHERS, PROBLEM
-from triton_conv3dt import case, cli, store
-from triton_conv3dt.measuring import bench, journal, laboratory, machine, naming, precompile, trace, tune
+from triton_conv3dt import cli
+from triton_conv3dt.planning import store
+from triton_conv3dt.problems import case
+from triton_conv3dt.measuring import bench, journal, machine, naming, precompile, trace, trial, tune
 from triton_conv3dt.commands import sweep
-from triton_conv3dt.layers import select
+from triton_conv3dt.problems.layers import select
 
 ROOT = Path(__file__).parents[1]
 CASE = case.format(PROBLEM)
@@ -61,7 +63,7 @@ def gpu(monkeypatch, tmp_path):
 def test_without_a_gpu_it_says_what_it_needs(capsys, command, monkeypatch, tmp_path):
     import torch
 
-    from triton_conv3dt import launch
+    from triton_conv3dt.launching import launch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(launch, "interpreting", lambda: False)

@@ -9,7 +9,7 @@ import torch
 
 from tf_cases import convolved, draw, incidence, pattern, recorded, truth
 from tolerances import assert_exact
-from triton_conv3dt import geometry
+from triton_conv3dt.problems import geometry
 from triton_conv3dt.tf import conv3d_transpose
 from triton_conv3dt.tf.lengths import accepted, crop
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tf_cases import bias_pattern
-from triton_conv3dt import launch
+from triton_conv3dt.launching import launch
 from triton_conv3dt.tf import Conv3DTranspose
 
 

@@ -6,7 +6,7 @@ import torch
 import tolerances
 from cases import CORPUS, case
 from layouts import LAYOUTS, RedZone, lay_out
-from triton_conv3dt import reference
+from triton_conv3dt.checking import reference
 
 HALVES = (torch.float16, torch.bfloat16)
 DEEP = case("1728 terms", n=2, ci=64, co=16, in_size=(3, 4, 5), kernel=3, padding=1)
@@ -121,7 +121,7 @@ def test_integer_tensors_are_exact_in_fp32():
 def test_memory_that_the_package_asks_for_is_poisoned():
     calls = ("torch.empty(3)", "torch.empty_like(x)", "torch.empty_strided((3,), (1,))", "x.new_empty(3)")
     for call in calls:
-        ours = eval(call, {"__name__": "triton_conv3dt.launch", "torch": torch, "x": torch.ones(3)})
+        ours = eval(call, {"__name__": "triton_conv3dt.launching.launch", "torch": torch, "x": torch.ones(3)})
         assert ours.isnan().all(), call
-    ints = eval("torch.empty(3, dtype=torch.int32)", {"__name__": "triton_conv3dt.launch", "torch": torch})
+    ints = eval("torch.empty(3, dtype=torch.int32)", {"__name__": "triton_conv3dt.launching.launch", "torch": torch})
     assert (ints == 0x7F7F7F7F).all()

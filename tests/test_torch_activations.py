@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules import module as torch_module
 
-from triton_conv3dt import activations, conv_transpose3d, launch, nn
-from triton_conv3dt.problem import ACTIVATIONS
+from triton_conv3dt import conv_transpose3d, nn
+from triton_conv3dt.launching import launch
+from triton_conv3dt.ops.autograd import activations
+from triton_conv3dt.problems.problem import ACTIVATIONS
 from triton_conv3dt.tf import Conv3DTranspose
 
 OTHER_PARAMETERS = (

@@ -13,12 +13,13 @@ import pytest
 
 import laboratories
 from test_worker import alive
-from triton_conv3dt import case, configfile, search, store
+from triton_conv3dt.planning import configfile, search, store
+from triton_conv3dt.problems import case
 from triton_conv3dt.measuring import results, tune
-from triton_conv3dt.config import Config
+from triton_conv3dt.planning.config import Config
 from triton_conv3dt.measuring.journal import Journal
 from triton_conv3dt.measuring.precompile import Compilers, compile_one
-from triton_conv3dt.problem import Problem
+from triton_conv3dt.problems.problem import Problem
 from triton_conv3dt.measuring.results import Known
 from triton_conv3dt.measuring.timing import Times
 from triton_conv3dt.worker import Failure, Worker

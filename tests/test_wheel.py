@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from triton_conv3dt import store
-from triton_conv3dt.config import Config
-from triton_conv3dt.device import Device
-from triton_conv3dt.problem import Problem
+from triton_conv3dt.planning import store
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import Problem
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("triton_conv3dt", "autotune_configs", "pyproject.toml", "README.md", "LICENSE")
@@ -21,7 +21,7 @@ LAYER = Problem.of_layer(n=2, ci=48, co=24, in_size=8, kernel=2, stride=2)  # no
 LOOK_UP = """
 import json, sys
 from triton_conv3dt import device, layers, store
-from triton_conv3dt.problem import Problem
+from triton_conv3dt.problems.problem import Problem
 problem = Problem.of_layer(n=2, ci=48, co=24, in_size=8, kernel=2, stride=2)
 found = store.lookup(problem, device.Device.named("nvidia_h200"))
 print(json.dumps([store.__file__, found.config.block_n, found.source, len(layers.layers()),
@@ -54,7 +54,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_what_is_needed_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"triton_conv3dt/_configs/devices.json", "triton_conv3dt/_configs/nvidia_h200/forward.float16.json",
-            "triton_conv3dt/layers.json", "triton_conv3dt/store.py"} <= set(names)
+            "triton_conv3dt/problems/layers.json", "triton_conv3dt/planning/store.py"} <= set(names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"triton_conv3dt"}
     assert not [name for name in names if "pycache" in name or "test" in name]
 

@@ -10,10 +10,12 @@ from test_backward import small
 from test_kernels import use
 from tolerances import assert_exact
 
-from triton_conv3dt import launch, reference, search
-from triton_conv3dt.config import Config
-from triton_conv3dt.problem import DIRECTIONS, OVERHANG, Epilogue, Problem
-from triton_conv3dt.tensors import problem_of, reach
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import search
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.problems.problem import DIRECTIONS, OVERHANG, Epilogue, Problem
+from triton_conv3dt.launching.tensors import problem_of, reach
 
 LIMIT = 2**31 - OVERHANG  # the most that 31 bits leave room for
 FAR = 2**30  # elements between neighbours: the third is 2**31 away, 2**31 in front where that wraps

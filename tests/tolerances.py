@@ -5,7 +5,7 @@
     assert_close   random data: at most about as far from the truth as PyTorch in the same dtype.
     assert_capped  random data: what rounding the inputs can explain, whatever PyTorch does.
 
-`exact` is always the fp64 truth (triton_conv3dt.reference). A failure names the first and the worst place, its phase
+`exact` is always the fp64 truth (triton_conv3dt.checking.reference). A failure names the first and the worst place, its phase
 when it is given the stride and the crop, how many are wrong, and what they have in common.
 """
 

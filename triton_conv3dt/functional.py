@@ -8,16 +8,16 @@ from typing import Callable, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import activations, arguments, composite
-from .problem import PRECISIONS, Activation
+from .ops import activations, arguments, composite
+from .problems.problem import PRECISIONS, Activation
 
 try:
-    from . import ops
-    from .launch import unsupported
+    from .launching.launch import unsupported
+    from .ops import autograd
 except ImportError as error:
     if error.name != "triton":
         raise
-    ops = None
+    autograd = None
 
 _REMEMBERED_CALLS = 4096
 
@@ -162,7 +162,7 @@ def _run(call: _Call, x, w, b, residual, out):
     if not call.batched:
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     if call.triton:
-        y = ops.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
+        y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
     else:
         y = composite.conv_transpose3d(x, w, b, residual, *call.arguments)
     if not call.batched:
@@ -177,7 +177,7 @@ def _run_into(out, call: _Call, x, w, b, residual):
         y = out
         if not call.batched:
             x, y, residual = x.unsqueeze(0), y.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
-        ops.forward_out(x, w, b, residual, y, *call.arguments)
+        autograd.forward_out(x, w, b, residual, y, *call.arguments)
         return out
     arguments.refuse_derivatives(x, w, b, residual, out)
     return out.copy_(_run(call, x, w, b, residual, None))
@@ -205,7 +205,7 @@ _warned: set[str] = set()
 
 
 def _unsupported(x, w) -> str | None:
-    if ops is None:
+    if autograd is None:
         return "Triton is not installed"
     return unsupported(x, w)
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from . import activations, arguments
 from .functional import conv_transpose3d
-from .problem import PRECISIONS, Activation
+from .ops import activations, arguments
+from .problems.problem import PRECISIONS, Activation
 
 
 class ConvTranspose3d(torch.nn.ConvTranspose3d):

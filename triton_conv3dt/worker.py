@@ -14,8 +14,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Callable
 
-from . import constraints
-from .constraints import Constraints
+from .planning import constraints
+from .planning.constraints import Constraints
 
 START_SECONDS = 180  # importing torch and making a CUDA context on a machine that is busy compiling
 LOST = ("crash", "hang", "illegal access")  # the kinds of failure that cost the worker

@@ -51,7 +51,7 @@ def run(arguments) -> int:
 
 def _dry_run(settings, names, device) -> int:
     from ..measuring import bench
-    from ..explain import count
+    from ..planning.explain import count
 
     for setting in settings:
         print(f"{setting}  followed by {setting.after}  {', '.join(bench.peers_of(setting, names))}")
@@ -61,7 +61,7 @@ def _dry_run(settings, names, device) -> int:
 
 def _bench(settings, names, arguments, started: float) -> int:
     from ..measuring import bench, journal, machine, naming, records
-    from ..explain import count
+    from ..planning.explain import count
     from ..progress import Progress
     from ..worker import Worker
 

@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-from ..problem import DIRECTIONS
+from ..problems.problem import DIRECTIONS
 from . import options
 
 RANDOM = 20  # problems where nothing else is asked
@@ -32,8 +32,10 @@ def add(commands) -> None:
 
 def run(arguments) -> int:
     asked = _asked(arguments)
-    from .. import case, check, constraints
-    from ..explain import count
+    from ..checking import check
+    from ..planning import constraints
+    from ..planning.explain import count
+    from ..problems import case
     from ..progress import Progress
 
     interpret = check.interpreted()
@@ -76,22 +78,22 @@ def _asked(arguments):
 
 
 def _random(arguments, dtypes):
-    from .. import sampling
+    from ..problems import sampling
 
     dtypes = (arguments.dtype,) if arguments.dtype else dtypes
     return sampling.problems(arguments.seed or 0, arguments.n or RANDOM, dtypes)
 
 
 def _say_what_is_checked(interpret: bool, reduced: int, left_out: list[str]) -> None:
-    from .. import constraints
-    from ..explain import count
+    from ..planning import constraints
+    from ..planning.explain import count
 
     without = f", without {constraints.current()}" if constraints.current() else ""
     if interpret:
         print("in Triton's interpreter on the CPU, which shows wrong results and accesses but no races" + without
               + f"; {count(reduced, 'problem')} reduced in size" * (reduced > 0))
     else:
-        from .. import device
+        from ..planning import device
 
         print(f"on {device.current().name}{without}")
     for reason in dict.fromkeys(left_out):

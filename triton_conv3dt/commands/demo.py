@@ -15,15 +15,15 @@ def add(commands) -> None:
 
 
 def _picture(text: str) -> Path:
-    from .. import demo
+    from ..demo import upsample
 
     try:
-        return demo.writable(Path(text))
+        return upsample.writable(Path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(arguments) -> int:
-    from .. import demo
+    from ..demo import upsample
 
-    return 0 if demo.run(arguments.output, arguments.quiet) else 1
+    return 0 if upsample.run(arguments.output, arguments.quiet) else 1

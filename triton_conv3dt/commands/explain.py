@@ -2,7 +2,7 @@
 
 import sys
 
-from ..device import LEAST_CAPABILITY
+from ..planning.device import LEAST_CAPABILITY
 from . import options
 
 
@@ -21,7 +21,7 @@ def add(commands) -> None:
 
 def run(arguments) -> int:
     problems = options.problems_of(arguments)
-    from .. import constraints, explain, plan, store
+    from ..planning import constraints, explain, plan, store
 
     try:
         with store.strict():
@@ -38,7 +38,7 @@ def run(arguments) -> int:
 
 
 def _table(arguments, device, plans) -> str:
-    from .. import explain
+    from ..planning import explain
 
     untuned = sum(explain.tuned(made) != "exact" for _, made in plans)
     without = f", without {plans[0][1].constraints}" if plans[0][1].constraints else ""

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from .. import constraints
+from ..planning import constraints
 
 ENVIRONMENT = ("TRITON_INTERPRET", "TRITON_CONV3DT_FALLBACK", "TRITON_CONV3DT_CONFIG_DIR", constraints.VARIABLE,
                "CUDA_VISIBLE_DEVICES")
@@ -29,7 +29,7 @@ def run(arguments) -> int:
 
 
 def _require_gpu() -> int:
-    from .. import ready
+    from ..launching import ready
 
     reason = ready.missing()
     if reason:
@@ -41,7 +41,8 @@ def _facts():
     """What a bug report needs, as pairs (name, value)."""
     import platform
 
-    from .. import ready, store
+    from ..launching import ready
+    from ..planning import store
 
     version = _version("triton_conv3dt") or "(not installed, a checkout)"
     yield "package", f"triton_conv3dt {version} in {PACKAGE}"
@@ -75,7 +76,7 @@ def _facts():
 def _gpu(index: int) -> str:
     import torch
 
-    from .. import device
+    from ..planning import device
 
     gpu = device.current(index)
     return (f"{torch.cuda.get_device_name(index)} ({gpu.name}), capability {gpu.capability[0]}.{gpu.capability[1]}, "
@@ -84,7 +85,7 @@ def _gpu(index: int) -> str:
 
 def _tuned(files: list[Path]) -> str:
     """What config files hold, and which cannot be used."""
-    from .. import configfile
+    from ..planning import configfile
 
     entries, refused = 0, []
     for path in files:

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from ..device import KNOWN, Device
-from ..problem import DIRECTIONS
+from ..planning.device import KNOWN, Device
+from ..problems.problem import DIRECTIONS
 from . import options
 
 
@@ -53,7 +53,8 @@ def run(arguments) -> int:
     if arguments.configs is not None and told:
         arguments.refuse("--configs says itself which problems, which devices and which configs: it stands alone")
     problems = options.problems_of(arguments) if arguments.configs is None else None
-    from .. import inspection, store
+    from ..compiling import survey
+    from ..planning import store
     from ..progress import Progress
 
     try:
@@ -64,7 +65,7 @@ def run(arguments) -> int:
         return 1
     progress = Progress(len(tasks), arguments.quiet, every=10.0)
     try:
-        kernels = inspection.inspect(tasks, arguments.jobs, progress)
+        kernels = survey.inspect(tasks, arguments.jobs, progress)
     finally:
         progress.close()
     if arguments.json:
@@ -77,8 +78,8 @@ def run(arguments) -> int:
 
 def _layers(arguments, problems) -> list:
     """Every problem on every device, with the config that would run."""
-    from .. import constraints, search, store
-    from ..inspection import Task
+    from ..compiling.survey import Task
+    from ..planning import constraints, search, store
 
     tasks, without = [], constraints.current()
     for device in dict.fromkeys(arguments.arch or options.devices_of(arguments)):
@@ -91,8 +92,8 @@ def _layers(arguments, problems) -> list:
 
 def _configs(arguments) -> list:
     """Every entry of every file."""
-    from .. import configfile, device, store
-    from ..inspection import Task
+    from ..compiling.survey import Task
+    from ..planning import configfile, device, store
 
     tasks = []
     for folder in arguments.configs or [folder for folder in device.SHIPPED if folder.is_dir()]:
@@ -106,7 +107,7 @@ def _configs(arguments) -> list:
 
 
 def _print(kernels) -> None:
-    from ..inspection import table
+    from ..compiling.survey import table
 
     for i, device in enumerate(dict.fromkeys(kernel.task.device for kernel in kernels)):
         of_device = [kernel for kernel in kernels if kernel.task.device == device]

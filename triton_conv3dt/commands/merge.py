@@ -16,9 +16,9 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    from .. import store
     from ..measuring import results
-    from ..explain import count
+    from ..planning import store
+    from ..planning.explain import count
 
     output = arguments.output or store.user_cache()
     try:

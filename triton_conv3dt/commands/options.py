@@ -4,10 +4,10 @@ import argparse
 import shlex
 from contextlib import contextmanager
 
-from .. import constraints
-from ..constraints import Constraints
-from ..device import KNOWN, Device
-from ..problem import ACTIVATIONS, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
+from ..planning import constraints
+from ..planning.constraints import Constraints
+from ..planning.device import KNOWN, Device
+from ..problems.problem import ACTIVATIONS, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
 
 DEVICES = f"one or more of {', '.join(KNOWN)} (default: the GPU here, or nvidia_h200 where there is none)"
 SHAPE = {  # the options of a layer beside --input, and what they are where they are not given
@@ -136,7 +136,7 @@ def _layer(arguments, direction: str) -> Problem:
 
 def devices_of(arguments) -> list[Device]:
     """The devices asked for, else the GPU here, else nvidia_h200."""
-    from .. import device
+    from ..planning import device
 
     if arguments.device:
         return [Device.named(name) for name in dict.fromkeys(arguments.device)]
@@ -153,7 +153,7 @@ def patterns(arguments) -> str:
 
 def layers(text: str) -> tuple[str, tuple]:
     """A pattern and the layers it names."""
-    from ..layers import select
+    from ..problems.layers import select
 
     try:
         return text, select([text])
@@ -162,7 +162,7 @@ def layers(text: str) -> tuple[str, tuple]:
 
 
 def case(text: str) -> Problem:
-    from ..case import parse
+    from ..problems.case import parse
 
     try:
         return parse(text)

@@ -4,9 +4,9 @@ import argparse
 import re
 import sys
 
-from ..device import KNOWN, Device
 from ..measuring.selection import OWN
-from ..problem import ITEM_SIZES, LAYOUTS
+from ..planning.device import KNOWN, Device
+from ..problems.problem import ITEM_SIZES, LAYOUTS
 from . import options
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
@@ -71,7 +71,7 @@ def layers_of(arguments) -> list:
         return trace.of_problems(arguments.case)
     if arguments.layers:
         return list(dict.fromkeys(layer for _, found in arguments.layers for layer in found))
-    from ..layers import layers
+    from ..problems.layers import layers
 
     return list(layers())
 
@@ -82,7 +82,8 @@ def device_here(what: str) -> Device:
     Raises:
         RuntimeError: there is none, or kernels cannot be launched on it, with what is missing.
     """
-    from .. import device, ready
+    from ..launching import ready
+    from ..planning import device
 
     if reason := ready.missing():
         raise RuntimeError(f"{what} measures on a GPU: {reason}. --dry-run shows what it would do, for any --device")
@@ -91,7 +92,7 @@ def device_here(what: str) -> Device:
 
 def device_planned(arguments) -> Device:
     """The device of a dry run."""
-    from .. import device
+    from ..planning import device
 
     if arguments.device:
         return Device.named(arguments.device)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from ..measuring.selection import OWN
-from ..problem import DIRECTIONS
+from ..problems.problem import DIRECTIONS
 from . import sweep
 
 
@@ -50,9 +50,9 @@ def run(arguments) -> int:
 
 
 def _dry_run(jobs, effort) -> int:
-    from .. import case
     from ..measuring import tune
-    from ..explain import count
+    from ..planning.explain import count
+    from ..problems import case
     from ..progress import duration
 
     total = 0
@@ -66,10 +66,10 @@ def _dry_run(jobs, effort) -> int:
 
 
 def _tune(problems, arguments, started: float) -> int:
-    from .. import configfile, constraints, store
-    from ..measuring import journal, laboratory, machine, results, tune
-    from ..explain import count
+    from ..measuring import journal, machine, results, trial, tune
     from ..measuring.precompile import Compilers
+    from ..planning import configfile, constraints, store
+    from ..planning.explain import count
     from ..progress import Progress
     from ..worker import Worker
 
@@ -102,7 +102,7 @@ def _tune(problems, arguments, started: float) -> int:
     compilers = Compilers(device)
     deadline = started + arguments.budget if arguments.budget else None
     try:
-        with Worker(laboratory.here) as worker:
+        with Worker(trial.here) as worker:
             summary = tune.Sweep(device, book, worker, output=output, made_with=made_with, effort=effort, known=known,
                                  compilers=compilers, deadline=deadline, progress=progress).run(jobs)
     except KeyboardInterrupt:

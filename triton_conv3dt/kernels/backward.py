@@ -11,7 +11,7 @@ BLOCK_M >= CI input channels, BLOCK_N >= CO * taps columns, BLOCK_K positions.
 import triton
 import triton.language as tl
 
-from .pieces import place, position, widen
+from .tiles import place, position, widen
 
 
 @triton.jit

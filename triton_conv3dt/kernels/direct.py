@@ -7,8 +7,10 @@ tap and reduction channel.
 import triton
 import triton.language as tl
 
-from .pieces import (HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, inside, place, position,
-                     tap_of_step, widen, write)
+from .tiles import (
+    HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, inside, place, position, tap_of_step,
+    widen, write
+)
 
 
 @triton.jit

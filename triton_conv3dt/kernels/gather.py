@@ -16,8 +16,10 @@ BLOCK_M rows, BLOCK_N positions, BLOCK_K reduction channels.
 import triton
 import triton.language as tl
 
-from .pieces import (GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, OFFSET, ORIGIN, OUT_STEP, PHASES, TAP_STEP,
-                     axis_taps, box_origin, inside, place, position, round_tf32, row_parts, tap_of_step, widen, write)
+from .tiles import (
+    GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, OFFSET, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, box_origin,
+    inside, place, position, round_tf32, row_parts, tap_of_step, widen, write
+)
 
 
 @triton.jit

@@ -7,8 +7,9 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .pieces import (FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position, round_tf32,
-                     widen)
+from .tiles import (
+    FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position, round_tf32, widen
+)
 
 
 @triton.jit

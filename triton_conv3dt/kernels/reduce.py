@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .pieces import place, position, round_tf32
+from .tiles import place, position, round_tf32
 
 
 @triton.jit

@@ -11,13 +11,14 @@ from math import prod
 
 import torch
 
-from .. import constraints, operands, search, store
-from ..device import Device
-from ..layers import Layer
-from ..problem import BACKWARD
+from ..checking import trial_tensors
+from ..planning import constraints, search, store
+from ..planning.device import Device
+from ..problems.layers import Layer
+from ..problems.problem import BACKWARD
 from ..progress import Progress
 from ..worker import LOST, Failure, Worker
-from . import machine, peers, selection, truth
+from . import machine, peers, selection, verification
 from .journal import Journal
 from .naming import Names
 from .peers import Unavailable
@@ -68,14 +69,14 @@ class Stand:
             self._calls.clear()
             self._setting = self._given = None
             torch.cuda.empty_cache()  # does nothing where CUDA was never used
-            self._given, self._setting = truth.tensors(setting, self._where), setting
+            self._given, self._setting = verification.tensors(setting, self._where), setting
         try:
             call = peers.build(name, setting, self._given)
         except Unavailable as error:
             return {"outcome": "unavailable", "reason": str(error)}
         waits = isinstance(call, peers.Waits)
-        error = truth.error(setting, self._given, call.result() if waits else call())
-        limit = truth.LIMITS[setting.dtype]
+        error = verification.error(setting, self._given, call.result() if waits else call())
+        limit = verification.LIMITS[setting.dtype]
         row = {"error": float(f"{error:.3g}"), "limit": limit, "clock": "wall" if waits else "events"}
         if not error <= limit:
             return {"outcome": "wrong result", "reason": f"RMS error {error:.2g} of the result, at most {limit:.2g} is "
@@ -228,7 +229,7 @@ def roofline(setting: Setting, card: dict) -> dict:
     """The work of a setting, and the least time it can take on this card: every tensor is moved once, in a step once
     forward and once backward. A concatenation moves the skip, too."""
     p, flops = setting.problem, sum(problem.flops for problem in setting.problems)
-    x, w, y = (p.item * prod(shape) for name, shape in operands.shapes(p).items() if name != "b")
+    x, w, y = (p.item * prod(shape) for name, shape in trial_tensors.shapes(p).items() if name != "b")
     moved = p.bytes + y * (2 * bool(setting.after.concat) + setting.after.residual)
     moved += 2 * x + 2 * w + y if setting.direction == STEP else 0  # x, w and dy are read, dx and dw written
     rate = card.get(f"rate_{setting.dtype}", 0.0)
@@ -261,7 +262,7 @@ def line(setting: Setting, rows: dict[str, dict]) -> str:
 
 def here(index: int = 0) -> Stand:
     """The stand of the CUDA device with this index."""
-    from .. import device
+    from ..planning import device
 
     peers.settle()
     torch.cuda.set_device(index)

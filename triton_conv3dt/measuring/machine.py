@@ -7,8 +7,9 @@ import subprocess
 import sys
 from importlib import metadata
 
-from .. import __version__, constraints
-from ..device import Device
+from .. import __version__
+from ..planning import constraints
+from ..planning.device import Device
 
 PACKAGES = ("torch", "triton", "jax", "numpy")
 DRIVER = {"driver": "driver_version"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..worker import Failure, Worker
-from . import peers, truth
+from . import peers, verification
 from .setting import Setting
 
 SECONDS = 30.0  # for the names of a setting, torch.compile and cuDNN's search included
@@ -30,7 +30,7 @@ class Profiler:
 
     def kernels(self, setting: Setting, names: Sequence[str]) -> dict[str, dict]:
         """What each peer's row says of its kernels."""
-        given = truth.tensors(setting, self._where)
+        given = verification.tensors(setting, self._where)
         try:
             return {name: _row(peers.build(name, setting, given)) for name in names}
         finally:

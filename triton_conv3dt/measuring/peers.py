@@ -9,12 +9,13 @@ from typing import Callable
 
 import torch
 
-from .. import composite, operands, reference
-from ..case import output_padding
-from ..problem import Problem
+from ..checking import reference, trial_tensors
+from ..ops import composite
+from ..problems.case import output_padding
+from ..problems.problem import Problem
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
 from .setting import Setting
-from .truth import Tensors, concatenate, parts, upstream
+from .verification import Tensors, concatenate, parts, upstream
 
 
 class Waits:
@@ -43,7 +44,7 @@ def build(name: str, setting: Setting, given: Tensors) -> Callable:
     return _BUILDERS[name](setting, given)
 
 
-def product(problem: Problem, given: operands.Operands) -> Callable:
+def product(problem: Problem, given: trial_tensors.Operands) -> Callable:
     """PyTorch's own call for a problem, with its epilogue: cuDNN's on a GPU.
 
     Raises:
@@ -110,15 +111,15 @@ def _gradient(problem: Problem, x, w, dz) -> Callable:
 
 
 def _ours(setting: Setting, t: Tensors) -> Callable:
-    from .. import ops
     from ..functional import conv_transpose3d_sized
+    from ..ops import autograd
 
     p, after = setting.problem, setting.after
     geometry = p.stride, p.padding, p.dilation, p.groups, None
     if setting.direction == "grad_input":
-        return lambda: ops.grad_input(t.dy, t.w, p.in_size, *geometry)
+        return lambda: autograd.grad_input(t.dy, t.w, p.in_size, *geometry)
     if setting.direction == "grad_weight":
-        return lambda: ops.grad_weight(t.x, t.dy, p.kernel, ops.dense_strides(t.w), *geometry)
+        return lambda: autograd.grad_weight(t.x, t.dy, p.kernel, autograd.dense_strides(t.w), *geometry)
     given = dict(stride=p.stride, padding=p.padding, out_size=p.out_size, dilation=p.dilation, groups=p.groups,
                  activation=after.activation, backend="triton")
 

@@ -9,9 +9,9 @@ import os
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 
-from ..config import Config
-from ..device import Device
-from ..problem import Problem
+from ..planning.config import Config
+from ..planning.device import Device
+from ..problems.problem import Problem
 from ..worker import Failure, failure, serve
 
 MOST_PROCESSES = 16
@@ -62,9 +62,10 @@ class Compilers:
 def compile_one(problem: Problem, device: Device, config: Config) -> Failure | None:
     """Compile the main kernel of a plan into Triton's cache."""
     try:
-        from .. import inspect, launch
+        from ..compiling.compile import compile_plan
+        from ..launching import launch
 
-        inspect.compile_plan(launch.plan(problem, device, config))
+        compile_plan(launch.plan(problem, device, config))
     except Exception as error:
         found = failure(error)
         return Failure("compile", found.reason) if found.kind == "error" else found

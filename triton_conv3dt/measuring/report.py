@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..layers import layers
+from ..problems.layers import layers
 from .measurements import Line, Results, networks
 from .records import replace
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS

@@ -7,12 +7,14 @@ became of one config, a "result" which config a problem is to have. Rows for oth
 from collections.abc import Iterable
 from pathlib import Path
 
-from .. import __version__, case, store
-from ..config import Config
-from ..configfile import Entry, config_fields, config_of
-from ..constraints import NONE, Constraints
-from ..device import Device
-from ..problem import Problem
+from .. import __version__
+from ..planning import store
+from ..planning.config import Config
+from ..planning.configfile import Entry, config_fields, config_of
+from ..planning.constraints import NONE, Constraints
+from ..planning.device import Device
+from ..problems import case
+from ..problems.problem import Problem
 from . import journal
 from .timing import Times
 

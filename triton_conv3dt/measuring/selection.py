@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..layers import Layer
-from ..problem import DIRECTIONS, Problem
+from ..problems.layers import Layer
+from ..problems.problem import DIRECTIONS, Problem
 
 STEP = "step"  # forward and every gradient: a whole training step of a layer
 MEASURED = (*DIRECTIONS, STEP)

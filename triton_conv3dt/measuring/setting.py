@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..layers import Layer
-from ..problem import DIRECTIONS, Activation, Problem
+from ..problems.layers import Layer
+from ..problems.problem import DIRECTIONS, Activation, Problem
 from .selection import STEP
 
 

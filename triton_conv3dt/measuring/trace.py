@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from ..case import output_padding
-from ..layers import Layer
-from ..problem import Problem
+from ..problems.case import output_padding
+from ..problems.layers import Layer
+from ..problems.problem import Problem
 
 Model = torch.nn.Module
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from .. import case, constraints, search, store
-from ..config import Config
-from ..configfile import config_of
-from ..device import Device
-from ..problem import Problem
+from ..planning import constraints, search, store
+from ..planning.config import Config
+from ..planning.configfile import config_of
+from ..planning.device import Device
+from ..problems import case
+from ..problems.problem import Problem
 from ..progress import Progress
 from ..worker import LOST, Failure, Worker
 from . import results

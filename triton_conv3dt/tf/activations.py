@@ -5,8 +5,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from ..activations import recognised
-from ..problem import ACTIVATIONS, ALIASES, Activation
+from ..ops.activations import recognised
+from ..problems.problem import ACTIVATIONS, ALIASES, Activation
 
 
 def _hard_sigmoid(x):

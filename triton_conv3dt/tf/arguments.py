@@ -9,7 +9,7 @@ import operator
 
 import torch
 
-from ..arguments import AXES, autocasting
+from ..ops.arguments import AXES, autocasting
 from .lengths import accepted, crop
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

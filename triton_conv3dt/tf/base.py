@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from ..arguments import autocasting
+from ..ops.arguments import autocasting
 from . import settings
 from .constraints import CONSTRAINTS, watch
 from .initializers import INITIALIZERS, glorot_uniform

@@ -2,8 +2,8 @@
 
 import torch
 
-from ..arguments import BACKENDS, autocasting, check_choice
-from ..problem import PRECISIONS
+from ..ops.arguments import BACKENDS, autocasting, check_choice
+from ..problems.problem import PRECISIONS
 from . import settings
 from .activations import activation_of
 from .arguments import DTYPES, remembered

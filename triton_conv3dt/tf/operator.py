@@ -6,7 +6,7 @@ kernels read through strides, and NDHWC is what PyTorch calls channels_last_3d.
 
 import torch
 
-from .. import reference
+from ..checking import reference
 from ..functional import conv_transpose3d_sized
 from . import arguments
 

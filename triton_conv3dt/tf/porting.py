@@ -3,7 +3,7 @@
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..arguments import AXES
+from ..ops.arguments import AXES
 from .layer import Conv3DTranspose, sizes
 from .lengths import accepted, reach
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..arguments import AXES
+from ..ops.arguments import AXES
 from .arguments import DTYPES, integer, integers
 from .lengths import accepted, layer_length, reach
 

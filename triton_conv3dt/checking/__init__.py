@@ -1,0 +1,3 @@
+"""Whether a result is right: the definition, operands whose truth is known, and the comparison.
+
+The definition shares no code with what it judges."""

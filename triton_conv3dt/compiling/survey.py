@@ -1,0 +1,148 @@
+"""Many kernels, compiled in parallel processes: what each uses, and what should be better.
+
+The processes are new ones, so kernels can be compiled where this one interprets them.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+
+from .. import worker
+from ..planning.config import Config
+from ..planning.device import Device
+from ..planning.explain import aligned, count
+from ..problems import case
+from ..problems.problem import Problem
+from ..progress import Progress
+from .machinecode import BULK, LOADS, STORES, Resources
+
+COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "tensor cores", "loads", "stores",
+           "remarks")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem to compile with a config for a device. source says where the config came from."""
+
+    name: str
+    problem: Problem
+    device: Device
+    config: Config
+    source: str = "given"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What became of a task.
+
+    failure: why there is no kernel (used is None then), or why it cannot run. blocks: how many an SM holds at once;
+    occupancy: which part of its warps they are; None where the limits of the device are not known. triton: the version
+    that compiled it.
+    """
+
+    task: Task
+    used: Resources | None = None
+    blocks: int | None = None
+    occupancy: float | None = None
+    warnings: tuple[str, ...] = ()
+    failure: str | None = None
+    triton: str = ""
+
+    def as_json(self) -> dict:
+        """In JSON's types."""
+        task, used = self.task, self.used
+        said = {"name": task.name, "case": case.format(task.problem), "device": task.device.name, "triton": self.triton,
+                "config": asdict(task.config), "source": task.source, "failure": self.failure,
+                "warnings": list(self.warnings)}
+        return said if used is None else said | asdict(used) | {
+            "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks,
+            "occupancy": self.occupancy}
+
+
+def inspect(tasks: list[Task], processes: int | None = None, progress: Progress | None = None) -> list[Kernel]:
+    """Compile all tasks; the kernels in the order of the tasks. A compiler that crashes costs its own task alone."""
+    kernels, processes = [], min(len(tasks), processes or os.cpu_count() or 1)
+    while len(kernels) < len(tasks):
+        rest = tasks[len(kernels):]
+        try:
+            for task, kernel in zip(rest, _in_parallel(rest, processes)):
+                kernels.append(kernel)
+                if progress:
+                    progress.step(task.name or case.format(task.problem))
+        except BrokenProcessPool:  # by this task or by one that ran beside it
+            kernels.append(_alone(tasks[len(kernels)]))
+    return kernels
+
+
+def compile_task(task: Task) -> Kernel:
+    """Compile one task, in this process."""
+    import triton
+
+    from ..launching import launch
+    from . import machinecode
+    from .compile import compile_plan
+
+    try:
+        used = machinecode.resources(compile_plan(launch.plan(task.problem, task.device, task.config)))
+    except Exception as error:  # whatever a compiler raises, the other tasks go on
+        what = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        return Kernel(task, failure=what, triton=triton.__version__)
+    config, device = task.config, task.device
+    blocks, failure = machinecode.blocks(used, config, device), None
+    if blocks == 0 or used.shared > device.shared_memory:
+        failure = (f"no block fits {device.name}: {used.registers} registers per thread, {used.shared} bytes of shared "
+                   "memory")
+    remarks = machinecode.warnings(used, config, task.problem, device)
+    return Kernel(task, used, blocks, machinecode.occupancy(used, config, device), tuple(remarks), failure,
+                  triton.__version__)
+
+
+def table(kernels: list[Kernel]) -> str:
+    """One line per kernel, then what they add up to."""
+    failed, remarked = sum(k.failure is not None for k in kernels), sum(bool(k.warnings) for k in kernels)
+    return "\n".join([aligned([COLUMNS, *map(_row, kernels)]),
+                      f"{count(len(kernels), 'kernel')}: {failed} do not compile or fit, {remarked} with remarks"])
+
+
+def _row(kernel: Kernel) -> tuple[str, ...]:
+    task, used = kernel.task, kernel.used
+    name = f"{task.name} {task.problem.direction}" if task.name else case.format(task.problem)
+    if used is None:
+        return (name, str(task.config), *[""] * 8, f"FAILED {kernel.failure.splitlines()[0]}")
+    remarks = [f"FAILED {kernel.failure}"] * (kernel.failure is not None) + list(kernel.warnings)
+    blocks, part = ("?", "?") if kernel.blocks is None else (str(kernel.blocks), f"{kernel.occupancy:.0%}")
+    return (name, str(task.config), str(used.registers), str(used.shared), blocks, part, str(used.code),
+            _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES), "; ".join(remarks))
+
+
+def _accesses(used: Resources, families: tuple[str, ...]) -> str:
+    """The widths of loads or stores of each family, "LDGSTS 128 LDG 16,128"."""
+    return " ".join(f"{family} {','.join(map(str, sorted(used.accesses[family])))}" if family not in BULK else family
+                    for family in families if family in used.accesses) or "none"
+
+
+def _counts(instructions: dict[str, int]) -> str:
+    return " ".join(f"{count} {name}" for name, count in sorted(instructions.items())) or "none"
+
+
+def _alone(task: Task) -> Kernel:
+    try:
+        return next(_in_parallel([task], 1))
+    except BrokenProcessPool:
+        return Kernel(task, failure="the compiler crashed")
+
+
+def _in_parallel(tasks: list[Task], processes: int):
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+    try:
+        yield from pool.map(compile_task, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)  # at Ctrl-C nobody waits for the rest
+
+
+def _begin(parent: int) -> None:
+    """In a new process: Triton compiles, whatever it does in the one that asks."""
+    worker.serve(parent)
+    os.environ.pop("TRITON_INTERPRET", None)

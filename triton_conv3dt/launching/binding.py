@@ -1,0 +1,176 @@
+"""Launches made ready: kernels found, types and activations looked up, strides taken from the tensors of the first call.
+
+The first launch of a kernel goes through Triton's jit function, which compiles; later ones call the compiled kernel, ten
+times cheaper. What is bound serves calls of the same shapes, strides and alignments alone, so nothing is specialised again.
+"""
+
+import functools
+import os
+from operator import itemgetter
+
+import torch
+
+from ..planning import lowering
+from ..planning.launches import Launch, Schedule
+from .tensors import even_step, weight_strides
+
+FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@functools.lru_cache(maxsize=None)
+def interpreting() -> bool:
+    """Kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+class Call:
+    """A schedule bound to its kernels: run(tensors) launches everything on the current stream.
+
+    plan: what it was made for, where there is one. result: what a caller wants to remember beside it.
+    """
+
+    def __init__(self, schedule: Schedule, plan=None):
+        names = (*schedule.operands, *(w.name for w in schedule.workspaces), None)
+        self.schedule, self.plan, self.result = schedule, plan, None
+        self.records = [Record(launch, names) for launch in schedule.launches]
+
+    def run(self, tensors: tuple) -> None:
+        """tensors: the schedule's operands in their order, None for one that is absent. Nothing is checked."""
+        like = tensors[0]
+        index = like.device.index or 0
+        if like.is_cuda and torch.cuda.current_device() != index:
+            with torch.cuda.device(index):
+                return self.run(tensors)
+        if self.schedule.workspaces:
+            tensors += tuple([_allocate(w, like) for w in self.schedule.workspaces])
+        tensors += None,
+        for record in self.records:
+            record.launch(index, tensors)
+
+
+class Record:
+    """One launch of a call: its kernel, compiled by the first launch, and everything but the tensors."""
+
+    def __init__(self, launch: Launch, names: tuple):
+        self.kernel, self.grid, self.given = kernel(launch), launch.grid, launch
+        self.pick = itemgetter(*(names.index(name) for name in launch.tensors))
+        self.compiled = self.arguments = self.get_stream = self.describe = None
+
+    def launch(self, index: int, tensors: tuple) -> None:
+        """Launch on the current stream of CUDA device `index`. tensors: all that the call has."""
+        compiled, tensors = self.compiled, self.pick(tensors)
+        if compiled is None:
+            self._first(tensors)
+            return
+        if self.describe is not None:
+            tensors = self.describe(tensors[0]), *tensors[1:]
+        compiled.run(*self.grid, self.get_stream(index), compiled.function, compiled.packed_metadata, None, None, None,
+                     *tensors, *self.arguments)
+
+    def _first(self, tensors: tuple) -> None:
+        numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
+        if self.given.described is not None:
+            self.describe = Descriptor(self.given, tensors[0])
+            tensors = self.describe(tensors[0]), *tensors[1:]
+        compiled = self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given))
+        if hasattr(compiled, "packed_metadata"):  # the interpreter compiles nothing
+            from triton.runtime import driver
+
+            names = self.kernel.arg_names[len(tensors) + len(numbers):]
+            self.arguments = (*numbers, *(constants[name] for name in names))
+            self.get_stream, self.compiled = driver.active.get_current_stream, compiled
+
+
+class Descriptor:
+    """Makes tensor descriptors that differ only in their tensor: the first is checked by Triton, the others are like it."""
+
+    def __init__(self, launch: Launch, tensor):
+        self.kind = load()["descriptor"]
+        self.fields = vars(self.kind(tensor, *lowering.described(*launch.described, even_step(tensor)))) | {"base": None}
+
+    def __call__(self, tensor):
+        described = object.__new__(self.kind)
+        described.__dict__.update(self.fields)
+        described.base = tensor
+        return described
+
+
+def _allocate(w, like):
+    """The memory of a workspace."""
+    return like.new_empty_strided(w.shape, w.strides, dtype=DTYPES[w.dtype] if w.dtype else None)
+
+
+# What a launch hands to Triton's jit function.
+
+def kernel(launch: Launch):
+    """The jit function of a launch."""
+    return load()[launch.kernel]
+
+
+def numbers_of(launch: Launch, tensors: tuple) -> tuple[int, ...]:
+    """The integers after the tensors: sizes, and the strides of these tensors."""
+    named, found = dict(zip(launch.tensors, tensors)), list(launch.sizes)
+    for what in launch.strides:
+        if isinstance(what, str):
+            found.extend(named[what].stride())
+        elif isinstance(what[0], str):
+            name, selection, *rest = what
+            found.extend(SELECTIONS[selection](named[name], *rest))
+        else:
+            found.extend(what)
+    return tuple(found)
+
+
+def constants_of(launch: Launch) -> dict[str, object]:
+    """What specialises the kernel, its types and functions looked up."""
+    kernels, found = load(), dict(launch.constants)
+    found |= {name: kernels[found[name]] for name in ("ACC", "INDEX") if name in found}
+    for place, name in enumerate(("ACTIVATION", "DERIVATIVE")):
+        if found.get(name) is not None:
+            found[name] = kernels["activations"][found[name]][place]
+    if interpreting():  # its products are of fp32, and it knows no assembly
+        found |= dict.fromkeys((name for name in found if name.startswith("ROUND")), False)
+    return found
+
+
+def options_of(launch: Launch) -> dict[str, object]:
+    """How the kernel is compiled."""
+    return dict(num_warps=launch.warps, num_stages=launch.stages, **FUSION)
+
+
+def _of_rows(w, ci_group: int):
+    """(row, reduction, tap, group) strides of a weight whose rows are output channels."""
+    ci, co, tap = weight_strides(w)
+    return co, ci, tap, ci_group * ci
+
+
+def _of_sums(w, ci_group: int):
+    """The same where output channels are what is summed over."""
+    ci, co, tap = weight_strides(w)
+    return ci, co, tap, ci_group * ci
+
+
+def _described(x):
+    """The strides of a tensor with one step between all its places, which stands for the last of them."""
+    return *x.stride()[:4], even_step(x)
+
+
+SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "described": _described}
+
+
+@functools.lru_cache(maxsize=None)
+def load() -> dict:
+    """The kernels and Triton's types by name; Triton is imported here, at the first launch."""
+    import triton.language as tl
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from ..kernels import activations, backward, direct, gather, grad_weight, reduce
+
+    return {
+        "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
+        "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight.grad_weight_direct,
+        "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
+        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "activations": activations.KERNELS,
+        "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,
+    }

@@ -1,0 +1,219 @@
+"""From tensors to launches: the plan of the problem that they ask for, and running it.
+
+The plan of a call is remembered by its shapes, strides and alignments and by the constraints, so a repeated call decides
+nothing again. Every function returns without a synchronisation and allocates through torch alone.
+"""
+
+import functools
+
+import torch
+
+from ..planning import device as devices
+from ..planning import launches, search
+from ..planning.constraints import current
+from ..planning.device import Device
+from ..planning.plan import plan
+from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
+from .binding import Call, interpreting
+from .tensors import DTYPES, empty, problem_of, reach
+
+
+def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
+    if dtype not in DTYPES:
+        return (f"dtype {dtype} is not one of {', '.join(DTYPES.values())}; complex and integer tensors run on "
+                "backend='torch'")
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"Triton is not installed or cannot be imported ({error}); pip install triton"
+    if interpreting():
+        return None if device_type == "cpu" else "TRITON_INTERPRET=1 runs kernels on CPU tensors; unset it for the GPU"
+    if device_type != "cuda":
+        return (f"the tensors are on {device_type!r} and the kernels need a CUDA GPU; "
+                "with TRITON_INTERPRET=1 they run on CPU tensors, slowly")
+    capability = torch.cuda.get_device_capability(index)
+    if capability < (least := devices.LEAST_CAPABILITY):
+        return f"the GPU has capability {capability[0]}.{capability[1]} and the kernels need {least[0]}.{least[1]} or later"
+    return None
+
+
+# As torch.compiler.assume_constant_result does, without importing the compiler.
+_unsupported._dynamo_marked_constant = True
+
+
+def unsupported(x: torch.Tensor, w: torch.Tensor) -> str | None:
+    """Why the Triton kernels cannot take these tensors here, or None."""
+    return _unsupported(x.device.type, x.device.index or 0, x.dtype)
+
+
+def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, out=None,
+            keep_pre=False, records=None):
+    """y [N, CO, *out_size] and the value before the activation (None unless keep_pre), in one launch of the layer.
+
+    y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller. records is
+    the caller's own memory of calls that differ in nothing but where their tensors lie, and in precision.
+    """
+    if b is not None and not b.is_contiguous():
+        b = b.contiguous()
+    key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
+           b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
+           out if out is None else _place(out), current())
+    if records is None:
+        records = _records
+        key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
+    call = records.get(key)
+    if call is None:
+        y = empty((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
+        if y.numel() == 0:
+            return y, torch.empty_like(y) if keep_pre else None
+        epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
+        call = _bound(records, key, x, problem_of(
+            "forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual))
+        call.result = y.shape, y.stride()
+    y = x.new_empty_strided(*call.result) if out is None else out
+    pre = torch.empty_like(y) if keep_pre else None
+    call.run((x, w, y, b, residual, pre))
+    return y, pre
+
+
+def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
+    """dx [N, CI, *in_size] in dz's memory format."""
+    key = ("grad_input", dz.shape, *_place(dz), w.shape, *_place(w), dz.dtype, dz.device, in_size, stride, padding, dilation,
+           groups, precision, current())
+    call = _records.get(key)
+    if call is None:
+        dx = empty((dz.shape[0], w.shape[0], *in_size), dz)
+        if not (dx.numel() and dz.numel() and w.numel()):
+            return dx.zero_()
+        call = _bound(_records, key, dz, problem_of(
+            "grad_input", dx, w, dz, Epilogue(), stride, padding, dilation, groups, precision))
+        call.result = dx.shape, dx.stride()
+    dx = dz.new_empty_strided(*call.result)
+    call.run((dx, w, dz))
+    return dx
+
+
+def grad_weight(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision):
+    """dw [CI, CO / groups, *kernel] in these strides."""
+    dw = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides)
+    key = ("grad_weight", x.shape, *_place(x), dz.shape, *_place(dz), x.dtype, x.device, kernel, strides, stride, padding,
+           dilation, groups, precision, current())
+    call = _records.get(key)
+    if call is None:
+        if not (dw.numel() and x.numel() and dz.numel()):
+            return dw.zero_()
+        call = _bound(_records, key, x, problem_of(
+            "grad_weight", x, dw, dz, Epilogue(), stride, padding, dilation, groups, precision))
+    call.run((x, dw, dz))
+    return dw
+
+
+def bind(plan) -> Call:
+    """A plan that can be run."""
+    return Call(plan.schedule, plan)
+
+
+def run(call: Call, x, w, y, b=None, residual=None) -> None:
+    """Every launch of a bound plan on the layer's tensors, gradients in the places of what they are of.
+
+    Written is y forward, x by the input gradient and w by the weight gradient. The tensors must be those of the plan's
+    problem: nothing is checked. This is how a config is tried without becoming what calls of that shape use.
+    """
+    call.run((x, w, y, b, residual, None)[:len(call.schedule.operands)])
+
+
+def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
+    """(dx, dw, db): all gradients, from what is saved for the activation's derivative; db is None unless bias. In one pass
+    over memory where that is possible and better, else one after the other: the same values but for the order of sums.
+    """
+    if stride == tuple(w.shape[2:]) and x.dtype.itemsize == 2 and (saved is None or saved.stride() == dy.stride()):
+        found = _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation)
+        if found is not None:
+            return found
+    dz = dy if activation is None else activation_grad(dy, saved, activation)
+    given = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
+    return (grad_input(dz, w, in_size=tuple(x.shape[2:]), **given),
+            grad_weight(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, **given), grad_bias(dz) if bias else None)
+
+
+def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
+    """backward by its own kernel, None where there is none for these tensors or separate products are better. dz is rounded
+    as the separate products find it."""
+    key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
+           w.stride(), w.data_ptr() % 16, x.dtype, x.device, padding, dilation, groups, activation, bias,
+           saved is None or saved.data_ptr() % 16, w_strides, current())
+    call = _records.get(key, key)
+    if call is key:
+        problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation,
+                             groups, precision)
+        device, like = _device(x), empty(x.shape, dy if saved is None else saved)
+        alike = like.stride(1 if problem.y_layout == "channels_last" else 4) == 1  # the kernel writes dx as it reads dy
+        config = search.one_pass(problem, device, current()) if x.numel() and alike else None
+        call = _remember(_records, key, config and bind(plan(problem, device, config)))
+        if call is not None:
+            call.result = like.shape, like.stride()
+    if call is None:
+        return None
+    dx, dw = x.new_empty_strided(*call.result), w.new_empty_strided(w.shape, w_strides)
+    db = dy.new_empty((dy.shape[1],)) if bias else None
+    call.run((dy, x, w, saved, dx, dw, db))
+    return dx, dw, db
+
+
+def grad_bias(dz):
+    """db [CO], the sum of dz over all places."""
+    db = dz.new_empty((dz.shape[1],))
+    key = "grad_bias", dz.shape, *_place(dz), dz.dtype, dz.device
+    call = _records.get(key)
+    if call is None:
+        if dz.numel() == 0:
+            return db.zero_()
+        n, co, *sizes = dz.shape
+        most = dict(most_places=64) if interpreting() else {}
+        call = _remember(_records, key, Call(launches.grad_bias(
+            n, co, tuple(sizes), channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64,
+            wide=exceed_31_bits(reach(dz)), **most)))
+    call.run((dz, db))
+    return db
+
+
+def activation_grad(dy, saved, activation):
+    """dz = dy * derivative, in saved's memory format and dtype."""
+    key = "activation_grad", dy.shape, *_place(dy), *_place(saved), saved.dtype, saved.device, activation
+    call = _records.get(key)
+    if call is None:
+        dz = empty(saved.shape, saved)
+        if dz.numel() == 0:
+            return dz
+        n, c, *sizes = dz.shape
+        call = _remember(_records, key, Call(launches.activation_grad(
+            n, c, tuple(sizes), activation, flat=dy.stride() == saved.stride() == dz.stride(),
+            channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64)))
+        call.result = dz.shape, dz.stride()
+    dz = saved.new_empty_strided(*call.result)
+    call.run((dy, saved, dz))
+    return dz
+
+
+def _place(t) -> tuple:
+    """What of a tensor's place in memory specialises a kernel."""
+    return t.stride(), t.data_ptr() % 16
+
+
+_records: dict = {}
+
+
+def _bound(records: dict, key, t, problem) -> Call:
+    """The call of a problem on the device of t, as the constraints are now; remembered."""
+    return _remember(records, key, bind(plan(problem, _device(t), constraints=current())))
+
+
+def _remember(records: dict, key, call: Call) -> Call:
+    if len(records) >= 4096:  # shapes without end: forget rather than grow
+        records.clear()
+    records[key] = call
+    return call
+
+
+def _device(t) -> Device:
+    return Device.named("nvidia_h200") if interpreting() else devices.current(t.device.index or 0)

@@ -1,0 +1,97 @@
+"""What of tensors a kernel is specialised on: their layout, their alignment, and the one stride that steps through an axis or
+many; and so the problem that a call asks for."""
+
+from math import prod
+
+import torch
+
+from ..problems.geometry import power_of_two_divisor
+from ..problems.problem import Problem
+
+DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+
+
+def memory_format(t: torch.Tensor) -> torch.memory_format:
+    """The format results take: channels_last_3d for a tensor that is laid out so, else contiguous, as PyTorch's do."""
+    return torch._prims_common.suggest_memory_format(t)
+
+
+def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, precision, residual=None) -> Problem:
+    """The problem of a product; x, w and y are the layer's, or the gradients of these, whatever the direction."""
+    strides = weight_strides(w)
+    ci, co, tap = strides or (0, 0, 0)
+    whole = tap == 1 and co == w.shape[2] * w.shape[3] * w.shape[4]
+    minor = "co" if co == 1 else "ci" if ci == 1 else "tap" if whole else "other"
+    minor = "scattered" if strides is None else minor
+    # All taps are one run: the strides between their axes do not narrow it.
+    taps = w if strides is None else w.as_strided((*w.shape[:2], prod(w.shape[2:])), strides)
+    w_alignment = 1 if minor in ("other", "scattered") else _alignment(taps, ("ci", "co", "tap").index(minor))
+    x_layout, y_layout = layout_of(x), layout_of(y)
+    x_alignment = _alignment(x, 1 if x_layout == "channels_last" else 4)
+    y_minor = 1 if y_layout == "channels_last" else 4
+    y_alignment, r_alignment = _alignment(y, y_minor), 0 if residual is None else _alignment(residual, y_minor)
+    gathered = x if direction == "forward" else y
+    reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
+    return Problem(
+        direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
+        tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
+        epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
+        wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=even_step(gathered) is not None)
+
+
+def layout_of(t) -> str:
+    """Which axis has stride 1, as far as kernels care: where W is a single place, its stride says nothing."""
+    last = t.stride(1) == 1 and (t.stride(4) != 1 or t.shape[4] == 1 or memory_format(t) is torch.channels_last_3d)
+    return "channels_last" if last else "channels_first"
+
+
+def _alignment(t, minor: int) -> int:
+    """The run length, in elements, that the address and every stride but that of the minor axis allow; 1 without runs."""
+    if t.stride(minor) != 1:
+        return 1
+    run = max(1, power_of_two_divisor(t.data_ptr(), 16) // t.element_size())  # the address may be that of half an element
+    for axis, (size, stride) in enumerate(zip(t.shape, t.stride())):
+        if size > 1 and axis != minor:
+            run = power_of_two_divisor(stride, run)
+    return run
+
+
+def extent(t) -> int:
+    """How many elements a tensor spans in memory."""
+    return sum((size - 1) * stride for size, stride in zip(t.shape, t.stride())) + 1
+
+
+def reach(t) -> int:
+    """How many elements a tensor spans in memory, or has: more where it is expanded, and a copy of it has them all."""
+    return max(extent(t), t.numel())
+
+
+def empty(shape, like):
+    """Memory for a result in the format, dtype and device of another tensor."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
+
+
+def weight_strides(w) -> tuple[int, int, int] | None:
+    """(ci, co, tap) strides where one stride serves all taps, else None."""
+    tap = _one_step(w.shape[2:], w.stride()[2:], 1)
+    return None if tap is None else (w.stride(0), w.stride(1), tap)
+
+
+def even_step(t) -> int | None:
+    """Elements between neighbouring places of t [N, C, D, H, W] where that is one number above 0, else None. A single
+    place has what is 16 bytes in every dtype that is read by descriptor.
+    """
+    n, _, *sizes = t.shape
+    return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), 8) or None
+
+
+def _one_step(sizes, strides, alone: int) -> int | None:
+    """The stride that steps through all of these axes in turn; `alone` for a single place; None where there is none."""
+    step, span = None, 1
+    for size, stride in zip(reversed(sizes), reversed(strides)):
+        if size > 1:
+            step = stride if step is None else step
+            if stride != step * span:
+                return None
+        span *= size
+    return alone if step is None else step

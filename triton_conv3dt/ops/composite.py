@@ -1,0 +1,47 @@
+"""The same layer from PyTorch's own operators: the backend for devices and dtypes that the kernels do not take."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+from ..checking import reference
+
+
+def conv_transpose3d(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters):
+    """activation(conv_transpose(x, w) + b + residual), x [N, CI, D, H, W]; padding is any crop before the output.
+
+    precision holds for this forward pass on CUDA; None leaves PyTorch's setting alone.
+    """
+    with _precision(precision) if precision is not None and x.is_cuda else contextlib.nullcontext():
+        z = _linear(x, w, b, out_size, stride, padding, dilation, groups)
+    if residual is not None:
+        z = z + residual
+    # Under autocast some activations return fp32.
+    return reference.activation(z, activation, parameters).to(z.dtype) if activation else z
+
+
+def _linear(x, w, b, out_size, stride, padding, dilation, groups):
+    full = [(i - 1) * s + (k - 1) * d + 1 for i, k, s, d in zip(x.shape[2:], w.shape[2:], stride, dilation)]
+    after = [f - p - o for f, p, o in zip(full, padding, out_size)]
+    extra = [p - a for p, a in zip(padding, after)]
+    if all(p >= 0 for p in padding) and all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation)):
+        return F.conv_transpose3d(x, w, b, stride, padding, extra, groups, dilation)
+    # PyTorch crops both ends alike: leave the common part to it, and cut or fill the rest.
+    common = [max(0, min(p, a)) for p, a in zip(padding, after)]
+    rest = [(c - p, c - a) for c, p, a in zip(common, padding, after)]
+    filled = any(n > 0 for pair in rest for n in pair)
+    z = F.conv_transpose3d(x, w, None if filled else b, stride, common, 0, groups, dilation)
+    z = F.pad(z, [n for pair in reversed(rest) for n in pair])
+    return z + b.view(-1, 1, 1, 1) if filled and b is not None else z
+
+
+@contextlib.contextmanager
+def _precision(precision: str):
+    """cuDNN's fp32 convolutions in TF32 or not; it has nothing between, so three products count as fp32."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before

@@ -1,0 +1,62 @@
+"""The operators under torch.vmap: one launch for the whole vmapped axis.
+
+Where only x, dz or the residual have that axis, it becomes part of the batch. Where w or b have it, or where the result
+is a gradient of w, every element becomes a group of channels of its own.
+"""
+
+import torch
+
+from .schemas import NAMESPACE, library
+
+_ops = getattr(torch.ops, NAMESPACE)
+
+
+def _folded(t, dim, axis, batch):
+    """t with its vmapped dimension `dim` multiplied into `axis`; repeated along it where it has none."""
+    if t is None:
+        return None
+    t = t.movedim(dim, axis) if dim is not None else t.unsqueeze(axis).expand(*t.shape[:axis], batch, *t.shape[axis:])
+    return t.flatten(axis, axis + 1)
+
+
+def _forward(info, dims, x, w, b, residual, out_size, stride, padding, dilation, groups, *rest):
+    axis, (x_dim, w_dim, b_dim, residual_dim, *_), batch = 0, dims, info.batch_size
+    if w_dim is not None or b_dim is not None:
+        axis, groups = 1, groups * batch
+        w, b = _folded(w, w_dim, 0, batch), _folded(b, b_dim, 0, batch)
+    x, residual = _folded(x, x_dim, axis, batch), _folded(residual, residual_dim, axis, batch)
+    y, pre = _ops.forward(x, w, b, residual, out_size, stride, padding, dilation, groups, *rest)
+    keep_pre = rest[-1]
+    return (y.unflatten(axis, (batch, -1)), pre.unflatten(axis, (batch, -1)) if keep_pre else pre), (
+        axis, axis if keep_pre else None)
+
+
+def _grad_input(info, dims, dz, w, in_size, stride, padding, dilation, groups, precision):
+    axis, (dz_dim, w_dim, *_), batch = 0, dims, info.batch_size
+    if w_dim is not None:
+        axis, groups, w = 1, groups * batch, _folded(w, w_dim, 0, batch)
+    dz = _folded(dz, dz_dim, axis, batch)
+    dx = _ops.grad_input(dz, w, in_size, stride, padding, dilation, groups, precision)
+    return dx.unflatten(axis, (batch, -1)), axis
+
+
+def _grad_weight(info, dims, x, dz, kernel, w_strides, stride, padding, dilation, groups, precision):
+    (x_dim, dz_dim, *_), batch = dims, info.batch_size
+    x, dz = _folded(x, x_dim, 1, batch), _folded(dz, dz_dim, 1, batch)
+    w_strides = torch.empty(x.shape[1], dz.shape[1] // (groups * batch), *kernel, device="meta").stride()
+    dw = _ops.grad_weight(x, dz, kernel, w_strides, stride, padding, dilation, groups * batch, precision)
+    return dw.unflatten(0, (batch, -1)), 0
+
+
+def _grad_bias(info, dims, dz):
+    return _ops.grad_bias(_folded(dz, dims[0], 1, info.batch_size)).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _activation_grad(info, dims, dy, saved, activation, parameters):
+    dy, saved = (_folded(t, dim, 0, info.batch_size) for t, dim in zip((dy, saved), dims))
+    return _ops.activation_grad(dy, saved, activation, parameters).unflatten(0, (info.batch_size, -1)), 0
+
+
+for _name, _rule in {"forward": _forward, "grad_input": _grad_input, "grad_weight": _grad_weight,
+                     "grad_bias": _grad_bias, "activation_grad": _activation_grad}.items():
+    torch.library.register_vmap(f"{NAMESPACE}::{_name}", _rule, lib=library)

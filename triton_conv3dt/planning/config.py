@@ -1,0 +1,227 @@
+"""How a problem is computed: the tile, as a value, and whether it fits a problem and a device. Which one is good, search.py
+says.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
+from .device import Device
+
+PATHS = ("gather", "descriptor", "direct", "onepass")
+SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
+LARGEST_BOX = 256  # places of a descriptor's box along one axis
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tiles of one product.
+
+    gather: block_m rows (phase, channel), block_n positions, block_k reduction channels, on tensor cores. For
+    grad_weight: block_m input channels, block_n output channels, block_k positions.
+    descriptor: the same product, with its positions read by tensor descriptor: those of a box (d, h, w) of block_n, or,
+    where box is zero, block_n neighbours in flat order.
+    direct: block_m channels by block_n positions, without tensor cores.
+    onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
+    taps, block_k positions, and as many programs as shares.
+    copy: a channels-first x is copied to channels_last first. merge: which axes have their phases among the rows.
+    shares: programs that share a reduction over positions.
+    """
+
+    path: str
+    block_m: int
+    block_n: int
+    block_k: int = 1
+    warps: int = 4
+    stages: int = 1
+    merge: tuple[bool, bool, bool] = (False, False, False)
+    shares: int = 1
+    box: tuple[int, int, int] = (0, 0, 0)
+    copy: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """A product on tensor cores."""
+        return self.path != "direct"
+
+    def __str__(self) -> str:
+        words = [self.path, f"{self.block_m}x{self.block_n}" + f"x{self.block_k}" * self.dense,
+                 f"{self.warps} warps", f"{self.stages} stages"]
+        if any(self.box):
+            words.append(f"boxes of {'x'.join(map(str, self.box))}")
+        words += ["x copied to channels_last"] * self.copy
+        if any(self.merge):
+            words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
+        return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
+
+
+def split_factor(problem: Problem) -> int:
+    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load."""
+    axis = problem.axes[2]
+    power = axis.stride & (axis.stride - 1) == 0
+    if problem.direction == "forward" or problem.y_layout == "channels_last" or axis.dilation != 1 or not power:
+        return 1
+    return axis.stride if axis.stride == 2 or (axis.stride <= 8 and axis.kernel == axis.stride) else 1
+
+
+def join_factor(problem: Problem, merge) -> int:
+    """How many w phases of a channels-first y are stored as one run."""
+    axis = problem.axes[2]
+    if problem.direction != "forward" or problem.y_layout == "channels_last":
+        return 1
+    if merge[2]:
+        return axis.stride
+    return 2 if axis.stride == 2 else 1
+
+
+def phase_origin(problem: Problem, axis: str) -> int:
+    """Where merged phases along "d", "h" or "w" are counted from; a channels-first output wants its w runs aligned."""
+    return 0 if axis == "w" and problem.y_layout == "channels_first" else problem.axes["dhw".index(axis)].aligned_origin
+
+
+def copyable(problem: Problem) -> bool:
+    """A channels-first x whose taps shift along w by single elements: a copy in channels_last is read 16 bytes at a time."""
+    axis = problem.axes[2]
+    shifted = len(axis.reads) > 1 or axis.padding % axis.stride > 0
+    return (shifted and problem.direction == "forward" and problem.x_layout == "channels_first"
+            and problem.ci_group * problem.item % 16 == 0)
+
+
+def rows_and_reduction(problem: Problem) -> tuple[int, int]:
+    """Channels per group that are written and that are summed over."""
+    if problem.direction == "forward":
+        return problem.co_group, problem.ci_group
+    return problem.ci_group, problem.co_group
+
+
+def overhang(config: Config, problem: Problem) -> int:
+    """How many positions beyond the last may be counted: by its tile, which splits or joins some, or by shares left idle."""
+    block = config.block_k if config.dense and problem.direction not in ("forward", "grad_input") else config.block_n
+    return block * max(config.shares, split_factor(problem), join_factor(problem, config.merge))
+
+
+def shared_memory(config: Config, problem: Problem) -> int:
+    """Bytes that one program uses, an upper estimate that the compiler's figure must not exceed: the pipelined tiles, or
+    after them the accumulator on its way into the order of the store; and the barriers."""
+    if not config.dense:
+        return 0
+    if config.path == "onepass":  # the weight, and per stage x, dy and what is saved; dz in the two orders of its products
+        tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
+        held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
+        return problem.item * (config.stages * tile + held) + 1024
+    split = split_factor(problem)
+    if problem.direction == "grad_weight":
+        tile = config.block_k * (config.block_m + config.block_n * split)
+    else:
+        tile = config.block_k * split * (config.block_m + config.block_n)
+    accumulators = config.block_m * config.block_n * (1 if config.merge[2] else join_factor(problem, config.merge))
+    accumulators *= split if problem.direction == "grad_weight" else 1
+    return max(problem.item * tile * config.stages, 4 * accumulators) + 1024
+
+
+def fits(config: Config, problem: Problem, device: Device) -> str | None:
+    """None if config can compute problem on device, else the reason why not."""
+    if config.path not in PATHS:
+        return f"path {config.path!r} is not one of {', '.join(PATHS)}"
+    for name in ("block_m", "block_n", "block_k", "warps"):
+        value = getattr(config, name)
+        if value < 1 or value & (value - 1):
+            return f"{name} = {value} is not a power of two"
+    if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction in ("forward", "grad_input")):
+        return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
+    if (beyond := overhang(config, problem)) > OVERHANG:
+        return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
+    if (config.path == "onepass") != (problem.direction == BACKWARD):
+        return f"path {config.path!r} does not compute {problem.direction}"
+    if any(config.box) and config.path != "descriptor":
+        return f"path {config.path!r} has no boxes, received {config.box}"
+    if config.copy and not (config.dense and copyable(problem)):
+        return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w and whose "
+                "channels are a multiple of 16 bytes")
+    if config.path == "onepass":
+        return _fits_one_pass(config, problem, device)
+    for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
+        if merged and (axis.dilation != 1 or problem.direction != "forward"):
+            return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
+        if merged and not axis.merged(phase_origin(problem, name)).full:
+            return f"phases along {name} cannot be merged: some have fewer taps, and a missing one would let NaN in"
+    if not config.dense:
+        return "the direct path does not merge phases" if any(config.merge) else None
+    return _fits_tensor_cores(config, problem, device) or (
+        _fits_descriptor(config, problem, device) if config.path == "descriptor" else None)
+
+
+def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str | None:
+    if problem.dtype == "float64":
+        return "tensor cores of this path do not take float64; use the direct path"
+    if min(config.block_m, config.block_n, config.block_k) < SMALLEST_DOT:
+        return f"a product of {config.block_m}x{config.block_n}x{config.block_k} is below {SMALLEST_DOT} on an axis"
+    joined = join_factor(problem, config.merge)
+    if joined & (joined - 1):
+        return f"{joined} phases along w cannot be joined: not a power of two"
+    if config.merge[2] and joined > 1 and config.block_m < joined:
+        return f"block_m = {config.block_m} holds less than one joined run of {joined} phases"
+    accumulators = config.block_m * config.block_n * (2 if joined > 1 and not config.merge[2] else 1)
+    accumulators *= split_factor(problem) if problem.direction == "grad_weight" else 1
+    # Offsets of 64 bits and the tile of a residual take registers, too.
+    if accumulators > (64 if problem.wide or problem.epilogue.residual else 128) * 32 * config.warps:
+        return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
+    return _fits_shared_memory(config, problem, device)
+
+
+def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | None:
+    if not problem.exact or problem.groups > 1 or problem.item != 2:
+        return "one pass computes all gradients of a 16-bit layer with kernel = stride, nothing cropped, one group"
+    if not device.warpgroups:
+        return (f"tensor cores of {device.name} take operands by registers, and those of two products do not fit beside "
+                "a sum")
+    if problem.w_minor == "scattered":
+        return "one pass reads a weight with one stride from tap to tap"
+    width = problem.stride[2]
+    if problem.y_layout == "channels_first" and width & (width - 1):
+        return f"{width} phases along w cannot be split: not a power of two"
+    columns = problem.co * problem.taps
+    smallest = min(config.block_m, config.block_n, config.block_k)
+    if config.block_m < problem.ci or config.block_n < columns or smallest < SMALLEST_DOT:
+        return f"{config.block_m}x{config.block_n} does not hold {problem.ci} input channels by {columns} columns"
+    if config.block_m * config.block_n > (32 if problem.wide else 64) * 32 * config.warps:
+        return f"an accumulator of {config.block_m}x{config.block_n} leaves {config.warps} warps without registers"
+    return _fits_shared_memory(config, problem, device)
+
+
+def _fits_shared_memory(config: Config, problem: Problem, device: Device) -> str | None:
+    needed = shared_memory(config, problem)
+    if needed > device.shared_memory:
+        return f"{needed} bytes of shared memory are needed, {device.name} has {device.shared_memory}"
+    return None
+
+
+def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | None:
+    if not device.descriptors:
+        return f"{device.name} has no engine for tensor descriptors: capability 9.0 and later do"
+    if problem.direction == "grad_weight":
+        return "the weight gradient has no descriptor form; use the gather path"
+    copied = config.copy
+    forward = problem.direction == "forward"
+    layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
+    channels = problem.ci if forward else problem.co
+    if not copied and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
+        return "a descriptor reads channels_last tensors with one stride for all places and 16-byte alignment"
+    reduction = rows_and_reduction(problem)[1]
+    strided = not forward and problem.stride != (1, 1, 1)
+    if (strided or problem.groups > 1) and reduction % config.block_k:
+        return f"block_k = {config.block_k} does not divide {reduction} channels, and a box would read beyond them"
+    if not any(config.box):
+        if strided or not all(axis.still for axis in problem.axes):
+            return "neighbours in flat order are not what a tap reads; a box is needed"
+        if config.block_n > LARGEST_BOX:
+            return f"block_n = {config.block_n} is above {LARGEST_BOX}"
+        places = problem.n * prod(problem.in_size if forward else problem.out_size)
+        return f"{places} places in a row are more than a coordinate of 32 bits can count" if exceed_31_bits(places) else None
+    if min(config.box) < 1 or config.box[0] * config.box[1] * config.box[2] != config.block_n:
+        return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
+    if max(config.box) > LARGEST_BOX:
+        return f"a box of {'x'.join(map(str, config.box))} is above {LARGEST_BOX} on an axis"
+    if strided and (config.box[0] > 1 or any(a.out % a.stride for a in problem.axes[1:])):
+        return "a strided box lies in one plane of an output whose height and width the stride divides"
+    return None

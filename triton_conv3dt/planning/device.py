@@ -1,0 +1,108 @@
+"""What a GPU offers, as a value. `current()` is the only place that asks the driver."""
+
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+SHIPPED = (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs")  # tuned configs, of the wheel and of a checkout
+
+LEAST_CAPABILITY = (8, 0)  # that the kernels run on
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: canonical name, compute capability, and the limits that tiles must respect.
+
+    shared_memory is what one block may use, in bytes. bandwidth (bytes/s) and matmul rates (FLOP/s, dense) are the
+    vendor's figures, for the cost model and the roofline; 0 where they are not known.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    sms: int
+    shared_memory: int
+    bandwidth: float = 0.0
+    rate_16bit: float = 0.0
+    rate_tf32: float = 0.0
+
+    @property
+    def arch(self) -> int:
+        return self.capability[0] * 10 + self.capability[1]
+
+    @property
+    def descriptors(self) -> bool:
+        """Tensor descriptors lower to the bulk copy engine (TMA)."""
+        return self.capability[0] >= 9
+
+    @property
+    def warpgroups(self) -> bool:
+        """Tensor cores are driven by 4 warps at once (wgmma, tcgen05) and want 64 rows."""
+        return self.capability[0] in (9, 10)
+
+    @staticmethod
+    def named(name: str) -> "Device":
+        """A device that need not be present.
+
+        Raises:
+            ValueError: the name is not known.
+        """
+        if name not in KNOWN:
+            raise ValueError(f"device {name!r} is not known; known are {', '.join(KNOWN)}")
+        return KNOWN[name]
+
+
+# Vendor data sheets (SXM parts, dense rates) and the CUDA programming guide's table of capabilities.
+KNOWN = {d.name: d for d in (
+    Device("nvidia_b200", (10, 0), 148, 232448, 8.0e12, 2250e12, 1125e12),
+    Device("nvidia_h200", (9, 0), 132, 232448, 4.8e12, 989e12, 494e12),
+    Device("nvidia_h100", (9, 0), 132, 232448, 3.35e12, 989e12, 494e12),
+    Device("nvidia_a100", (8, 0), 108, 166912, 2.0e12, 312e12, 156e12),
+    Device("nvidia_a10", (8, 6), 72, 101376, 0.6e12, 125e12, 62.5e12),
+    Device("nvidia_l4", (8, 9), 58, 101376, 0.3e12, 121e12, 60e12),
+    Device("nvidia_rtx_4090", (8, 9), 128, 101376, 1.008e12, 165e12, 82.6e12),
+    Device("nvidia_rtx_5090", (12, 0), 170, 101376, 1.792e12, 209e12, 104.8e12),
+    Device("nvidia_t4", (7, 5), 40, 65536, 0.32e12, 65e12, 8.1e12),
+)}
+
+
+def canonical_name(reported: str) -> str:
+    """The name configs are kept under: "NVIDIA H200" and "NVIDIA H200 NVL" are one device in devices.json.
+
+    A name that is not in it stands for itself: "NVIDIA L40S" is nvidia_l40s.
+    """
+    return _aliases().get(reported) or "_".join(re.findall("[a-z0-9]+", reported.lower()))
+
+
+@lru_cache(maxsize=None)
+def _aliases() -> dict[str, str]:
+    for path in (folder / "devices.json" for folder in SHIPPED):
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except OSError:
+            continue
+        except ValueError as error:
+            warnings.warn(f"{path} is not valid JSON ({error}); devices keep the names they report", stacklevel=2)
+    return {}
+
+
+@lru_cache(maxsize=None)
+def current(index: int = 0) -> Device:
+    """The CUDA device with this index.
+
+    Raises:
+        RuntimeError: there is no such device.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device is available; pass Device.named(...) to plan for one that is not here")
+    properties = torch.cuda.get_device_properties(index)
+    capability = (properties.major, properties.minor)
+    name = canonical_name(properties.name)
+    known = KNOWN.get(name)
+    return Device(name, capability, properties.multi_processor_count, properties.shared_memory_per_block_optin,
+                  *((known.bandwidth, known.rate_16bit, known.rate_tf32) if known else ()))

@@ -1,0 +1,271 @@
+"""What a call launches, as values: every kernel in order, with its grid, what specialises it, and the tensors it is given.
+
+Whoever runs a problem, explains it or compiles it ahead of time walks the same list. No tensors and no Triton here: tensors
+are names, and so are types and activations.
+
+The tensors of a problem are the layer's x, w and y, or the gradients of these, whatever the direction.
+"""
+
+from dataclasses import dataclass
+from math import gcd, prod
+
+from ..problems.geometry import ceil_div, power_of_two_divisor
+from ..problems.problem import BACKWARD, Activation, Problem
+from . import config as configs
+from . import lowering
+from .config import Config
+
+BLOCK = 1024  # elements per program of an elementwise kernel
+OPERANDS = {  # what a caller brings, in this order
+    "forward": ("x", "w", "y", "b", "residual", "pre"),
+    "grad_input": ("x", "w", "y"),
+    "grad_weight": ("x", "w", "y"),
+    BACKWARD: ("y", "x", "w", "saved", "dx", "dw", "db"),
+}
+READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row", "box": "a descriptor of boxes",
+            "strided": "a descriptor of strided boxes"}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Memory that lives for one call. dtype is that of the operands where none is named."""
+
+    name: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    tensors: names, in the kernel's order; None for one that is left out. sizes: the integers after them. strides: what
+    follows, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what that needs), or
+    plain integers. constants: what specialises the kernel, by parameter. described: the problem and config for which the
+    first tensor is read by a tensor descriptor.
+    """
+
+    kernel: str
+    grid: tuple[int, int, int]
+    tensors: tuple[str | None, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[str | tuple, ...]
+    constants: dict[str, object]
+    purpose: str
+    warps: int = 4
+    stages: int = 1
+    described: tuple[Problem, Config] | None = None
+
+    def __str__(self) -> str:
+        return self.purpose
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every launch of a call, in order, and the memory that they need beside the operands."""
+
+    operands: tuple[str, ...]
+    launches: tuple[Launch, ...]
+    workspaces: tuple[Workspace, ...] = ()
+
+    @property
+    def main(self) -> Launch:
+        """The product: the one launch that is neither a copy before it nor a sum after it."""
+        return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
+
+
+PRODUCTS = ("gather", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
+
+
+def schedule(problem: Problem, config: Config) -> Schedule:
+    """The launches of a problem with a config that fits it."""
+    build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
+    launches, workspaces = build(problem, config)
+    return Schedule(OPERANDS[problem.direction], tuple(launches), tuple(workspaces))
+
+
+def _gather(p: Problem, c: Config) -> tuple[list, list]:
+    """A forward or an input gradient: x in another layout and w in another order where that is wanted, and the product."""
+    forward, launches, workspaces = p.direction == "forward", [], []
+    source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
+    x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
+    x_run, y_run = (p.x_run, p.y_run) if forward else (p.y_run, p.x_run)
+    limit, minor = 16 // p.item, p.w_minor
+    if c.copy:
+        source, x_layout, x_run = "copied", "channels_last", power_of_two_divisor(p.ci, limit)
+        launches.append(_copy(p))
+        workspaces.append(_channels_last("copied", (p.n, p.ci, *p.in_size)))
+    if lowering.packs(p, c):
+        weight, minor = "packed", "co"
+        launches.append(_pack(p))
+        workspaces.append(_channels_last("packed", (p.ci, p.co_group, *p.kernel)))
+    rows, red = configs.rows_and_reduction(p)
+    written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)
+    constants = _axes(p, c) | dict(
+        ROWS=rows, RED=red, JOIN=configs.join_factor(p, c.merge), X_LAST=x_layout == "channels_last",
+        X_RUN=lowering.gathered_run(p, c, x_layout, x_run), Y_LAST=y_layout == "channels_last", Y_RUN=written(y_run),
+        R_RUN=written(p.r_run) if p.epilogue.residual else 1, **_activation("ACTIVATION", p.epilogue.activation))
+    if c.dense:
+        packed = weight == "packed"
+        dense = power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}.get(minor, 1), limit)
+        role = {"co": "row" if forward else "red", "ci": "red" if forward else "row"}.get(minor, "tap")
+        alignment = dense if packed else p.w_alignment or dense
+        constants |= dict(
+            SPLIT=configs.split_factor(p), FORM=lowering.form(p, c), BOX=c.box if any(c.box) else None,
+            PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role, W_RUN=lowering.weight_run(p, c, minor, alignment),
+            BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, PRECISION=p.precision,
+            ROUND_X=p.rounded and not c.copy, ROUND_W=p.rounded)
+    else:
+        constants |= dict(GROUPS=p.groups, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
+    described = (p, c) if c.path == "descriptor" else None
+    steps, sizes = lowering.steps(p, c), (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
+    tensors = (source, weight, target, *(name if present else None for name, present in (
+        ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre))))
+    kernel = "gather" if c.dense else "direct"
+    reading = f", reads by {READINGS[lowering.form(p, c)]}" * c.dense
+    launches.append(Launch(
+        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps), *steps, *sizes[0], *sizes[1]),
+        ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
+         "residual" if p.epilogue.residual else (0,) * 5),
+        constants, f"{kernel}{reading}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
+    return launches, workspaces
+
+
+def _copy(p: Problem) -> Launch:
+    """x in channels_last."""
+    block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
+    places, limit = p.n * prod(p.in_size), 16 // p.item
+    block_c = min(block_c, 1 << max(0, p.ci - 1).bit_length())
+    return Launch(
+        "to_channels_last", (ceil_div(places, block_p), ceil_div(p.ci, block_c), 1), ("x", "copied"),
+        (places, p.ci, *p.in_size), ("x",),
+        dict(X_RUN=gcd(p.x_run, p.in_size[2]) if p.x_layout == "channels_first" else 1,
+             C_RUN=gcd(power_of_two_divisor(p.ci, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
+             INDEX=_index(p)),
+        "copy x to channels_last (its taps shift along w by single elements)")
+
+
+def _pack(p: Problem) -> Launch:
+    """w as [ci, tap, co], output channels side by side."""
+    size = p.ci * p.co_group * p.taps
+    return Launch(
+        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, p.co_group, p.taps, *p.kernel[1:]), ("w",),
+        dict(BLOCK=BLOCK),
+        "pack the weight, output channels side by side (none for a weight in channels_last_3d)")
+
+
+def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
+    """Shares of a weight gradient, and their sum."""
+    steps, block = p.in_size, c.block_k if c.dense else c.block_n
+    places = p.n * prod(steps)
+    x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
+    constants = _axes(p, c) | dict(
+        CI=p.ci_group, CO=p.co_group, X_LAST=x_last, Z_LAST=z_last,
+        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2], block),
+        Z_RUN=lowering.gathered_run(p, c, p.y_layout, p.y_run))
+    if c.dense:
+        constants |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages,
+                          PRECISION=p.precision, ROUND=p.rounded)
+    else:
+        constants |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
+    kernel = "grad_weight" if c.dense else "grad_weight_direct"
+    product = Launch(
+        kernel, lowering.grid(p, c), ("x", "y", "parts"),
+        (places, block * ceil_div(places, block * c.shares), *steps, *p.out_size), ("x", "y", "parts"), constants,
+        f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
+    return [product, _sum_weights(p, c.shares)], [_parts(p, c.shares)]
+
+
+def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
+    """All gradients of a kernel = stride layer, and the sums of their shares. dx is laid out as dy is."""
+    x_last, z_last, limit = p.x_layout == "channels_last", p.y_layout == "channels_last", 16 // p.item
+    constants = dict(zip(("SD", "SH", "SW"), p.stride)) | dict(
+        CI=p.ci, CO=p.co, Z_LAST=z_last, Z_RUN=lowering.split_run(p), X_LAST=x_last,
+        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2]), O_LAST=z_last,
+        O_RUN=power_of_two_divisor(p.ci if z_last else p.in_size[2], limit),
+        **_activation("DERIVATIVE", p.epilogue.activation), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
+        STAGES=c.stages, ACC="float32", INDEX=_index(p))
+    residues = p.taps if z_last else p.stride[0] * p.stride[1]
+    launches = [Launch(
+        "backward", lowering.grid(p, c),
+        ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
+        (p.n * prod(p.in_size), *p.in_size), ("y", "x", "dx", ("w", "taps"), "parts"), constants,
+        f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
+    launches.append(_sum_weights(p, c.shares, "dw"))
+    workspaces = [_parts(p, c.shares)]
+    if p.epilogue.bias:
+        launches.append(_sum_biases(p.co, c.shares * residues, "sums", "db"))
+        workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
+    return launches, workspaces
+
+
+def grad_bias(n: int, co: int, sizes: tuple[int, int, int], *, channels_last: bool, double: bool, wide: bool,
+              most_places: int = 1024) -> Schedule:
+    """The bias's gradient: sums of shares of the places of z [n, co, *sizes], and their sum, db."""
+    block_c, block_p = (32, 64) if channels_last else (1, 1024)
+    block_p, places = min(block_p, most_places), n * prod(sizes)
+    share = block_p * ceil_div(places, block_p * min(256, max(1, places // (8 * block_p))))
+    shares, accumulator = ceil_div(places, share), "float64" if double else "float32"
+    product = Launch(
+        "grad_bias", (ceil_div(co, block_c), shares, 1), ("z", "parts"), (places, share, co, *sizes), ("z",),
+        dict(BLOCK_C=block_c, BLOCK_P=block_p, ACC=accumulator, INDEX="int64" if wide else "int32"),
+        f"grad_bias, {shares} shares")
+    return Schedule(("z", "db"), (product, _sum_biases(co, shares, "parts", "db")),
+                    (Workspace("parts", (shares, co), (co, 1), accumulator),))
+
+
+def activation_grad(n: int, c: int, sizes: tuple[int, int, int], activation: Activation, *, flat: bool, channels_last: bool,
+                    double: bool) -> Schedule:
+    """dz = dy * derivative(saved). flat: the three share their strides and are dense."""
+    size = n * c * prod(sizes)
+    constants = dict(LAST=channels_last, FLAT=flat, **_activation("DERIVATIVE", activation),
+                     ACC="float64" if double else "float32", BLOCK=BLOCK)
+    return Schedule(("dy", "saved", "dz"), (Launch(
+        "activation_grad", (ceil_div(size, BLOCK), 1, 1), ("dy", "saved", "dz"), (size, c, *sizes),
+        ("dy", "saved", "dz"), constants, f"activation_grad of {activation}"),))
+
+
+def _sum_weights(p: Problem, shares: int, target: str = "w") -> Launch:
+    """dw from its shares, in order."""
+    size = p.ci * p.taps * p.co_group
+    return Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", target),
+                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(BLOCK=BLOCK),
+                  f"sum_parts, {shares} share{'s' * (shares > 1)} in order")
+
+
+def _sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
+    """db from shares [shares, co], in order."""
+    return Launch("sum_parts", (ceil_div(co, BLOCK), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),
+                  dict(BLOCK=BLOCK), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
+
+
+def _channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
+    return Workspace(name, shape, lowering.dense_strides(shape, "channels_last"))
+
+
+def _parts(p: Problem, shares: int) -> Workspace:
+    """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
+    ci, co, taps = p.ci, p.co_group, p.taps
+    return Workspace("parts", (shares, ci, co, taps), (ci * co * taps, co * taps, 1, co),
+                     "float64" if p.dtype == "float64" else "float32")
+
+
+def _axes(p: Problem, c: Config) -> dict[str, object]:
+    """What every product is specialised on."""
+    axes = dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)))
+    return axes | dict(ACC="float64" if p.dtype == "float64" else "float32", INDEX=_index(p))
+
+
+def _activation(parameter: str, activation: Activation | None) -> dict[str, object]:
+    """An activation, by name, and its two parameters."""
+    a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
+    return {parameter: activation.name if activation else None, "A": a, "B": b}
+
+
+def _index(p: Problem) -> str:
+    return "int64" if p.wide else "int32"
+
+
+def _width(p: Problem) -> str:
+    return f"{64 if p.wide else 32}-bit offsets"

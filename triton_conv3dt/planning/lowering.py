@@ -1,0 +1,190 @@
+"""From problem and config to the constants that specialise a kernel. Plain integers; the mathematics is geometry's.
+
+A run is the largest power of two of neighbouring elements, 16 bytes at most, that a kernel may move at once: every run
+starts at a multiple of its length and is contiguous. What is promised to the compiler is proved here.
+"""
+
+from functools import lru_cache
+from math import gcd, prod
+
+from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
+from ..problems.problem import Problem
+from .config import Config, join_factor, phase_origin, rows_and_reduction, split_factor
+
+TAPS, FIRST, OFFSET, MERGED, PHASES = 6, 7, 8, 13, 14  # places in the tuples below, as kernels/tiles.py names them
+
+
+def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
+    """Where each axis counts its phases from."""
+    return tuple(phase_origin(problem, name) if merged else 0 for name, merged in zip("dhw", config.merge))
+
+
+def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
+    """Coarse places per axis: of the output's phases forward, of x otherwise."""
+    if problem.direction != "forward":
+        return problem.in_size
+    return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
+
+
+def axis_constants(problem: Problem, config: Config) -> list[tuple]:
+    """The flat tuples that kernels/tiles.py indexes, for d, h and w."""
+    if problem.direction != "forward":
+        split = split_factor(problem) if config.dense else 1
+        return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
+    joined = join_factor(problem, config.merge)
+    return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
+            for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
+
+
+@lru_cache(maxsize=4096)
+def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
+    places = a.steps(origin)
+    edge = origin > 0 or places * a.stride - origin > a.out
+    if merged:
+        m = a.merged(origin)
+        halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
+        return (a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
+                a.stride, 1, False, edge, halo)
+    reads = a.reads
+    halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
+    only = a.phase(0) if a.stride == 1 else None
+    taps, first, offset = (only.taps, only.first, only.offset) if only else (-1, 0, a.padding // a.stride)
+    return (a.stride, 0, 1, -a.input_step, a.kernel, a.tap_step, taps, first, offset, a.padding % a.stride, a.common,
+            a.inverse, a.dilation, 1, 1 if joined else a.stride, False, edge, halo)
+
+
+@lru_cache(maxsize=4096)
+def _gradient_axis(a: Axis, split: int) -> tuple:
+    if split > 1:
+        m = a.split()
+        halo = m.offset < 0 or (a.size + m.offset + m.taps - 1) * a.stride > a.out
+        return (1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
+                1, 1, not m.full, False, halo)
+    halo = a.padding > 0 or (a.size - 1) * a.stride - a.padding + (a.kernel - 1) * a.dilation >= a.out
+    return (1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, 0, 1, 0, 1, 1, 1, False, False, halo)
+
+
+def phase_minor(problem: Problem, config: Config) -> bool:
+    """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
+    if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense:
+        return False
+    if not all(c[FIRST] == 0 and c[TAPS] == 1 and c[MERGED] == a.kernel
+               for a, c in zip(problem.axes, axis_constants(problem, config))):
+        return False
+    return problem.y_layout == "channels_first" or (problem.taps & (problem.taps - 1) == 0 and problem.taps <= config.block_m)
+
+
+def packs(problem: Problem, config: Config) -> bool:
+    """The weight is brought into another order by a launch of its own."""
+    if problem.w_minor == "scattered":
+        return problem.direction in ("forward", "grad_input")
+    return config.dense and problem.direction in ("forward", "grad_input") \
+        and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
+
+
+def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """The strides of a dense 5-D tensor: channels_first, channels_last, or "ci" for a weight of neighbouring input channels."""
+    order = {"channels_first": (0, 1, 2, 3, 4), "channels_last": (0, 2, 3, 4, 1), "ci": (2, 3, 4, 1, 0)}[layout]
+    result, step = [0] * 5, 1
+    for axis in reversed(order):
+        result[axis] = step
+        step *= shape[axis]
+    return tuple(result)
+
+
+def form(problem: Problem, config: Config) -> str:
+    """How the gathered tensor is read: the FORM of kernels/gather.py."""
+    if config.path != "descriptor":
+        return "pointers"
+    if problem.direction == "grad_input" and problem.stride != (1, 1, 1):
+        return "strided"
+    return "box" if any(config.box) else "rows"
+
+
+def described(problem: Problem, config: Config, step: int) -> tuple[list[int], list[int], list[int]]:
+    """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart."""
+    forward, kind = problem.direction == "forward", form(problem, config)
+    channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
+    if kind == "rows":
+        return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]
+    if kind == "box":
+        return ([problem.n, d, h, w, channels], [d * h * w * step, h * w * step, w * step, step, 1],
+                [1, *config.box, config.block_k])
+    _, sh, sw = problem.stride
+    return ([problem.n * d, h // sh, sh, w // sw, (sw - 1) * step + channels],
+            [h * w * step, sh * w * step, w * step, sw * step, 1], [1, config.box[1], 1, config.box[2], config.block_k])
+
+
+def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
+    """Programs of the main kernel."""
+    if config.path == "onepass":
+        return config.shares, 1, 1
+    constants = axis_constants(problem, config)
+    if problem.direction == "grad_weight":
+        taps = prod(c[TAPS] for c in constants)
+        if not config.dense:
+            return taps * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
+        tiles = ceil_div(problem.ci_group, config.block_m) * ceil_div(problem.co_group, config.block_n)
+        return taps * tiles, config.shares, problem.groups
+    places = steps(problem, config)
+    if any(config.box):
+        tiles = problem.n * prod(map(ceil_div, places, config.box))
+    else:
+        tiles = ceil_div(problem.n * prod(places), config.block_n)
+    tiles *= prod(c[PHASES] for c in constants)
+    rows = rows_and_reduction(problem)[0]
+    if not config.dense:
+        return tiles * ceil_div(rows * problem.groups, config.block_m), 1, 1
+    merged = prod(c[MERGED] for c in constants)
+    return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
+
+
+def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
+    """The run of the gathered tensor: x forward, dz otherwise."""
+    constants = axis_constants(problem, config)[2]
+    if layout == "channels_last":  # of places; what channels add, the compiler knows
+        return alignment
+    block = config.block_k if config.dense and problem.direction == "grad_weight" else config.block_n
+    width, split = gcd(steps(problem, config)[2], block), split_factor(problem) if config.dense else 1
+    if problem.direction == "forward":
+        axis = problem.axes[2]
+        still = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants[OFFSET] % alignment == 0
+        return gcd(alignment, width) if still else 1
+    if split == 1:
+        still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
+        return gcd(alignment, width) if still else 1
+    alignment = gcd(alignment, width * split)
+    return alignment if constants[TAPS] == 1 and constants[OFFSET] == 0 else gcd(alignment, split)
+
+
+def split_run(problem: Problem) -> int:
+    """The run of dy in one pass, where w is split off a channels-first line after the load."""
+    if problem.y_layout == "channels_last":
+        return gcd(problem.y_run, problem.co)
+    return gcd(problem.y_run, problem.out_size[2])
+
+
+def written_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
+    """The run of the written tensor: y forward, dx of the input gradient."""
+    rows = rows_and_reduction(problem)[0]
+    if layout == "channels_last":
+        if not config.dense:  # channels of all groups
+            return gcd(alignment, config.block_m)
+        if phase_minor(problem, config):  # a tile's channels, phase after phase
+            return gcd(alignment, rows, config.block_m // problem.taps)
+        return gcd(alignment, rows) if problem.groups > 1 or any(config.merge) else alignment
+    stride = problem.stride[2] if problem.direction == "forward" else 1
+    joined = join_factor(problem, config.merge)
+    if joined != stride:
+        return 1
+    return gcd(alignment, steps(problem, config)[2] * joined, (config.box[2] or config.block_n) * joined)
+
+
+def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> int:
+    """The run of the weight, in the order the kernel finds it in ("tap", "co" or "ci" side by side)."""
+    if minor == "tap":
+        return gcd(alignment, problem.taps) if phase_minor(problem, config) else 1
+    inner = problem.co_group if minor == "co" else problem.ci_group
+    if (minor == "co") == (problem.direction == "forward"):  # rows, of which joined phases leave fewer side by side
+        inner = gcd(inner, config.block_m // (join_factor(problem, config.merge) if config.merge[2] else 1))
+    return power_of_two_divisor(gcd(alignment, inner), alignment)

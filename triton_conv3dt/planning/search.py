@@ -1,0 +1,293 @@
+"""Which configs are worth trying for a problem, what each is expected to cost, and so the default.
+
+Pure functions of problem, device and constraints: nothing is timed here and no file is read. The costs are a model's, in
+seconds; they rank configs and prune a tuner's work, and no more is claimed of them.
+"""
+
+from itertools import product
+from math import prod
+
+from ..problems.geometry import ceil_div
+from ..problems.problem import Problem
+from . import lowering
+from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory, split_factor
+from .constraints import NONE, VARIABLE, Constraints
+from .device import Device
+
+LAUNCH = 3e-6  # of one more kernel
+LATENCY = 1.6e-6  # of a program's first load, and of its last store
+STEP = 3e-8  # barriers and bookkeeping of one step of a pipelined loop
+SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
+CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM
+SCALAR_RATE = 5e10  # multiply-adds/s of one SM with the loads and addresses that belong to each
+IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
+PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
+
+
+def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
+    """The config for a problem that nobody has tuned: the cheapest of a few sensible ones.
+
+    Raises:
+        ValueError: the constraints leave none; the message says which path would do.
+    """
+    return min(sensible(problem, device, constraints), key=lambda config: cost(config, problem, device))
+
+
+def sensible(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
+    """The few configs that the default is chosen from; at least one, and all fit. Raises as `default` does."""
+    found = list(_tried(problem, device, constraints, thorough=False))
+    if not found:
+        paths = dict.fromkeys([*(config.path for config in sensible(problem, device)), "direct"])
+        raise ValueError(f"nothing is left that computes {problem} on {device.name} without {constraints}: allow "
+                         f"{' or '.join(paths)} again ({VARIABLE}, --without), or take backend=\"torch\"")
+    return found
+
+
+def candidates(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
+    """Every config worth trying, in a fixed order; all fit."""
+    return list(dict.fromkeys(_tried(problem, device, constraints, thorough=True)))
+
+
+def ranked(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
+    """The candidates, cheapest first: the default leads. Raises as `default` does."""
+    first = default(problem, device, constraints)
+    rest = sorted((c for c in candidates(problem, device, constraints) if c != first),
+                  key=lambda c: cost(c, problem, device))
+    return [first, *rest]
+
+
+def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config | None:
+    """The config for all gradients at once, a problem of direction "backward"; None where separate products are better or
+    alone may be used."""
+    tiles = lambda block_k: ceil_div(_positions(problem), block_k)
+    block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
+    warps = 8 if block_m * block_n >= 64 * 128 else 4
+    for block_k, stages in ((64, 3), (64, 2), (32, 3), (32, 2)):
+        # Each program should have a few tiles to overlap, or the shares cost more than they save.
+        config = Config("onepass", block_m, block_n, block_k, warps, stages, shares=min(device.sms, tiles(block_k)))
+        refused = constraints.refuses(config) or fits(config, problem, device)
+        if refused is None and tiles(block_k) >= 4 * device.sms:
+            return config
+    return None
+
+
+def cost(config: Config, problem: Problem, device: Device) -> float:
+    """Expected seconds of a problem with a config that fits, every launch included."""
+    bandwidth = device.bandwidth or 1e12
+    extra = 0.0
+    if config.copy:
+        extra += LAUNCH + 2 * problem.item * problem.n * problem.ci * prod(problem.in_size) / bandwidth
+    if lowering.packs(problem, config):
+        extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
+    if problem.direction == "grad_weight":
+        extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
+    programs = prod(lowering.grid(problem, config))
+    if not config.dense:
+        work = problem.flops / 2 / SCALAR_RATE / min(programs, device.sms)
+        return extra + max(work, problem.bytes / bandwidth) + LATENCY
+    steps, tile = _steps(config, problem), _tile_bytes(config, problem)
+    resident = _resident(config, problem, device)
+    in_flight = min(programs / device.sms, resident) * tile * min(config.stages, ceil_div(steps, programs))
+    memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
+    own = steps / programs * _step_time(config, problem, device, tile)
+    work = ceil_div(programs, device.sms) * own
+    # One after another, each waiting for its first tile.
+    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own)
+    return extra + max(memory, work, chain) + LATENCY
+
+
+def _steps(config: Config, problem: Problem) -> int:
+    """Steps of the loops of all programs together."""
+    if problem.direction == "grad_weight":
+        return prod(lowering.grid(problem, config)) * ceil_div(_positions(problem), config.block_k * config.shares)
+    # A tap belongs to one phase; where phases are merged, all of them take every step.
+    constants = lowering.axis_constants(problem, config)
+    loops = prod(c[lowering.TAPS] if c[lowering.TAPS] >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
+    phases = prod(c[lowering.PHASES] for c in constants)
+    return prod(lowering.grid(problem, config)) // phases * loops * ceil_div(rows_and_reduction(problem)[1], config.block_k)
+
+
+def _tile_bytes(config: Config, problem: Problem) -> int:
+    """Bytes that one step loads."""
+    split = split_factor(problem)
+    if problem.direction == "grad_weight":
+        return problem.item * config.block_k * (config.block_m + config.block_n * split)
+    return problem.item * config.block_k * split * (config.block_m + config.block_n)
+
+
+def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
+    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
+    products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
+    split, item = split_factor(problem), problem.item
+    flops = 2 * config.block_m * config.block_n * config.block_k * split
+    # Each warpgroup's 64 rows read all of the second operand.
+    shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
+    narrow = 1.0
+    if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
+        narrow = 1.15 * max(1.0, 8 / (item * _gathered_run(config, problem)))
+    return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / CACHE_RATE) + STEP
+
+
+def _gathered_run(config: Config, problem: Problem) -> int:
+    if problem.direction == "forward":
+        if config.copy:
+            return 16 // problem.item
+        return lowering.gathered_run(problem, config, problem.x_layout, problem.x_run)
+    return lowering.gathered_run(problem, config, problem.y_layout, problem.y_run)
+
+
+def _resident(config: Config, problem: Problem, device: Device) -> int:
+    """Programs that share an SM."""
+    threads = 32 * config.warps
+    accumulators = config.block_m * config.block_n * (split_factor(problem) if problem.direction == "grad_weight" else 1)
+    if join_factor(problem, config.merge) > 1 and not config.merge[2]:
+        accumulators *= 2
+    registers = min(255, 48 + accumulators // threads)
+    return max(1, min(device.shared_memory // shared_memory(config, problem), 65536 // (registers * threads),
+                      2048 // threads, 32))
+
+
+def _tried(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
+    """Configs that fit and may be used: a few sensible ones, or all that may be worth timing. Where nothing is excluded
+    there is always one."""
+    rows, reduction = rows_and_reduction(problem)
+    narrow = problem.groups > 1 and min(rows, reduction) < SMALLEST_DOT
+    direct = problem.dtype == "float64" or narrow or (problem.direction != "grad_weight" and reduction < 8)
+    allowed = lambda config: constraints.refuses(config) is None
+    found = False
+    if thorough or not direct or "direct" in constraints.without:
+        shapes = _weight_gradients if problem.direction == "grad_weight" else _products
+        for config in filter(allowed, shapes(problem, device, constraints, thorough)):
+            if fits(config, problem, device) is None:
+                found = True
+                yield config
+    if direct or thorough or not found:
+        yield from filter(allowed, _direct(problem, device, thorough))
+
+
+def _products(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
+    """Tiles of a forward or an input gradient on tensor cores."""
+    rows, reduction = rows_and_reduction(problem)
+    wide = (64 if problem.item == 2 else 32) // split_factor(problem)
+    floor = SMALLEST_DOT if thorough or not device.warpgroups else 64
+    stages = (1,) if device.capability < (8, 0) and not thorough else (2, 3, 4, 5) if thorough else (3, 4)
+    for merge in _merges(problem, thorough):
+        merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
+        joined = join_factor(problem, merge)
+        for block_m in _around(merged, max(floor, joined if merge[2] else 1), 256 if thorough else 128, thorough):
+            for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
+                for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
+                    for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
+                        for n_stages in constraints.stages(stages):
+                            for path, box, copy in _readings(problem, device, merge, block_n, thorough):
+                                yield Config(path, block_m, block_n, block_k, warps, n_stages, merge, box=box, copy=copy)
+
+
+def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
+    """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
+    split, floor = split_factor(problem), 64 if device.warpgroups and not thorough else SMALLEST_DOT
+    wide = max(SMALLEST_DOT, (64 if problem.item == 2 else 32) // split)
+    stages = (2, 3, 4) if thorough else (3,) if device.capability >= (8, 0) else (1,)
+    for block_m in _around(problem.ci_group, floor, 256 if thorough else 128, thorough):
+        for block_n in _around(problem.co_group, SMALLEST_DOT, max(SMALLEST_DOT, 128 // split), thorough):
+            tiles = problem.taps // split * ceil_div(problem.ci_group, block_m) * ceil_div(problem.co_group, block_n)
+            for block_k in _around(_positions(problem), SMALLEST_DOT, wide, thorough):
+                for warps in _warps(block_m * block_n * split, thorough):
+                    for n_stages in constraints.stages(stages):
+                        for shares in _shares(problem, block_k, max(1, tiles * problem.groups), device.sms, thorough):
+                            yield Config("gather", block_m, block_n, block_k, warps, n_stages, shares=shares)
+
+
+def _direct(problem: Problem, device: Device, thorough: bool):
+    channels = problem.ci if problem.direction == "grad_input" else problem.co
+    for most in (4, 8, 16, 32) if thorough else (32,):
+        block_m = _power_of_two(channels, 1, most)
+        for elements in (512, 1024, 2048) if thorough else (1024,):
+            block_n = _power_of_two(_positions(problem), 1, max(16, elements // block_m))
+            programs = problem.taps * problem.ci_group * ceil_div(channels, block_m)
+            for warps in (2, 4, 8) if thorough else (4,):
+                for shares in _shares(problem, block_n, programs, device.sms, thorough):
+                    yield Config("direct", block_m, block_n, warps=warps, shares=shares)
+
+
+def _merges(problem: Problem, thorough: bool):
+    """Which axes have their phases among the rows: the sensible choice, and all others for the thorough."""
+    first = _mergeable(problem)
+    yield first
+    if thorough and problem.direction == "forward":
+        choices = [(False, True) if a.stride > 1 and a.dilation == 1 else (False,) for a in problem.axes]
+        yield from (merge for merge in product(*choices) if merge != first)
+
+
+def _mergeable(problem: Problem) -> tuple[bool, bool, bool]:
+    """All axes where kernel = stride, else as many as fill 64 rows for free."""
+    if problem.direction != "forward":
+        return (False, False, False)
+    first = problem.y_layout == "channels_first"
+    whole = [a.stride > 1 and a.dilation == 1 and a.kernel % a.stride == 0 for a in problem.axes]
+    whole[2] = whole[2] and (not first or (a := problem.axes[2]).kernel == a.stride and a.aligned_origin == 0
+                             and a.stride & (a.stride - 1) == 0)
+    if all(a.stride == 1 or (m and a.kernel == a.stride) for a, m in zip(problem.axes, whole)):
+        return tuple(whole)
+    rows, merge = problem.co_group, [False, False, False]
+    for i in (2, 1, 0):
+        if whole[i] and rows < 64:
+            merge[i], rows = True, rows * problem.stride[i]
+    return tuple(merge)
+
+
+def _readings(problem: Problem, device: Device, merge, block_n: int, thorough: bool):
+    """Paths and boxes that may read a tile of positions, of a copy of x or not; what costs the same is better read by
+    descriptor."""
+    copied = copyable(problem)
+    if device.descriptors:
+        yield from (("descriptor", box, copied) for box in _boxes(problem, merge, block_n, thorough))
+    if thorough or block_n <= 128:  # addresses take registers, too
+        yield "gather", (0, 0, 0), copied
+        if copied and problem.item > 2:  # narrower neighbours that shift by one are read singly: only a copy is worth trying
+            yield "gather", (0, 0, 0), False
+
+
+def _boxes(problem: Problem, merge, block_n: int, thorough: bool):
+    """Boxes of block_n positions, those that leave the fewest places unused first; none where neighbours in a row do."""
+    strided = problem.direction == "grad_input" and problem.stride != (1, 1, 1)
+    if not strided and all(axis.still for axis in problem.axes):
+        return [(0, 0, 0)]
+    places = lowering.steps(problem, Config("descriptor", 1, 1, merge=merge))
+    filled = lambda box: prod(ceil_div(t, b) * b for t, b in zip(places, box)) * (1 if box[2] >= 4 else 1.25)
+    waste = lambda box: (filled(box), -min(box[2], 16), -box[1])
+    sides = [1 << i for i in range(9)]
+    boxes = [(d, h, block_n // (d * h)) for d in (sides if not strided else (1,)) for h in sides
+             if block_n // (d * h) in sides and d * h * (block_n // (d * h)) == block_n]
+    return sorted(boxes, key=waste)[:3 if thorough else 1]
+
+
+def _around(value: int, low: int, high: int, thorough: bool, fewest: int = 2):
+    """Powers of two up to the one that holds value, largest first: all between low and high, or a few."""
+    largest = _power_of_two(value, low, high)
+    sizes = [largest >> i for i in range(largest.bit_length()) if largest >> i >= low]
+    return sizes if thorough else sizes[:fewest]
+
+
+def _warps(accumulators: int, thorough: bool):
+    sensible = 8 if accumulators >= 128 * 128 else 4
+    return (2, 4, 8) if thorough else (sensible,)
+
+
+def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: bool):
+    """Programs that share a reduction: enough for two waves, each with at least eight blocks of positions."""
+    if problem.direction != "grad_weight":
+        return (1,)
+    blocks = _positions(problem) // (8 * block)
+    waves = (1, 2, 4) if thorough else (2,)
+    return dict.fromkeys(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves)
+
+
+def _positions(problem: Problem) -> int:
+    """Places that a product runs over; those of a forward counted without merging."""
+    places = [a.steps(0) if problem.direction == "forward" else a.size for a in problem.axes]
+    return problem.n * prod(places)
+
+
+def _power_of_two(value: int, low: int, high: int) -> int:
+    return max(low, min(high, 1 << max(0, value - 1).bit_length()))
