@@ -70,7 +70,7 @@ gpu:  ## on a GPU, ten minutes: check, tune, measure and report; again, it goes 
 	step "everything is in $$out, configs in autotune_configs"; \
 	[ -z "$$failed" ] || { echo "make gpu: failed:$$failed" >&2; exit 1; }
 
-GPU_TESTS = $(GPU_PY) tests/gpu_runner.py --output "$(or $(OUT),build/gpu-test)"
+GPU_TESTS = $(GPU_PY) tests/support/gpu_runner.py --output "$(or $(OUT),build/gpu-test)"
 
 gpu-test:  ## on a GPU: the tests that need one, ten minutes at most; PARTS="small corpus" runs some
 	@$(READY)
@@ -82,7 +82,7 @@ gpu-sanitize:  ## on a GPU: small cases under compute-sanitizer, where it is ins
 	-@$(GPU_TESTS) --part small  # in one process under the sanitizer, compiling would take too long
 	for tool in memcheck initcheck synccheck; do \
 	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(LIMIT) 170 compute-sanitizer --tool $$tool --error-exitcode 1 \
-	        $(GPU_PY) -m pytest -m gpu --require-gpu tests/test_gpu_small.py $(ARGS) || exit 1; \
+	        $(GPU_PY) -m pytest -m gpu --require-gpu tests/gpu/test_gpu_small.py $(ARGS) || exit 1; \
 	done
 
 clean:  ## remove .venv and caches

@@ -1,0 +1,414 @@
+"""tune, bench, merge and make gpu as their users meet them: options, refusals, a machine without a GPU, a full disk."""
+
+import errno
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import gpu_runner
+import laboratories
+from laboratories import DEFAULT, OTHERS, PROBLEM
+from processes import refusal
+from triton_conv3dt import cli
+from triton_conv3dt.commands import sweep
+from triton_conv3dt.measuring import bench, journal, machine, naming, precompile, trace, tune
+from triton_conv3dt.planning import store
+from triton_conv3dt.problems import case
+from triton_conv3dt.problems.layers import select
+
+ROOT = Path(__file__).parents[2]
+CASE = case.format(PROBLEM)
+FACTS = {"device": "nvidia_h200", "date": "2026-01-01 00:00 UTC", "command": "triton-conv3dt", "torch": "2"}
+
+
+class NoCompilers:
+    """Compiling ahead needs a compiler; kernels are interpreted here."""
+
+    def __init__(self, device):
+        pass
+
+    def submit(self, problem, config):
+        pass
+
+    def wait(self, problem, config, seconds):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A machine that seems to have an H200: the interpreter computes and a table says how long it took."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "search_path", lambda: [store.user_cache()])
+    monkeypatch.setattr(sweep, "device_here", lambda what: laboratories.H200)
+    monkeypatch.setattr(laboratory, "here", laboratories.quick_laboratory)
+    monkeypatch.setattr(bench, "here", laboratories.stand)
+    monkeypatch.setattr(naming, "here", laboratories.profiler)
+    monkeypatch.setattr(machine, "facts", lambda device: FACTS)
+    monkeypatch.setattr(precompile, "Compilers", NoCompilers)
+    monkeypatch.setattr(tune.search, "ranked", lambda problem, device, without: [DEFAULT, *OTHERS])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["tune", "bench"])
+def test_without_a_gpu_it_says_what_it_needs(capsys, command, monkeypatch, tmp_path):
+    import torch
+
+    from triton_conv3dt.launching import launch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command, "--layers", "nnunet"]) == 1
+    shown = capsys.readouterr()
+    assert "compute capability 8.0" in shown.err and "--dry-run" in shown.err and not shown.out
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    assert cli.main([command]) == 1
+    assert "TRITON_INTERPRET is set: unset it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["--layers", "nnunetx"], "did you mean"),
+    (["--layers"], "expected at least one argument"),
+    (["--case", "forward ci64"], "lacks co"),
+    (["--case", CASE, "--layers", "nnunet"], "--layers and --case cannot be combined"),
+    (["--case", CASE, "--dtype", "float32"], "write them into the case"),
+    (["--model", "a:b"], "--model and --input go together"),
+    (["--input", "1,1,8,8,8"], "--model and --input go together"),
+    (["--direction", "backward"], "grad_input"),
+    (["--dtype", "half"], "float16"),
+    (["--layout", "nhwc"], "channels_last"),
+    (["--budget", "soon"], "8m or 1h30m"),
+    (["--budget", "0"], "8m or 1h30m"),
+    (["--shard", "3/2"], "I from 1 to N"),
+    (["--device", "nvidia_h200"], "--device is for --dry-run"),
+    (["--device", "v100", "--dry-run"], "nvidia_h200"),
+    (["--nonsense"], "unrecognized arguments"),
+])
+@pytest.mark.parametrize("command", ["tune", "bench"])
+def test_options_that_cannot_be_meant(capsys, command, arguments, expected):
+    message = refusal(capsys, command, *arguments)
+    assert expected in message and "usage:" in message
+
+
+def test_budgets_and_shards_are_read():
+    assert [sweep.budget(text) for text in ("90", "90s", "8m", "1h30m", "2h", "1m5s")] == [90, 90, 480, 5400, 7200, 65]
+    assert sweep.shard("2/4") == (2, 4)
+
+
+def test_a_dry_run_needs_no_gpu_and_writes_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cli.main(["tune", "--layers", "nnunet_iso128_up4", "--dry-run", "--device", "nvidia_a100"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 4 and [line.split()[2] for line in shown[:3]] == ["forward", "grad_input", "grad_weight"]
+    counts = [int(line.split()[0]) for line in shown[:3]]
+    assert all(1 < count <= 20 for count in counts) and f"3 problems, {sum(counts)} candidates, at least" in shown[3]
+    assert cli.main(["bench", "--layers", "nnunet_iso128_up4", "--direction", "forward", "step", "--dtype", "own",
+                     "bfloat16", "--dry-run", "--device", "nvidia_b200"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 5 and "followed by concatenation, output first" in shown[0] and "nvidia_b200" in shown[-1]
+    assert cli.main(["tune", "--layers", "nnunet", "--direction", "forward", "--shard", "2/5", "--dry-run"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tune_from_the_first_run_to_the_last(gpu, capsys):
+    given = ["tune", "--case", CASE]
+    assert cli.main(given) == 0
+    shown = capsys.readouterr().out
+    assert "nvidia_h200: 1 problem, 0 known, 1 to do; journal" in shown and "better than the default: 1," in shown
+    assert f"50.0 us (default 100.0, cuDNN 100.0)  {CASE}: {OTHERS[2]}" in shown
+    assert store.lookup(PROBLEM, laboratories.H200).config == OTHERS[2], "it is found where it is looked for"
+    written = sorted(str(path.relative_to(gpu / "cache")) for path in (gpu / "cache").rglob("*") if path.is_file())
+    assert written == ["triton_conv3dt/configs/nvidia_h200/forward.float16.json",
+                       "triton_conv3dt/journals/nvidia_h200.jsonl"]
+    assert cli.main([*given, "--resume"]) == 0
+    assert "1 problem, 1 known, 0 to do" in capsys.readouterr().out
+    assert cli.main(["merge", str(gpu / "cache" / written[1]), "--output", str(gpu / "merged")]) == 0
+    assert f"nvidia_h200: 1 result, configs in {gpu / 'merged' / 'nvidia_h200'}" in capsys.readouterr().out
+    name = "nvidia_h200/forward.float16.json"
+    assert (gpu / "merged" / name).read_bytes() == (gpu / "cache/triton_conv3dt/configs" / name).read_bytes()
+
+
+def test_what_failed_is_told(gpu, capsys, monkeypatch):
+    monkeypatch.setattr(laboratory, "here", laboratories.wrong_laboratory)
+    assert cli.main(["tune", "--case", CASE]) == 0
+    assert "candidates that failed: 1 red zone, 1 wrong result; the journal has the reasons" in capsys.readouterr().out
+
+
+def test_bench_and_report_from_the_first_run_to_the_last(gpu, capsys):
+    given = ["bench", "--case", CASE, "--peer", "cudnn", "matmul", "--output", "results"]
+    assert cli.main(given) == 0
+    shown = capsys.readouterr().out
+    assert "1 setting, 0 known, 1 to do" in shown and "triton_conv3dt 100.0, cudnn 100.0, matmul 100.0" in shown
+    assert cli.main([*given, "--resume"]) == 0
+    assert "1 setting, 1 known, 0 to do" in capsys.readouterr().out
+    assert cli.main(["report", "results"]) == 0
+    assert sorted(path.name for path in (gpu / "results").iterdir()) == [
+        "bench.csv", "bench.json", "bench.jsonl", "report.md", "roofline.png", "speedup.png"]
+
+
+def test_ctrl_c_keeps_what_there_is_and_says_how_to_go_on(gpu, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune.Sweep, "_examine", interrupted)
+    assert cli.main(["tune", "--case", CASE]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    monkeypatch.setattr(bench.Bench, "_checked", interrupted)
+    assert cli.main(["bench", "--case", CASE]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["tune", "--journal", "at/tune.jsonl"], ["bench", "--output", "at"]])
+def test_a_place_that_cannot_be_written(gpu, capsys, command):
+    (gpu / "at").write_text("a file where a folder should be")
+    assert cli.main([command[0], "--case", CASE, *command[1:]]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and "at" in shown.err and "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize("command", [["tune", "--journal", "at/tune.jsonl"], ["bench", "--output", "at"]])
+def test_no_permission(gpu, capsys, monkeypatch, command):
+    """The system says no, to root as well, who could write anywhere."""
+    opened = os.open
+
+    def forbidden(path, flags, *rest, **given):
+        if "at" in Path(path).parts and flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *rest, **given)
+
+    monkeypatch.setattr(os, "open", forbidden)
+    assert cli.main([command[0], "--case", CASE, *command[1:]]) == 1
+    shown = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*at/\w+\.jsonl: Permission denied\n", shown), shown
+    assert not list(gpu.rglob("*.json*"))
+
+
+@pytest.mark.parametrize("command", [["tune", "--journal", "tune.jsonl"], ["bench"]])
+def test_a_full_disk_ends_it_with_an_error_and_whole_files(gpu, capsys, monkeypatch, command):
+    write, space = os.write, [900]
+
+    def full(file, data):
+        if threading.current_thread() is threading.main_thread() and os.fstat(file).st_mode & stat.S_IFREG:
+            if space[0] < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            space[0] -= len(data)
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", full)
+    assert cli.main([command[0], "--case", CASE, *command[1:]]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    for path in gpu.rglob("*.jsonl"):
+        assert journal.read(path)[1] == [], "no torn line"
+    assert not list(gpu.rglob("*.partial"))
+
+
+def test_another_file_is_not_taken_for_a_journal(gpu, capsys):
+    (gpu / "notes.txt").write_text("something of the user's\n")
+    assert cli.main(["tune", "--case", CASE, "--journal", "notes.txt"]) == 1
+    assert "is no journal" in capsys.readouterr().err
+    assert cli.main(["merge", "notes.txt"]) == 1 and cli.main(["merge", "missing.jsonl"]) == 1
+    shown = capsys.readouterr().err
+    assert "is no journal" in shown and "missing.jsonl" in shown
+    assert (gpu / "notes.txt").read_text() == "something of the user's\n"
+
+
+def test_a_config_file_of_a_later_version_is_not_overwritten(gpu, capsys):
+    path = gpu / "configs" / "nvidia_h200" / "forward.float16.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 99}')
+    assert cli.main(["tune", "--case", CASE, "--output", "configs", "--journal", "tune.jsonl"]) == 1
+    assert "later version" in capsys.readouterr().err and path.read_text() == '{"schema": 99}'
+    assert not (gpu / "tune.jsonl").exists(), "it is found before anything is measured"
+    path.unlink()
+    assert cli.main(["tune", "--case", CASE, "--output", "configs", "--journal", "tune.jsonl"]) == 0
+    path.write_text('{"schema": 99}')
+    assert cli.main(["merge", "tune.jsonl", "--output", "configs"]) == 1
+    assert "later version" in capsys.readouterr().err and path.read_text() == '{"schema": 99}'
+    path.unlink()
+    assert cli.main(["merge", "tune.jsonl", "--output", "configs"]) == 0 and path.exists(), "the journal has the result"
+
+
+def test_output_into_a_file_has_no_control_characters(gpu, capsys):
+    assert cli.main(["tune", "--case", CASE]) == 0
+    shown = capsys.readouterr()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown.out + shown.err)
+
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, halves=False):
+        super().__init__()
+        self.down = torch.nn.Conv3d(1, 8, 3, stride=2, padding=1)
+        self.up = torch.nn.ConvTranspose3d(8, 4, 2, stride=2)
+        self.more = torch.nn.ModuleList(
+            [torch.nn.ConvTranspose3d(4, 4, 3, 2, 1, 1, bias=False, groups=2) for _ in range(2)])
+        self.norm = torch.nn.BatchNorm3d(4)
+
+    def forward(self, x):
+        y = self.norm(self.up(self.down(x)))
+        return self.more[1](self.more[0](y)), self.up(self.down(x))
+
+def refuses():
+    raise OSError("no weights")
+
+plain, empty = 3, torch.nn.Sequential(torch.nn.ReLU())
+"""
+
+
+def test_a_models_own_layers(tmp_path, monkeypatch, capsys):
+    name = f"net_{os.getpid()}"
+    (tmp_path / f"{name}.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    found = trace.layers(trace.load(f"{name}:Net"), (2, 1, 16, 16, 12), name="net", layout="channels_last")
+    assert [(layer.name, layer.in_size, layer.out_size, layer.groups, layer.bias) for layer in found] == [
+        ("up", (8, 8, 6), (16, 16, 12), 1, True), ("more.0", (16, 16, 12), (32, 32, 24), 2, False),
+        ("more.1", (32, 32, 24), (64, 64, 48), 2, False)]
+    assert found[0].layout == "channels_last" and found[0].dtype == "float16" and found[1].output_padding == (1, 1, 1)
+    assert cli.main(["tune", "--model", f"{name}:Net", "--input", "2,1,16,16,12", "--direction", "forward", "--dtype",
+                     "bfloat16", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "n2 ci8 co4 in8x8x6 k2 s2 bfloat16" in shown and "3 problems" in shown
+    for spec, said in ((f"{name}:Nothing", "Nothing"), ("no_such_module:x", "No module named"),
+                       (f"{name}", "module:factory"), (f"{name}:refuses", "OSError: no weights"),
+                       (f"{name}:plain", "cannot be made"),
+                       (f"{name}:empty", "has no torch.nn.ConvTranspose3d")):
+        assert cli.main(["tune", "--model", spec, "--input", "2,1,16,16,12", "--dry-run"]) == 1
+        assert said in capsys.readouterr().err, spec
+    assert cli.main(["bench", "--model", f"{name}:Net", "--input", "2,3,16,16,12", "--dry-run"]) == 1
+    assert "does not run on an input of [2, 3, 16, 16, 12]" in capsys.readouterr().err
+
+
+READY = "-m triton_conv3dt info --require-gpu"  # what every target asks first
+STUB = """#!/bin/sh
+echo "$@" >>"$LOG"
+case "$*" in
+  *device.current*) echo nvidia_fake ;;
+  *"$FAILS"*) exit 1 ;;
+  *" check "*) echo 100 problems: all right ;;
+esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make in a copy of the Makefile with a Python that only notes what it is asked."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    python = tmp_path / "python"
+    python.write_text(STUB)
+    python.chmod(0o755)
+
+    def run(*arguments, fails="nothing fails"):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "OUT"))}
+        result = subprocess.run(["make", *arguments, f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True,
+                                env=environment | {"LOG": str(tmp_path / "log"), "FAILS": fails}, timeout=60)
+        log = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
+        (tmp_path / "log").unlink(missing_ok=True)
+        return result, log.splitlines()
+
+    return run
+
+
+def test_make_gpu_does_everything_within_ten_minutes_into_one_folder(make, tmp_path):
+    result, log = make("gpu")
+    assert result.returncode == 0, result.stderr
+    commands = [line.split()[2] for line in log if line.startswith("-m triton_conv3dt")]
+    assert commands == ["info", "check", "tune", "bench", "bench", "report"] and log[0] == READY
+    out = "benchmarks/results/nvidia_fake"
+    assert (tmp_path / out / "check.txt").read_text() == "100 problems: all right\n"
+    assert f"--journal {out}/tune.jsonl --output autotune_configs" in log[3] and "--resume" in log[3]
+    assert f"--output {out}" in log[4] and "--resume" in log[4] and log[6].endswith(f"report {out}")
+    recipe = (ROOT / "Makefile").read_text().partition("\ngpu:")[2].partition("\n\n")[0]
+    limits = [int(limit) for limit in re.findall(r"\$\(LIMIT\) (\d+)", recipe)]
+    budgets = [sweep.budget(text) for text in re.findall(r"--budget (\w+)", recipe)]
+    assert len(limits) == 5 and sum(limits) <= 570 and len(budgets) == 3
+    assert all(budget + 45 <= limit for budget, limit in zip(budgets, limits[1:4])), "budgets end before limits do"
+    few = re.search(r"^FEW \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert len(select(few)) == len(few)
+    again, same = make("gpu")
+    assert again.returncode == 0 and same == log
+
+
+def test_make_gpu_goes_on_after_a_step_that_fails_and_says_so(make):
+    result, log = make("gpu", "OUT=results", "LAYERS=nnunet k3s2", fails=" tune ")
+    assert result.returncode != 0 and "failed: tune" in result.stderr
+    assert [line.split()[2] for line in log] == ["info", "check", "tune", "bench", "bench", "report"]
+    assert "--layers nnunet k3s2 " in log[2]
+
+
+def test_make_gpu_takes_journals_along(make, tmp_path):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "tune.jsonl").write_text("{}\n")
+    make("gpu", "OUT=results", "FROM=before")
+    assert (tmp_path / "results" / "tune.jsonl").read_text() == "{}\n"
+
+
+def test_make_gpu_test_hands_parts_and_options_on(make):
+    result, log = make("gpu-test", "PARTS=small corpus", "OUT=there", "ARGS=-k 'a or b'")
+    assert result.returncode == 0, result.stderr
+    assert log == [READY, "tests/support/gpu_runner.py --output there --part small --part corpus -- -k a or b"]
+    assert make("gpu-test")[1] == [READY, "tests/support/gpu_runner.py --output build/gpu-test --"]
+    assert make("gpu-test", fails="gpu_runner")[0].returncode != 0
+
+
+def test_make_gpu_sanitize_compiles_first(make, tmp_path, monkeypatch):
+    sanitizer = tmp_path / "compute-sanitizer"
+    sanitizer.write_text('#!/bin/sh\necho "$@" >>"$LOG"\n')
+    sanitizer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    result, log = make("gpu-sanitize", fails="gpu_runner")
+    assert result.returncode == 0 and log[:2] == [READY, "tests/support/gpu_runner.py --output build/gpu-test --part small"]
+    assert [line.split()[1] for line in log[2:]] == ["memcheck", "initcheck", "synccheck"]
+    assert all("-m pytest -m gpu --require-gpu tests/gpu/test_gpu_small.py" in line for line in log[2:])
+    small = next(part for part in gpu_runner.PARTS if part.name == "small")
+    limits = re.findall(r"\$\(LIMIT\) (\d+) compute-sanitizer", (ROOT / "Makefile").read_text())
+    assert small.limit + 3 * int(limits[0]) <= 580
+
+
+@pytest.mark.parametrize("target", ["gpu", "gpu-test", "gpu-sanitize"], ids="make {}".format)
+def test_where_something_is_missing_nothing_is_begun(make, tmp_path, monkeypatch, target):
+    (tmp_path / "compute-sanitizer").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    result, log = make(target, fails="--require-gpu")
+    assert result.returncode != 0 and log == [READY] and not (tmp_path / "benchmarks").exists()
+
+
+def test_make_gpu_without_a_gpu_says_so():
+    environment = {name: value for name, value in os.environ.items()
+                   if name != "TRITON_INTERPRET" and not name.startswith("MAKE")}
+    result = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True,
+                            timeout=60, env=environment | {"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode != 0 and not result.stdout
+    assert re.fullmatch("error: no CUDA device is available;.*\nmake: .*\n", result.stderr)
+
+
+def test_tune_without_a_path_stores_where_nothing_better_is_hidden(gpu, capsys):
+    given = ["tune", "--case", CASE]
+    assert cli.main(given) == 0
+    kept = sorted((path, path.read_bytes()) for path in (gpu / "cache").rglob("*") if path.is_file())
+    capsys.readouterr()
+    without = [*given, "--resume", "--without", "descriptor"]
+    for output in ([], ["--output", str(store.user_cache())], ["--output", str(ROOT / "autotune_configs")]):
+        assert cli.main([*without, *output]) == 1
+        assert "error: what is best without descriptor would replace" in capsys.readouterr().err
+    assert cli.main([*without, "--output", "own"]) == 0
+    assert "1 problem, 0 known, 1 to do; journal own/nvidia_h200.jsonl" in capsys.readouterr().out
+    assert cli.main([*without, "--output", "own"]) == 0
+    assert "1 problem, 1 known, 0 to do" in capsys.readouterr().out
+    assert store.lookup(PROBLEM, laboratories.H200, [gpu / "own"]).config == OTHERS[2]
+    assert sorted((path, path.read_bytes()) for path in (gpu / "cache").rglob("*") if path.is_file()) == kept
+    assert cli.main(["merge", "own/nvidia_h200.jsonl", "--output", "merged"]) == 1
+    assert "says what is best without descriptor" in capsys.readouterr().err and not (gpu / "merged").exists()

@@ -1,0 +1,90 @@
+"""Kernels compiled for GPUs that are not there: they fit, do not spill, and use the instructions they should."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compile_rows import FORWARD, LAYERS, WIDE
+
+from triton_conv3dt.compiling import compile
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import DIRECTIONS, Problem
+
+ROOT = Path(__file__).parents[2]
+TENSOR_CORES = {"nvidia_a100": "HMMA", "nvidia_h200": "HGMMA", "nvidia_b200": "UTCHMMA"}
+DENSE = [name for name in LAYERS | FORWARD | WIDE if not name.startswith("depthwise")]
+ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS for direction in DIRECTIONS
+        if name in DENSE or device == "nvidia_h200"]
+# Where the default reads by descriptor, the pointer form is compiled, too.
+ROWS += [(name, direction, "nvidia_h200", "gather") for name in DENSE if "channels_last" in name and name not in FORWARD
+         for direction in DIRECTIONS[:2]]
+# All gradients at once, where tensor cores read from shared memory.
+ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
+         for name in ("k2s2", "k2s2 channels_last")]
+ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
+ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
+# One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
+ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual")}
+# Narrower copies beside wide ones: taps shift a channels-first dz by pairs; 1x2x2 taps are 64 bits of weight.
+MIXED = {("k3s2p1op1", "grad_input"), ("k3s2p1op1", "grad_weight"), ("k122", "forward")}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict:
+    """What each row uses. A process of its own: in this one the interpreter may have been chosen."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *map(",".join, ROWS)], env=environment,
+                            capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    return {tuple(row.split(",")): used for row, used in map(json.loads, result.stdout.splitlines())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_compiled_kernel(compiled, row):
+    used = compiled[row]
+    assert "error" not in used, used["error"]
+    assert used["spills"] == used["stack"] == 0, used
+    assert used["shared"] <= used["limit"], used
+    name, direction, device, *path = row
+    if name in DENSE:
+        assert used["shared"] <= used["budget"], used
+        assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
+        described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
+        expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
+        assert used["path"] == expected or name.startswith("k3s2p1op1") and direction == "forward", used
+        assert used["rounds"] == ("tf32" in name), used
+        check_loads(used, row[:3])
+    if name in DENSE or direction != "grad_weight":  # that of depthwise layers writes single sums
+        assert max(used["widths"]["STG"]) == 128, used
+
+
+def check_loads(used: dict, row: tuple[str, str, str]) -> None:
+    """Global memory is read 128 bits at a time, and asynchronously where a loop can overlap it."""
+    copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
+    if FORWARD.get(row[0], {}).get("bias"):  # one value a row
+        loads = [width for width in loads if width > 16]
+    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] == "descriptor"), used
+    if used["path"] == "descriptor" and "channels_last" in row[0] and "residual" not in row[0]:
+        # From shared memory to the tensor cores, not by registers. (Phases of w joined for the store pass by LDSM.)
+        assert "LDSM" not in used["instructions"], used
+    if row[:2] in ONE_STEP:
+        assert {*copies, *loads} == {128}, used
+    elif row[1] == "backward":  # the weight is read once, in whatever order it lies
+        assert copies == [128], used
+    else:
+        assert max(copies) == 128, used
+        assert row[:2] in MIXED or {*copies, *loads} == {128}, used
+
+
+def test_interpreted_kernels_are_refused(monkeypatch):
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    plan = launch.plan(Problem.of_layer(**LAYERS["k2s2"]), Device.named("nvidia_h200"))
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET.*unset it"):
+        compile.compile_plan(plan)

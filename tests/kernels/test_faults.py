@@ -1,0 +1,119 @@
+"""The tests of the kernels notice what they are there for: each deliberate fault fails the check that passes without it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from cases import CORPUS
+from launched import check, use
+from layouts import RedZone
+from triton_conv3dt.kernels import gather
+from triton_conv3dt.launching import binding
+from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning.config import Config
+
+BY_NAME = {case.name: case for case in CORPUS}
+BY_NAME["long sums"] = replace(BY_NAME["more positions than a tile"], n=8)
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
+GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 16, shares=3), Config("direct", 16, 32)
+BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
+PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
+
+
+@triton.jit
+def everywhere(place, size):
+    return place == place
+
+
+@triton.jit
+def pack_without_swap(w, packed, SIZE, CO, TAPS, KH, KW, w_ci, w_co, w_d, w_h, w_w, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(packed + index, tl.load(w + index, mask=index < SIZE, other=0.0), mask=index < SIZE)
+
+
+def constant(place, change):
+    """A fault in one of the numbers of an axis that a kernel is specialised on."""
+    def install(patch):
+        right = lowering.axis_constants
+        changed = lambda c: (*c[:place], change(c), *c[place + 1:])
+        patch.setattr(lowering, "axis_constants", lambda p, c: [changed(axis) for axis in right(p, c)])
+    return install
+
+
+def strides(change):
+    """A fault in the strides of a product: x [5], w (row, reduction, tap, group), y [5], residual [5]."""
+    def install(patch):
+        right = binding.numbers_of
+
+        def wrong(launch, tensors):
+            numbers, sizes = right(launch, tensors), len(launch.sizes)
+            return (*numbers[:sizes], *change(numbers[sizes:])) if launch.kernel == "gather" else numbers
+        patch.setattr(binding, "numbers_of", wrong)
+    return install
+
+
+def one_share_less(patch):
+    right = lowering.grid
+    patch.setattr(lowering, "grid", lambda p, c: (right(p, c)[0], right(p, c)[1] - 1, right(p, c)[2]))
+
+
+def rows_of_boxes_too_long(patch):
+    right = lowering.described
+
+    def wrong(problem, config, step):
+        shape, strides, block = right(problem, config, step)
+        return shape, [*strides[:2], strides[2] + 16, *strides[3:]], block
+    patch.setattr(lowering, "described", wrong)
+
+
+def kernel(name, fault):
+    return lambda patch: patch.setitem(binding.load(), name, fault)
+
+
+def parts_in_half(patch):
+    patch.setitem(binding.DTYPES, "float32", torch.float16)
+
+
+IN_STEP, TAPS, OFFSET, DILATION, GUARD, EDGE, HALO = 2, 6, 8, 12, 15, 16, 17  # as kernels/tiles.py names them
+FAULTS = {  # the fault, and a check that must notice: case, direction, layout, config
+    "halo not masked": (constant(HALO, lambda c: False), "k3s2p1op1", "forward", "sliced", GATHER),
+    "halo of dz not masked": (constant(HALO, lambda c: False), "k3s2p1op1", "grad_input", "sliced", GATHER),
+    "edge not masked": (constant(EDGE, lambda c: False), "TF SAME, odd output", "forward", "sliced", GATHER),
+    "offset by one": (constant(OFFSET, lambda c: c[OFFSET] + 1), "k4s2p1", "forward", "channels_last", GATHER),
+    "last tap left out": (constant(TAPS, lambda c: c[TAPS] - 1), "k3s2p1op1", "grad_input", "channels_last", GATHER),
+    "taps that do not exist": (constant(GUARD, lambda c: False), "k3s2p1op1", "grad_input", "channels_first", GATHER),
+    "stride ignored": (constant(IN_STEP, lambda c: 1), "k2s2", "grad_weight", "channels_first", GATHER),
+    "dilation ignored": (constant(DILATION, lambda c: 1), "dilation and stride coprime", "forward", "channels_first",
+                         DIRECT),
+    "height and width swapped": (strides(lambda s: (*s[:3], s[4], s[3], *s[5:])), "k2s2", "forward", "channels_first",
+                                 GATHER),
+    "groups share a weight": (strides(lambda s: (*s[:8], 0, *s[9:])), "two groups, k=s", "forward", "channels_last", GATHER),
+    "dz taken for contiguous": (strides(lambda s: (8 * 8 * 8 * 8, 8 * 8 * 8, 64, 8, 1, *s[5:])), "k2s2", "grad_input",
+                                "sliced", GATHER),
+    "a share left out": (one_share_less, "k2s2", "grad_weight", "channels_last", SHARED),
+    "shares rounded to half": (parts_in_half, "long sums", "grad_weight", "channels_last", replace(SHARED, block_k=128)),
+    "rows of a box too long": (rows_of_boxes_too_long, "k3s4 holes, cropped", "forward", "channels_last", BOXES),
+    "another sample's plane": (lambda patch: patch.setattr(gather, "inside", everywhere), "k3s2p1op1", "grad_input",
+                               "channels_last", PLANES),
+    "weight packed as it was": (kernel("pack", pack_without_swap), "k3s2p1op1", "forward", "channels_first", GATHER),
+}
+
+
+def run(case, direction, layout, config, patch):
+    use(patch, config)
+    t = case.tensors(torch.float16, layout)
+    zone = RedZone(case.shapes.y, torch.float16, layout) if direction == "forward" and layout == "sliced" else None
+    check(direction, case, t, (True, False, None), out=zone and zone.view)
+    if zone:
+        zone.check()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_noticed(name, monkeypatch):
+    install, case, direction, layout, config = FAULTS[name]
+    run(BY_NAME[case], direction, layout, config, monkeypatch)
+    install(monkeypatch)
+    with pytest.raises((AssertionError, IndexError, ValueError)):
+        run(BY_NAME[case], direction, layout, config, monkeypatch)

@@ -1,0 +1,94 @@
+"""What a call launches, with which arguments, and what it costs on the host, with a GPU driver that is not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIMITS = {"k2s2 channels_first": 12, "depthwise channels_first": 12,  # times torch.empty_like, in the same process
+          "k2s2 channels_last": 16, "k4s2p1 channels_last": 16}  # and with a tensor descriptor to make
+KERNELS = {"k2s2 channels_first": ["gather", "activation_grad", "pack", "gather", "grad_weight"],
+           "k2s2 channels_last": ["gather", "activation_grad", "gather", "grad_weight"],
+           "k4s2p1 channels_last": ["gather", "activation_grad", "gather", "grad_weight"],
+           "depthwise channels_first": ["direct", "activation_grad", "direct", "grad_weight_direct"]}
+SUMS = ["sum_parts", "grad_bias", "sum_parts"]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
+    program = Path(__file__).parents[1].joinpath("support", "stub_driver.py")
+    result = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("layer", LIMITS)
+def test_a_repeated_call_costs_little_on_the_host(measured, layer):
+    ratio, limit = measured["ratios"][layer], LIMITS[layer]
+    assert ratio <= limit, f"a call with a plan at hand costs {ratio:.1f} times torch.empty_like, at most {limit} allowed"
+
+
+@pytest.mark.parametrize("layer", LIMITS)
+def test_all_gradients_cost_little_on_the_host(measured, layer):
+    """Four products and sums of three, none through Triton's jit function."""
+    ratio = measured["backwards"][layer]
+    assert ratio <= 40, f"gradients with plans at hand cost {ratio:.1f} times torch.empty_like, at most 40 allowed"
+
+
+@pytest.mark.parametrize("layer", KERNELS)
+def test_a_forward_is_one_launch_and_the_gradients_are_few(measured, layer):
+    assert [name for name, _, _ in measured["launches"][layer]] == KERNELS[layer] + SUMS
+
+
+def test_arguments_of_a_pointer_launch(measured):
+    _, grid, (x, w, y, b, residual, pre, places, *rest) = measured["launches"]["k2s2 channels_first"][0]
+    assert (x, w, y, b, residual, pre) == ([2, 64, 8, 8, 8], [64, 32, 2, 2, 2], [2, 32, 16, 16, 16], [32], None, None)
+    assert places == 2 * 8**3 and rest[:9] == [8, 8, 8] + [8, 8, 8] + [16, 16, 16]
+    assert rest[9:18] == [64 * 512, 512, 64, 8, 1] + [8, 32 * 8, 1, 64 * 32 * 8]  # x; w by (row, reduction, tap, group)
+    assert rest[18:23] == [32 * 4096, 4096, 256, 16, 1]
+    block_m, block_n = tile(rest)
+    assert grid == [places // block_n * (8 * 32 // block_m), 1, 1]
+
+
+def tile(rest) -> tuple[int, int]:
+    """BLOCK_M and BLOCK_N: the constants end with BLOCK_M, BLOCK_N, BLOCK_K, STAGES, PRECISION, ROUND_X, ROUND_W, ACC, INDEX."""
+    return rest[-9], rest[-8]
+
+
+def test_places_in_a_row_are_one_descriptor(measured):
+    """Kernel = stride reads each input once, so its places need no axes."""
+    _, grid, (x, *_) = measured["launches"]["k2s2 channels_last"][0]
+    rows, channels = x["block"]
+    assert (x["shape"], x["strides"], channels) == ([2 * 8**3, 64], [64, 1], 64)
+    block_m, block_n = tile(measured["launches"]["k2s2 channels_last"][0][2])
+    assert rows == block_n and grid == [1024 // block_n * (8 * 32 // block_m), 1, 1]
+
+
+def test_overlapping_taps_read_boxes(measured):
+    x = measured["launches"]["k4s2p1 channels_last"][0][2][0]
+    assert x["shape"] == [2, 4, 16, 16, 64] and x["strides"] == [65536, 16384, 1024, 64, 1]
+    one, *box, channels = x["block"]
+    _, block_n = tile(measured["launches"]["k4s2p1 channels_last"][0][2])
+    assert one == 1 and box[0] * box[1] * box[2] == block_n and channels <= 64
+
+
+def test_the_input_gradient_reads_strided_boxes(measured):
+    """dz [2, 128, 8, 32, 32] as [(n, d), h / 2, h % 2, w / 2, (w % 2, channel)]."""
+    dz = measured["launches"]["k4s2p1 channels_last"][2][2][0]
+    assert dz["shape"] == [2 * 8, 16, 2, 16, 2 * 128]
+    assert dz["strides"] == [32 * 32 * 128, 2 * 32 * 128, 32 * 128, 2 * 128, 1]
+    assert [dz["block"][0], dz["block"][2]] == [1, 1]
+
+
+def test_shares_of_a_weight_gradient(measured):
+    """As many parts as programs that share the reduction, and sum_parts adds them all."""
+    for launches in measured["launches"].values():
+        _, grid, arguments = next(launch for launch in launches if launch[0].startswith("grad_weight"))
+        shares, ci, taps, co = parts = arguments[2]
+        _, sum_grid, summed = next(launch for launch in launches if launch[0] == "sum_parts")
+        assert grid[1] == shares and summed[0] == parts and summed[2:4] == [ci * taps * co, shares]
+        assert sum_grid == [-(-ci * taps * co // 1024), 1, 1]

@@ -1,0 +1,389 @@
+"""Doing without a path or deep pipelines: the text, the plans, what calls remember, and the tools."""
+
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from compile_rows import LAYERS
+from launched import small
+
+import triton_conv3dt as t3
+from triton_conv3dt import cli, functional
+from triton_conv3dt.checking import check
+from triton_conv3dt.launching import launch
+from triton_conv3dt.measuring import bench, machine, results, tune
+from triton_conv3dt.planning import constraints, explain, search, store
+from triton_conv3dt.planning.config import PATHS, Config
+from triton_conv3dt.planning.constraints import NONE, VARIABLE, Constraints, parse
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems import case
+from triton_conv3dt.problems.layers import select
+from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Problem
+from triton_conv3dt.worker import Failure, Worker
+
+ROOT = Path(__file__).parents[2]
+H200 = Device.named("nvidia_h200")
+LAST = LAYERS["k2s2 channels_last"]
+CASE = "forward n1 ci32 co16 in2x3x4 k2 s2 float16 channels_last"
+
+
+@pytest.fixture(autouse=True)
+def nothing_excluded():
+    """What the environment excludes decides none of these tests."""
+    with constraints.using(NONE):
+        yield
+
+
+@pytest.mark.parametrize("text, expected", (
+    ("", NONE), (" , ", NONE), ("descriptor", Constraints(frozenset({"descriptor"}))),
+    ("onepass,descriptor onepass", Constraints(frozenset({"descriptor", "onepass"}))),
+    ("stages>2", Constraints(most_stages=2)), ("stages>12, gather", Constraints(frozenset({"gather"}), 12)),
+    ("stages>3,stages>2", Constraints(most_stages=2))))
+def test_texts(text, expected):
+    found = parse(text)
+    assert found == expected == parse(str(found)) and hash(found) == hash(expected)
+    assert bool(found) == (found != NONE) == bool(str(found))
+
+
+def test_the_text_does_not_depend_on_the_order():
+    for text in ("stages>2 onepass,descriptor", "descriptor onepass stages>2"):
+        assert str(parse(text)) == "descriptor,onepass,stages>2"
+
+
+@pytest.mark.parametrize("text, expected", (
+    ("descripter", "received 'descripter'"), ("gather;direct", "received 'gather;direct'"),
+    ("Direct", "received 'Direct'"),
+    ("stages", "quote it, 'stages>2'"), ("stages>", "received 'stages>'"), ("stages > 2", "quote it"),
+    ("stages>-1", "received 'stages>-1'"), ("stages>0", "'stages>0' leaves nothing")))
+def test_texts_that_mean_nothing(text, expected):
+    with pytest.raises(ValueError) as raised:
+        parse(text)
+    assert expected in str(raised.value)
+    assert "leaves nothing" in expected or all(word in str(raised.value) for word in (*PATHS, "stages>N"))
+
+
+def test_both_exclude_what_either_does():
+    assert parse("gather,stages>3").union(parse("direct,stages>2")) == parse("gather,direct,stages>2")
+    assert parse("gather").union(NONE) == NONE.union(parse("gather")) == parse("gather")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_plans_do_without(name, direction):
+    problem = Problem.of_layer(direction, **LAYERS[name])
+    free = launch.plan(problem, H200)
+    assert free.constraints == NONE and "without" not in str(free)
+    pointers = launch.plan(problem, H200, constraints=parse("descriptor"))
+    assert pointers.config.path == ("direct" if name.startswith("depthwise") else "gather")
+    assert free.config.path == "descriptor" or pointers.config == free.config
+    assert "without   descriptor\n" in str(pointers)
+    for most in (1, 2):
+        shallow = launch.plan(problem, H200, constraints=parse(f"stages>{most}"))
+        assert shallow.config.stages <= most and shallow.config.path == free.config.path
+    dense = launch.plan(problem, H200, constraints=parse("direct"))
+    assert dense.config.dense and (dense.config == free.config or name.startswith("depthwise"))
+    assert launch.plan(problem, H200, constraints=parse("gather,descriptor")).config.path == "direct"
+
+
+def test_descriptors_and_deep_pipelines_are_what_is_escaped():
+    """Otherwise the plans above would hold of nothing."""
+    default = search.default(Problem.of_layer(**LAST), H200)
+    assert default.path == "descriptor" and default.stages >= 3
+
+
+@pytest.mark.parametrize("text", ("stages>2", "descriptor,direct"))
+def test_all_that_is_tried_may_be_used(text):
+    without, problem = parse(text), Problem.of_layer(**LAST)
+    for configs in (search.sensible, search.candidates, search.ranked):
+        found = configs(problem, H200, without)
+        assert found and not any(map(without.refuses, found))
+        assert any(map(without.refuses, configs(problem, H200)))
+    assert search.ranked(problem, H200, without)[0] == search.default(problem, H200, without)
+
+
+def test_one_pass():
+    problem = Problem.of_layer(BACKWARD, **LAST)
+    assert search.one_pass(problem, H200).stages == 3
+    assert search.one_pass(problem, H200, parse("onepass")) is None
+    assert search.one_pass(problem, H200, parse("stages>2")).stages == 2
+    assert search.one_pass(problem, H200, parse("descriptor")) == search.one_pass(problem, H200)
+    gradient = Problem.of_layer("grad_input", **LAST)
+    assert "in one pass instead" in explain.text(launch.plan(gradient, H200))
+    assert "in one pass" not in explain.text(launch.plan(gradient, H200, constraints=parse("onepass")))
+
+
+@pytest.mark.parametrize("config, text, reason", (
+    (Config("descriptor", 64, 64, 32), "descriptor,direct", "the descriptor path is excluded by 'descriptor,direct'"),
+    (Config("gather", 64, 64, 32, stages=3), "stages>2", "a pipeline of 3 stages is excluded by 'stages>2'")))
+def test_a_given_config_may_be_refused(config, text, reason):
+    problem = Problem.of_layer(**LAST)
+    assert launch.plan(problem, H200, config, NONE).config == config
+    with pytest.raises(ValueError) as raised:
+        launch.plan(problem, H200, config, parse(text))
+    assert reason in str(raised.value) and str(config) in str(raised.value)
+
+
+def test_a_tuned_config_may_be_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
+    problem, tuned = Problem.of_layer(**LAST), Config("descriptor", 64, 32, 32, stages=4)
+    path, = store.save([store.Entry(problem, tuned)], H200, {}, tmp_path)
+    assert store.choose(problem, H200).config == tuned
+    assert store.lookup(problem, H200, constraints=parse("direct")).config == tuned
+    for text in ("descriptor", "stages>2"):
+        found = store.choose(problem, H200, parse(text))
+        assert found.config == search.default(problem, H200, parse(text))
+        assert f"{path}:8 is rejected: " in found.source and f"is excluded by {text!r}" in found.source
+        assert store.lookup(problem, H200, constraints=parse(text)) is None
+
+
+@pytest.mark.parametrize("changed, text, allow", (
+    ({"dtype": "float64"}, "direct", "allow direct again"),
+    ({}, "gather,descriptor,direct", "allow descriptor or gather or direct again"),
+    ({"layout": "channels_first"}, "gather,direct", "allow gather or direct again"),
+    ({"direction": "grad_weight"}, "gather,direct", "allow gather or direct again")))
+def test_where_nothing_is_left_it_says_what_would_do(changed, text, allow):
+    problem = Problem.of_layer(**LAST | changed)
+    with pytest.raises(ValueError, match=f"without {text}: {allow}"):
+        launch.plan(problem, H200, constraints=parse(text))
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The plans that calls make, in order; nothing is remembered from before."""
+    plans, plan = [], launch.plan
+    monkeypatch.setattr(launch, "_records", {})
+    monkeypatch.setattr(functional, "_calls", {})
+    monkeypatch.setattr(launch, "plan", lambda *given, **named: plans.append(plan(*given, **named)) or plans[-1])
+    return plans
+
+
+def operands(device):
+    """x and w of a layer that a descriptor can read, and dy."""
+    normal = lambda *shape: torch.randn(shape, dtype=torch.float16, device=device)
+    last = dict(memory_format=torch.channels_last_3d)
+    return (normal(1, 8, 2, 2, 3).contiguous(**last).requires_grad_(), normal(8, 8, 1, 1, 2).requires_grad_(),
+            normal(1, 8, 2, 2, 6).contiguous(**last))
+
+
+GIVEN = dict(stride=(1, 1, 2), padding=(0, 0, 0), dilation=(1, 1, 1), groups=1, precision="tf32")
+CALLS = {
+    "a call": lambda x, w, dy: t3.conv_transpose3d(x, w, stride=(1, 1, 2), backend="triton").detach(),
+    "the operator": lambda x, w, dy: launch.forward(x, w, None, None, (2, 2, 6), activation=None, **GIVEN)[0],
+    "the input gradient": lambda x, w, dy: launch.grad_input(dy, w, in_size=(2, 2, 3), **GIVEN),
+    "the weight gradient": lambda x, w, dy: launch.grad_weight(x, dy, kernel=(1, 1, 2), strides=w.stride(), **GIVEN),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_remembered_is_for_these_constraints(name, device, planned):
+    """The same call free, without the path it took, and both again: each is planned once, and its own plan runs."""
+    given = [t.detach() for t in operands(device)]
+    free = CALLS[name](*given)
+    without = parse(planned[0].config.path)
+    for excluded in (without, NONE, without):
+        with constraints.using(excluded):
+            torch.testing.assert_close(CALLS[name](*given), free)
+    assert len(planned) == 2 and planned[1].config.path != planned[0].config.path
+    assert [plan.constraints for plan in planned] == [NONE, without]
+
+
+def test_one_pass_is_remembered_for_these_constraints(device, planned, monkeypatch):
+    few_places = lambda problem, device, without: None if without.refuses(c := small(problem, device)) else c
+    monkeypatch.setattr(search, "one_pass", few_places)  # the default wants more than the interpreter bears
+    x, w, dy = (t.detach() for t in operands(device))
+    if small(Problem.of_layer(BACKWARD, n=1, ci=8, co=8, in_size=2, kernel=1), launch._device(x)) is None:
+        pytest.skip("this device has no one pass")
+
+    def gradients():
+        return launch.backward(dy, x, w, None, False, w.stride(), (1, 1, 2), (0,) * 3, (1,) * 3, 1, "tf32", None)[:2]
+
+    together = gradients()
+    assert [plan.config.path for plan in planned] == ["onepass"]
+    with constraints.using(parse("onepass")):
+        apart = gradients()
+    assert [plan.problem.direction for plan in planned[1:]] == ["grad_input", "grad_weight"]
+    gradients()
+    assert len(planned) == 3
+    for ours, theirs in zip(together, apart):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+def test_a_compiled_graph_follows(device, planned):
+    """The operator is planned when it runs, the constraints are not part of the graph."""
+    x, w, dy = operands(device)
+    layer = lambda x, w: t3.conv_transpose3d(x, w, stride=(1, 1, 2), backend="triton")
+    fast = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    found = []
+    for without in (NONE, parse("gather,descriptor"), NONE):
+        with constraints.using(without):
+            y = fast(x, w)
+            found.append((y, *torch.autograd.grad(y, (x, w), dy)))
+    assert [plan.constraints for plan in planned] == [NONE] * 3 + [parse("gather,descriptor")] * 3
+    assert {plan.config.path for plan in planned[3:]} == {"direct"} and planned[0].config.path != "direct"
+    for free, constrained in zip(*found[:2]):
+        torch.testing.assert_close(free, constrained, rtol=2e-2, atol=2e-2)
+
+
+def test_other_threads_follow():
+    seen = []
+    with constraints.using(parse("direct")):
+        thread = threading.Thread(target=lambda: seen.append(constraints.current()))
+        thread.start()
+        thread.join()
+    assert seen == [parse("direct")] and constraints.current() == NONE
+
+
+SCRIPT = """
+import torch, triton_conv3dt as t3
+x, w = torch.ones(1, 8, 2, 2, 2, dtype=torch.float16), torch.ones(8, 8, 2, 2, 2, dtype=torch.float16)
+t3.conv_transpose3d(x, w, stride=2)
+for _ in range(2):
+    try:
+        t3.conv_transpose3d(x, w, stride=2, backend="triton")
+    except ValueError as error:
+        print("refused:", error)
+from triton_conv3dt import functional
+print([record.plan.config.path for call in functional._calls.values() for record in call.records.values()])
+"""
+
+
+@pytest.mark.parametrize("text, expected", (
+    ("gather descriptor", "['direct']\n"),
+    ("descripter", ("refused: TRITON_CONV3DT_WITHOUT='descripter': expected words of gather, descriptor, direct, onepass, "
+                    "and stages>N for pipelines of more than N stages, received 'descripter'\n") * 2 + "[]\n")))
+def test_the_environment_variable(text, expected):
+    """A malformed one is an error of every call that needs it; importing and PyTorch's path do not."""
+    environment = os.environ | {VARIABLE: text, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    shown = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True,
+                           timeout=120)
+    assert (shown.returncode, shown.stdout) == (0, expected), shown.stderr
+
+
+def answer(capsys, *arguments) -> str:
+    assert cli.main([*arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_explain(capsys):
+    asked = ["explain", "--case", CASE, "--device", "nvidia_h200"]
+    assert "config    descriptor" in answer(capsys, *asked) and constraints.current() == NONE
+    shown = answer(capsys, *asked, "--without", "descriptor", "stages>2")
+    assert "without   descriptor,stages>2\n" in shown and "config    gather" in shown
+    assert shown.endswith("--without 'descriptor,stages>2'\n"), "what it says about tuning is about the same"
+    table = answer(capsys, "explain", "--layers", "nnunet_iso128_up4", "nnunet_iso128_up3", "--device", "nvidia_h200",
+                   "--without", "gather,descriptor")
+    assert "without gather,descriptor\n" in table and " direct " in table and " gather " not in table
+    assert cli.main([*asked, "--without", "gather", "descriptor", "direct"]) == 1
+    assert "error: nothing is left" in capsys.readouterr().err
+
+
+def test_the_option_adds_to_the_environment(capsys, monkeypatch):
+    monkeypatch.setattr(constraints, "_current", None)
+    monkeypatch.setenv(VARIABLE, "descriptor")
+    asked = ["explain", "--case", CASE, "--device", "nvidia_h200"]
+    assert "without   descriptor\n" in answer(capsys, *asked)
+    assert "without   descriptor,stages>2\n" in answer(capsys, *asked, "--without", "stages>2")
+    monkeypatch.setattr(constraints, "_current", None)
+    monkeypatch.setenv(VARIABLE, "tma")
+    for command in (asked, ["check"], ["tune", "--dry-run"], ["bench", "--dry-run"], ["inspect", "--layers", "nnunet"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(command)
+        assert stopped.value.code == 2 and f"{VARIABLE}='tma': expected words of gather" in capsys.readouterr().err
+    assert f"environment  every call fails: {VARIABLE}='tma': expected" in answer(capsys, "info")
+
+
+def test_info(capsys, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "stages>2")
+    shown = answer(capsys, "info")
+    assert f"{VARIABLE}=stages>2\n" in shown and "every call fails" not in shown
+
+
+class Asked:
+    """What a worker does without."""
+
+    def constraints(self):
+        return constraints.current()
+
+
+def test_a_worker_does_without_the_same(monkeypatch):
+    with constraints.using(parse("descriptor,stages>2")), Worker(Asked) as worker:
+        assert worker.ask("constraints", seconds=60) == constraints.current() == parse("descriptor,stages>2")
+
+
+def test_check_says_what_it_does_without(capsys, monkeypatch):
+    """A failure is a line that replays it."""
+    asked = []
+
+    def checked(problems, *_):
+        asked.append(constraints.current())
+        yield problems[0], Failure("wrong result", "3 values")
+
+    monkeypatch.setattr(check, "check", checked)
+    assert cli.main(["check", "--quiet", "--case", CASE, "--without", "descriptor", "stages>2"]) == 1
+    heading, line, _ = capsys.readouterr().out.splitlines()
+    assert ", without descriptor,stages>2" in heading
+    assert cli.main(shlex.split(line, comments=True)[1:]) == 1
+    assert asked == [parse("descriptor,stages>2")] * 2
+
+
+def test_the_checker_takes_another_path(planned):
+    with constraints.using(parse("gather,descriptor")):
+        check.Checker(check.interpreted()).check(case.parse(CASE))
+    assert [plan.config.path for plan in planned] == ["direct"]
+
+
+def test_inspect(monkeypatch, capsys):
+    tasks = []
+    monkeypatch.setattr(inspection, "inspect", lambda given, *_: tasks.extend(given) or [])
+    for extra in ([], ["--default"]):
+        answer(capsys, "inspect", "--quiet", "--case", CASE, "--device", "nvidia_h200", "--without", "descriptor",
+               *extra)
+    assert [task.config.path for task in tasks] == ["gather"] * 2
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "--configs", "--without", "descriptor"])
+    assert "it stands alone" in capsys.readouterr().err
+
+
+def test_tune_tries_what_may_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
+    problem = case.parse(CASE)
+    store.save([store.Entry(problem, Config("descriptor", 64, 32, 32, stages=4))], H200, {}, tmp_path)
+    tried = lambda: set(tune.jobs([problem], H200, tune.EFFORTS["full"])[0].candidates)
+    free = tried()
+    with constraints.using(without := parse("descriptor,stages>2")):
+        assert tried() == {config for config in free if without.refuses(config) is None}
+    assert store.lookup(problem, H200).config in free, "what is stored is tried, too"
+
+
+@pytest.mark.parametrize("command", ("bench", "tune"))
+def test_a_dry_run(capsys, command):
+    shown = answer(capsys, command, "--case", CASE, "--dry-run", "--device", "nvidia_h200", "--without", "descriptor")
+    assert "descriptor" not in shown
+
+
+def test_a_journal_does_not_mix_what_was_decided():
+    problem = case.parse(CASE)
+    row = {"event": "result", "device": "nvidia_h200", "kernel": store.kernel_digest(), "case": case.format(problem),
+           "candidates": None, "complete": True}
+    rows, without = [row, row | {"without": "descriptor"}], parse("descriptor")
+    for kept, excluded in ((rows[:1], NONE), (rows[1:], without)):
+        assert results.Known(kept, H200, excluded).done(problem, 20)
+        assert results.Known(rows, H200, excluded).result(problem) == kept[0]
+        assert not results.Known(kept, H200, parse("stages>2")).done(problem, 20)
+    assert not results.Known(rows[1:], H200).done(problem, 20)
+
+
+def test_bench_says_what_runs(monkeypatch):
+    setting, = bench.settings(select(["nnunet_iso128_up4"]), ["step"], ["float16"], ["channels_last"])
+    free = bench.configs_of(setting, H200)
+    assert [found.config.path for found in free] == ["descriptor", "onepass"]
+    with constraints.using(parse("descriptor,onepass")):
+        assert {found.config.path for found in bench.configs_of(setting, H200)} == {"gather"}
+        monkeypatch.setattr(sys, "argv", ["", "bench", "--without", "stages>2"])
+        assert machine.facts(H200)["command"] == (
+            f"{VARIABLE}=descriptor,onepass triton-conv3dt bench --without 'stages>2'"), "it can be pasted"

@@ -1,0 +1,148 @@
+"""Plans and configs as values: for any device, none of which is here."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from cases import layers
+from triton_conv3dt.launching.launch import plan
+from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.planning.search import default
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
+
+DATACENTER = ("nvidia_h200", "nvidia_a100", "nvidia_b200")
+ANY = (*DATACENTER, "nvidia_t4", "nvidia_rtx_4090")
+H200 = Device.named("nvidia_h200")
+LAYER = dict(n=2, ci=32, co=32, in_size=(8, 8, 8), kernel=2, stride=2)
+
+
+def problem_of(layer, direction, layout, dtype, w_minor=None) -> Problem:
+    c = layer.case
+    return Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
+                   c.groups, dtype, "tf32", layout, layout, w_minor or ("co" if layout == "channels_last" else "tap"),
+                   Epilogue(bias=layer.bias))
+
+
+@pytest.mark.parametrize("dtype", ("float16", "float32"))
+@pytest.mark.parametrize("name", ANY)
+def test_default_fits_all_layers(name, dtype):
+    """Every real layer in every direction and layout has a plan; asking twice gives the same."""
+    device = Device.named(name)
+    for layer in layers():
+        for direction in DIRECTIONS:
+            for layout in LAYOUTS:
+                problem = problem_of(layer, direction, layout, dtype)
+                config = default(problem, device)
+                assert fits(config, problem, device) is None, (layer, config)
+                assert config == default(replace(problem), replace(device)), layer
+                assert_says_what_runs(plan(problem, device))
+
+
+def assert_says_what_runs(p):
+    """One step per launch, and each in the text."""
+    copies, packs = p.config.copy, lowering.packs(p.problem, p.config)
+    assert any(step.startswith("copy x") for step in p.steps) == copies
+    assert any(step.startswith("pack the weight") for step in p.steps) == packs
+    sums = p.problem.direction == "grad_weight" and any(step.startswith("sum_parts") for step in p.steps)
+    assert len(p.steps) == 1 + copies + packs + sums
+    text = str(p)
+    assert ("copy x" in text, "pack the weight" in text) == (copies, packs)
+    assert all(f"launch {i}  {step}" in text for i, step in enumerate(p.steps, 1))
+    assert p.device.name in text and str(p.config) in text
+
+
+@pytest.mark.parametrize("w_minor", ("tap", "co"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_launch_for_kernel_2_stride_2(layout, w_minor):
+    """nnU-Net's layers run as they come: nothing is copied or packed, in either order of the weight."""
+    found = [layer for layer in layers() if layer.network.startswith("nnU-Net")
+             and layer.case.kernel == layer.case.stride == (2, 2, 2)]
+    assert len(found) > 5
+    for layer in found:
+        for name in DATACENTER:
+            p = plan(problem_of(layer, "forward", layout, "float16", w_minor), Device.named(name))
+            assert len(p.steps) == 1, (layer, p.steps)
+
+
+@pytest.mark.parametrize("layout, w_minor, copies, packs", (
+    ("channels_first", "tap", True, True), ("channels_first", "co", True, False),
+    ("channels_last", "tap", False, True), ("channels_last", "co", False, False)))
+def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
+    p = plan(Problem.of_layer(**LAYER | dict(kernel=4, padding=1), layout=layout, w_minor=w_minor), H200)
+    assert (p.config.copy, lowering.packs(p.problem, p.config)) == (copies, packs)
+    assert_says_what_runs(p)
+
+
+GATHER = Config("gather", 64, 64, 32)
+LAST, ROWS = {"layout": "channels_last"}, Config("descriptor", 64, 64, 32)
+REFUSED = {  # problem, device, config: the reason
+    "path": ({}, "nvidia_h200", replace(GATHER, path="fft"), "path 'fft' is not one of gather, descriptor, direct"),
+    "power of two": ({}, "nvidia_h200", replace(GATHER, block_n=48), "block_n = 48 is not a power of two"),
+    "warps": ({}, "nvidia_h200", replace(GATHER, warps=3), "warps = 3 is not a power of two"),
+    "merged gradient": ({"direction": "grad_input"}, "nvidia_h200", replace(GATHER, merge=(True, False, False)),
+                        "phases along d cannot be merged"),
+    "merged dilation": ({"dilation": (1, 3, 1)}, "nvidia_h200", replace(GATHER, merge=(False, True, False)),
+                        "phases along h cannot be merged"),
+    "merged, fewer taps": ({"kernel": 3, "padding": 1} | LAST, "nvidia_h200", replace(GATHER, merge=(False, False, True)),
+                           "some have fewer taps"),
+    "merged direct": ({}, "nvidia_h200", Config("direct", 8, 8, merge=(True, True, True)), "does not merge phases"),
+    "boxes": ({}, "nvidia_h200", replace(GATHER, box=(1, 8, 8)), "path 'gather' has no boxes"),
+    "idle shares": ({"direction": "grad_weight"}, "nvidia_h200", replace(GATHER, block_k=64, shares=2**15),
+                    "may count 2097152 positions beyond the last"),
+    "rows beyond 31 bits": (LAST | {"ci": 8, "in_size": (2**11, 2**10, 2**10)}, "nvidia_h200",
+                            replace(ROWS, merge=(True, True, True)), "4294967296 places in a row are more than"),
+    "shares": ({}, "nvidia_h200", replace(GATHER, shares=2), "shares are those of a grad_weight"),
+    "descriptor on Ampere": (LAST, "nvidia_a100", ROWS, "no engine for tensor descriptors"),
+    "descriptor of a weight gradient": (LAST | {"direction": "grad_weight"}, "nvidia_h200", ROWS, "has no descriptor form"),
+    "descriptor of channels first": ({}, "nvidia_h200", ROWS, "a descriptor reads channels_last tensors"),
+    "misaligned descriptor": (LAST | {"ci": 28}, "nvidia_h200", ROWS, "16-byte alignment"),
+    "descriptor of two groups": (LAST | {"ci": 48, "groups": 2}, "nvidia_h200", ROWS, "does not divide 24 channels"),
+    "rows of overlapping taps": (LAST | {"kernel": 4, "padding": 1}, "nvidia_h200", ROWS, "a box is needed"),
+    "box of another size": (LAST, "nvidia_h200", replace(ROWS, box=(2, 8, 8)), "does not hold block_n = 64 places"),
+    "box across planes": (LAST | {"direction": "grad_input"}, "nvidia_h200",
+                          replace(ROWS, merge=(False,) * 3, box=(4, 4, 4)), "lies in one plane"),
+    "box of an odd output": (LAST | {"direction": "grad_input", "kernel": 3, "padding": 1}, "nvidia_h200",
+                             replace(ROWS, box=(1, 8, 8)), "whose height and width the stride divides"),
+    "float64": ({"dtype": "float64"}, "nvidia_h200", GATHER, "do not take float64; use the direct path"),
+    "small": ({}, "nvidia_h200", replace(GATHER, block_k=8), "64x64x8 is below 16 on an axis"),
+    "joined": ({"kernel": 3, "stride": 3}, "nvidia_h200", replace(GATHER, merge=(False, False, True)),
+               "3 phases along w cannot be joined"),
+    "joined rows": ({"kernel": 32, "stride": 32, "in_size": (1, 1, 2)}, "nvidia_h200",
+                    Config("gather", 16, 16, 16, merge=(False, False, True)), "less than one joined run of 32 phases"),
+    "registers": ({}, "nvidia_h200", Config("gather", 256, 256, 32), "leaves 4 warps without registers"),
+    "registers of a residual": (LAST | {"residual": True}, "nvidia_h200", Config("gather", 128, 256, 32, 8),
+                                "leaves 8 warps without registers"),
+    "copy of channels last": (LAST | {"kernel": 4, "padding": 1}, "nvidia_h200", replace(GATHER, copy=True),
+                              "a copy to channels_last is made"),
+    "copy of aligned taps": ({}, "nvidia_h200", replace(GATHER, copy=True), "a copy to channels_last is made"),
+    "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
+                         "one stride from tap to tap"),
+    "shared memory": ({"dtype": "float32"}, "nvidia_t4", Config("gather", 64, 64, 64, stages=3),
+                      "bytes of shared memory are needed, nvidia_t4 has 65536"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_say_why(name):
+    changed, device, config, reason = REFUSED[name]
+    problem, device = Problem.of_layer(**LAYER | changed), Device.named(device)
+    assert reason in (fits(config, problem, device) or "it fits")
+    with pytest.raises(ValueError) as raised:
+        plan(problem, device, config)
+    assert reason in str(raised.value) and str(config) in str(raised.value) and device.name in str(raised.value)
+
+
+def test_a_given_config_is_used():
+    p = plan(Problem.of_layer(**LAYER), H200, GATHER)
+    assert (p.config, p.source) == (GATHER, "given")
+    assert plan(Problem.of_layer(**LAYER), H200).source != "given"
+
+
+def test_shares_are_summed_in_order():
+    problem = Problem.of_layer("grad_weight", **LAYER)
+    steps = plan(problem, H200, replace(GATHER, shares=4)).steps
+    assert "sum_parts, 4 shares in order" in steps
+    assert math.prod(problem.kernel) == problem.taps == 8

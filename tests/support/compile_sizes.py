@@ -1,0 +1,214 @@
+"""Compile every kernel with run-time integers of every kind and print, as JSON, what is wrong: the worker of
+test_compile_sizes.py.
+
+Triton makes a constant of an argument that is 1, marks one that 16 divides and gives 64 bits to a large one: each is
+another program. Kernels are lowered to Triton's own IR, where a fault in the source shows, some of them to PTX.
+
+    python compile_sizes.py ROW ...
+"""
+
+import json
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+from triton_conv3dt.compiling import compile
+from triton_conv3dt.launching import binding, launch
+from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.problem import BACKWARD, Problem
+
+ONE, SIXTEEN, NEITHER, HUGE = 1, 16, 7, 2**31 + 7
+COUNTS = ("P", "SIZE", "SHARE")  # that may be huge, as strides may (their names hold "_"); sizes of an axis are not
+PARTS = 4  # of a large kernel's integers that are 1 at a time
+H200 = Device.named("nvidia_h200")
+LAYER = dict(n=2, ci=32, co=32, in_size=8, kernel=3, stride=2, padding=1, output_padding=1, bias=True, residual=True)
+LAST, WHOLE = dict(layout="channels_last"), dict(kernel=2, padding=0, output_padding=0)
+ONE_PHASE, DILATED = dict(stride=1, output_padding=0), dict(dilation=2, output_padding=0)
+GATHER = Config("gather", 64, 32, 32, stages=3)
+MERGED, DESCRIPTOR = replace(GATHER, merge=(True, True, True)), replace(GATHER, path="descriptor")
+DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
+ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
+
+HALF, SINGLE = torch.float16, torch.float32
+COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
+BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
+ACTIVATION = dict(DERIVATIVE="silu", A=0.0, B=0.0, ACC="float32", BLOCK=1024)
+REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
+    "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
+    "pack": ("pack", (HALF, HALF), dict(BLOCK=1024)),
+    "to_channels_last": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int32")),
+    "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
+    "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),
+    "grad_bias wide": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int64")),
+    "activation_grad first": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=False, FLAT=False)),
+    "activation_grad last": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=True, FLAT=False)),
+    "activation_grad flat": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=True, FLAT=True)),
+}
+PRODUCTS = {  # direction, what differs from LAYER, config: every form that other lines of the source compute
+    "gather forward": ("forward", dict(activation="relu"), GATHER),
+    "gather forward last": ("forward", LAST, GATHER),
+    "gather forward groups": ("forward", LAST | dict(groups=2), GATHER),
+    "gather forward one phase": ("forward", ONE_PHASE, GATHER),
+    "gather forward dilated": ("forward", DILATED, GATHER),
+    "gather forward merged": ("forward", WHOLE, MERGED),
+    "gather grad_input": ("grad_input", {}, GATHER),
+    "gather grad_input last": ("grad_input", LAST, GATHER),
+    "descriptor rows": ("forward", LAST | WHOLE, replace(MERGED, path="descriptor")),
+    "descriptor box": ("forward", LAST, replace(DESCRIPTOR, box=(2, 4, 4))),
+    "descriptor strided": ("grad_input", LAST, replace(DESCRIPTOR, box=(1, 4, 8))),
+    "direct forward": ("forward", dict(activation="relu"), DIRECT),
+    "direct forward groups last": ("forward", LAST | dict(groups=32), DIRECT),
+    "direct forward one phase": ("forward", ONE_PHASE, DIRECT),
+    "direct forward dilated": ("forward", DILATED, DIRECT),
+    "direct grad_input": ("grad_input", dict(groups=32), DIRECT),
+    "grad_weight": ("grad_weight", {}, replace(GATHER, **SHARES)),
+    "grad_weight last": ("grad_weight", LAST | dict(groups=2), replace(GATHER, **SHARES)),
+    "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
+    "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
+    "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),
+    "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
+}
+WIDE = " wide"
+NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel, its arguments in order, and its constants; integers among the arguments stand for any integer."""
+
+    kernel: object
+    arguments: tuple
+    constants: dict
+
+    @property
+    def integers(self) -> list[str]:
+        return [name for name, value in zip(self.kernel.arg_names, self.arguments) if isinstance(value, int)]
+
+    @property
+    def counts_and_strides(self) -> list[str]:
+        return [name for name in self.integers if "_" in name or name in COUNTS]
+
+    @property
+    def wide(self) -> bool:
+        """Offsets have 64 bits, by its INDEX or always."""
+        return str(self.constants.get("INDEX", "int64")) == "int64"
+
+    def called(self, **values: int) -> tuple:
+        """The arguments with these values, and integers of no kind for the rest."""
+        given = dict.fromkeys(self.integers, NEITHER) | values
+        return tuple(given.get(name, value) for name, value in zip(self.kernel.arg_names, self.arguments))
+
+    def kinds(self):
+        """Values for its integers: all of a kind, and some 1 among others, each alone in a small kernel."""
+        names = self.integers
+        yield from (dict.fromkeys(names, ONE), dict.fromkeys(names, SIXTEEN), dict.fromkeys(self.counts_and_strides, HUGE))
+        parts = len(names) if len(names) < 24 else PARTS
+        yield from (dict.fromkeys(names[i::parts], ONE) for i in range(parts))
+
+
+@cache
+def row(name: str) -> Row:
+    """A row by its name, one of NAMES."""
+    if name in REDUCTIONS:
+        kernel, dtypes, constants = REDUCTIONS[name]
+        known = binding.load()
+        constants = {k: known["activations"][v][1] if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
+        pointers = tuple(torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
+        integers = (0,) * (len(known[kernel].arg_names) - len(pointers) - len(constants))
+        return Row(known[kernel], pointers + integers, constants)
+    direction, changed, config = PRODUCTS[name.removesuffix(WIDE)]
+    problem = replace(Problem.of_layer(direction, **LAYER | changed), wide=name.endswith(WIDE))
+    plan = launch.plan(problem, H200, config)
+    product = plan.schedule.main
+    constants = binding.constants_of(product) | binding.options_of(product)
+    return Row(binding.kernel(product), compile.arguments(plan, product), constants)
+
+
+def kernels_without_a_row() -> list[str]:
+    from triton.runtime.jit import JITFunction
+
+    tried = [row(name).kernel for name in NAMES]
+    return [name for name, value in binding.load().items() if isinstance(value, JITFunction) and value not in tried]
+
+
+def lowered(kernel, arguments: tuple, constants: dict, last: str) -> str:
+    """The kernel as text at a stage of the compiler, "ttir" to "ptx"."""
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+
+    target = GPUTarget("cuda", H200.arch, 32)
+    source, options = compile.specialise(kernel, arguments, constants, target)
+    backend, context, stages = make_backend(target), ir.context(), {}
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    backend.add_stages(stages, options, source.language)
+    module = source.make_ir(target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
+    metadata = dict(options.__dict__, target=target, hash="")
+    for stage, lower in stages.items():
+        module = lower(module, metadata)
+        if stage == last:
+            return str(module)
+    raise ValueError(f"there is no stage {last!r} among {', '.join(stages)}")
+
+
+class Arithmetic:
+    """What a kernel in Triton's IR multiplies and divides by; read in order, as inner blocks reuse names."""
+
+    def __init__(self, text: str):
+        self.origins, self.sound, self.factors, self.doubtful = {}, set(), set(), []
+        # Sizes of axes, at least 1, and whatever else is the same for all programs.
+        self.sound |= set(re.findall(r"(%\w+): ", text.partition("tt.func")[2].partition("\n")[0]))
+        for result, operation, rest in re.findall(r"^ *(%\w+) = ([\w.]+) (.*)$", text, re.MULTILINE):
+            given, _, kind = rest.partition(" loc(")[0].rpartition(" : ")
+            self._read(result, operation, re.findall(r"%\w+", given), given, kind)
+
+    def _read(self, result, operation, values, given, kind):
+        self.origins.pop(result, None)
+        if operation in ("tt.splat", "tt.broadcast", "tt.expand_dims"):
+            self.origins[result] = self.origins.get(values[0], values[0])
+        if operation == "arith.muli" and re.search(r"\bi32|xi32", kind):
+            self.factors |= {self.origins.get(value, value) for value in values}
+        if operation in ("arith.divsi", "arith.remsi") and values[1] not in self.sound:
+            self.doubtful.append(f"{values[1]} in {result} = {operation} {given}")
+        if operation == "arith.constant":
+            sound = not re.search(r"(dense<)?\b0\b", given)
+        else:
+            sound = bool(values) and (any if operation == "arith.maxsi" else all)(value in self.sound for value in values)
+        (self.sound.add if sound else self.sound.discard)(result)
+
+
+def faults(name: str) -> tuple[str, list[str]]:
+    """What is wrong with a row; nothing is how it should be."""
+    tried, found = row(name), []
+
+    def text(last: str, values: dict) -> str:
+        try:
+            return lowered(tried.kernel, tried.called(**values), tried.constants, last)
+        except Exception as error:
+            found.append(f"to {last} with {values or 'integers of no kind'}: {type(error).__name__}: {error}")
+            return ""
+
+    arithmetic = Arithmetic(text("ttir", {}))
+    if tried.wide:
+        found += [f"{n} is multiplied in 32 bits" for n in tried.counts_and_strides if f"%{n}" in arithmetic.factors]
+    found += [f"a divisor may be 0: {divisor}" for divisor in arithmetic.doubtful]
+    if name.endswith(WIDE):  # the same source, whose integers were of every kind in the row without
+        text("ttir", dict.fromkeys(tried.integers, ONE))
+    else:
+        for values in tried.kinds():
+            text("ttir", values)
+        text("ptx", dict.fromkeys(tried.integers, SIXTEEN))
+    return name, found
+
+
+if __name__ == "__main__":
+    print(json.dumps(["kernels without a row", kernels_without_a_row()]))
+    with ProcessPoolExecutor(2) as pool:
+        for answer in pool.map(faults, sys.argv[1:]):
+            print(json.dumps(answer), flush=True)

@@ -1,0 +1,50 @@
+"""What launches kernels in tests: with which config, and compared with the definition."""
+
+from tolerances import assert_exact
+from triton_conv3dt.checking import reference
+from triton_conv3dt.launching import launch, tensors
+from triton_conv3dt.ops.autograd import dense_strides
+from triton_conv3dt.planning import search
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.constraints import NONE
+
+
+def use(monkeypatch, config):
+    """From now on every problem is computed so."""
+    monkeypatch.setattr(launch, "_records", {})
+    chosen = config if callable(config) else lambda problem, device: config
+    monkeypatch.setattr(search, "default", lambda problem, device, constraints: chosen(problem, device))
+
+
+def small(problem, device, constraints=NONE, shares=3) -> Config | None:
+    """In place of search.one_pass: small tiles, and as many programs as shares."""
+    size = lambda value: max(16, 1 << (value - 1).bit_length())
+    config = Config("onepass", size(problem.ci), size(problem.co * problem.taps), 16, 4, 2, shares=shares)
+    return config if fits(config, problem, device) is None else None
+
+
+def check(direction, case, t, epilogue=(False, False, None), precision="ieee", out=None):
+    """One launch with the tensors t of a case, against the truth; what was returned."""
+    geometry = case.geometry
+    given = dict(**geometry, precision=precision)
+    if direction == "forward":
+        bias, residual, activation = epilogue
+        inputs = t.x, t.w, t.b if bias else None, t.residual if residual else None
+        result, _ = launch.forward(*inputs, **given, out_size=case.out_size, activation=activation, out=out)
+        exact = reference.conv_transpose3d(*inputs, **geometry, out_size=case.out_size, activation=activation)
+        like = t.x if out is None else out
+    elif direction == "grad_input":
+        result, like = launch.grad_input(t.dz, t.w, **given, in_size=case.in_size), t.dz
+        exact = reference.grad_input(t.dz, t.w, **geometry, in_size=case.in_size)
+    else:
+        result = launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, strides=dense_strides(t.w))
+        exact, like = reference.grad_weight(t.x, t.dz, **geometry, kernel=case.kernel), None
+        assert result.stride() == dense_strides(t.w)
+    assert_exact(result.cpu(), exact.cpu(), **places(direction, case))
+    if like is not None and out is None:
+        assert result.is_contiguous(memory_format=tensors.memory_format(like))
+    return result
+
+
+def places(direction, case) -> dict:
+    return dict(stride=case.stride, padding=case.padding) if direction == "forward" else {}

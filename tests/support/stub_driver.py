@@ -1,0 +1,142 @@
+"""Run as a program: a Triton driver that is not there. Kernels compile for an H200 and are 'launched' on CPU tensors.
+
+Prints as JSON {"launches": {name: launches of a forward and its gradients}, "ratios": {name: CPU time of a repeated forward
+against torch.empty_like}, "backwards": {name: that of all its gradients}}. A launch is [kernel, grid, arguments]; a tensor among the arguments is its shape, a descriptor
+its shape, strides and block. Nothing is computed. Public hooks of Triton alone (triton.runtime.driver.set_active).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import triton_conv3dt as t3  # noqa: E402
+from triton_conv3dt import functional  # noqa: E402
+from triton_conv3dt.launching import launch  # noqa: E402
+from triton_conv3dt.planning.device import Device  # noqa: E402
+from triton_conv3dt.problems.problem import Activation  # noqa: E402
+
+
+class Launcher:
+    """What a launcher is to a compiled kernel; keeps launches while a list is there."""
+
+    launches = None
+
+    def __init__(self, src, metadata):
+        self.name = src.fn.__name__
+
+    def __call__(self, *args):
+        if Launcher.launches is not None:  # grid, stream, function, metadata, three hooks, then the kernel's own
+            Launcher.launches.append((self.name, args[:3], [shown(a) for a in args[9:]]))
+
+
+def shown(argument):
+    if isinstance(argument, torch.Tensor):
+        return list(argument.shape)
+    if hasattr(argument, "block_shape"):
+        return dict(shape=argument.shape, strides=argument.strides, block=argument.block_shape)
+    return argument if isinstance(argument, (int, type(None))) else str(argument)
+
+
+class Utils:
+    def get_device_properties(self, device):
+        return dict(max_shared_mem=232448, max_num_regs=65536, multiprocessor_count=132, warpSize=32,
+                    sm_clock_rate=1980000, mem_clock_rate=3201000, mem_bus_width=6144)
+
+    def load_binary(self, name, binary, shared, device):
+        return 1, 2, 90, 0, 1024  # module, function, registers, spills, threads at most
+
+
+class StubDriver:
+    launcher_cls, utils, binary_ext = Launcher, Utils(), "cubin"
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=0):
+        return 0
+
+    def set_current_device(self, device):
+        pass
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+    def map_python_to_cpp_type(self, ty):
+        return ty
+
+    def is_active(self):
+        return True
+
+
+def ratio(call, unit, calls=300, repeats=30):
+    """The cost of call in units of the CPU time, in turns and the least of each: the machine has other things to do."""
+    best = [float("inf")] * 2
+    for _ in range(repeats):
+        for i, function in enumerate((call, unit)):
+            start = time.thread_time()
+            for _ in range(calls):
+                function()
+            best[i] = min(best[i], time.thread_time() - start)
+    return best[0] / best[1]
+
+
+def tensors(layout, ci, co, size, kernel, groups=1):
+    x = torch.ones(2, ci, *size, dtype=torch.float16).contiguous(memory_format=layout).requires_grad_()
+    w = torch.ones(ci, co // groups, kernel, kernel, kernel, dtype=torch.float16).contiguous(memory_format=layout)
+    return x, w.requires_grad_(), torch.ones(co, dtype=torch.float16, requires_grad=True)
+
+
+def launches(x, w, b, padding, groups):
+    call = lambda: t3.conv_transpose3d(x, w, b, 2, padding, groups=groups, activation="relu", backend="triton")
+    back = lambda y: torch.autograd.grad(y, (x, w, b), torch.ones_like(y))
+    back(call())  # the first time compiles
+    Launcher.launches = []
+    back(call())
+    found, Launcher.launches = Launcher.launches, None
+    return found
+
+
+def ratio_of(x, w, b, padding, groups):
+    with torch.no_grad():
+        call = lambda: t3.conv_transpose3d(x, w, b, 2, padding, groups=groups, activation="relu", backend="triton")
+        y = call()
+        return ratio(call, lambda: torch.empty_like(y))
+
+
+def backward_ratio_of(x, w, b, padding, groups):
+    """All gradients as the operator computes them: PyTorch's autograd around it costs as much again, and is not ours."""
+    with torch.no_grad():
+        y = t3.conv_transpose3d(x, w, b, 2, padding, groups=groups, activation="relu", backend="triton")
+        dy, geometry = torch.ones_like(y), ((2,) * 3, (padding,) * 3, (1,) * 3, groups, "tf32")
+        call = lambda: launch.backward(dy, x, w, y, True, w.stride(), *geometry, Activation.of("relu"))
+        call()
+        return ratio(call, lambda: torch.empty_like(dy), calls=100)
+
+
+FIRST, LAST = torch.contiguous_format, torch.channels_last_3d
+LAYERS = {  # layout, input and output channels, input size, kernel, groups; padding
+    "k2s2 channels_first": ((FIRST, 64, 32, (8, 8, 8), 2), 0),
+    "k2s2 channels_last": ((LAST, 64, 32, (8, 8, 8), 2), 0),
+    "k4s2p1 channels_last": ((LAST, 64, 128, (4, 16, 16), 4), 1),
+    "depthwise channels_first": ((FIRST, 32, 32, (4, 8, 8), 3, 32), 1),
+}
+
+
+if __name__ == "__main__":
+    driver.set_active(StubDriver())
+    launch.devices.current = lambda index=0: Device.named("nvidia_h200")
+    functional.unsupported = lambda x, w: None
+    given = {name: (*tensors(*shape), padding, shape[5] if len(shape) > 5 else 1)
+             for name, (shape, padding) in LAYERS.items()}
+    print(json.dumps(dict(launches={name: launches(*layer) for name, layer in given.items()},
+                          ratios={name: ratio_of(*layer) for name, layer in given.items()},
+                          backwards={name: backward_ratio_of(*layer) for name, layer in given.items()})))
