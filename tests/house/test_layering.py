@@ -1,34 +1,64 @@
-"""The house: which file may import which, and what must never be in a kernel."""
+"""The house: which room may know which, how long a file may be, and what must never be in a kernel."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "triton_conv3dt"
-ORDER = (  # a file imports only from files above it
-    "geometry", "problem", "case", "layers", "sampling", "device", "config", "constraints", "lowering", "launches", "search",
-    "configfile", "store", "plan", "explain", "kernels", "tensors", "binding", "launch", "ready", "reference", "arguments",
-    "composite", "library", "vmap", "ops", "activations", "functional", "tf", "nn", "machinecode", "inspect", "progress", "worker",
-    "inspection", "operands", "check", "measuring", "figure", "demo", "commands", "cli", "__main__", "__init__",
-)
-MEASURING = (  # and so in measuring/
-    "__init__", "timing", "journal", "machine", "selection", "setting", "truth", "peers", "naming", "results", "laboratory",
-    "precompile", "trace", "tune", "bench", "records", "measurements", "plots", "report",
-)
-FORBIDDEN = {  # what a file must not import even inside a function; {} where `import torch` inside one is fine
-    "geometry": {"torch", "triton", "numpy", "os"}, "problem": {"torch", "triton", "numpy", "os"},
-    "config": {"torch", "triton", "os", "time"}, "constraints": {"torch", "triton", "time"},
-    "kernels": {"torch", "numpy", "os"}, "reference": {"triton", "triton_conv3dt", "numpy"}, "activations": {"triton"},
-    "functional": {"triton"}, "nn": {"triton"}, "tf": {"triton"},
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "triton_conv3dt"
+TOOLS = ("progress", "worker")  # whoever works long may use them; of the rooms they know the constraints on plans alone
+# Bottom up: a room imports only from rooms above it in this table, and only from those that it names.
+ROOMS = {  # room: what it answers, and from which others it may import
+    "problems": ("what is asked?", ()),
+    "planning": ("what will run on this device, with which tile, and why?", ("problems",)),
+    "kernels": ("the device code", ()),
+    "launching": ("how do tensors reach a kernel?", ("problems", "planning", "kernels")),
+    "tools": ("how far is it, and what if a process is lost?", ("planning",)),
+    "checking": ("is it right?", ("problems", "planning", "launching", "tools")),
+    "ops": ("what is the operator, and what are its derivatives?", ("problems", "launching", "checking")),
+    "surface": ("what may a user write?", ("problems", "launching", "checking", "ops")),
+    "compiling": ("what did the compiler make of it, for a GPU that is not here?",
+                  ("problems", "planning", "launching", "tools")),
+    "measuring": ("how fast is it?",
+                  ("problems", "planning", "launching", "tools", "checking", "ops", "surface", "compiling")),
+    "demo": ("what does it look like?", ("problems", "planning", "launching", "tools", "surface")),
+    "commands": ("what may be typed?",
+                 ("problems", "planning", "launching", "tools", "checking", "compiling", "measuring", "demo")),
 }
+HOUSED = {"functional": "surface", "nn": "surface", "tf": "surface", "__init__": "surface",  # what is not named as its room
+          "cli": "commands", "__main__": "commands", **dict.fromkeys(TOOLS, "tools")}
+FORBIDDEN = {  # what a file or room must not import, even inside a function
+    "problems": {"torch", "triton", "numpy", "os"}, "planning/config": {"torch", "triton", "os", "time"},
+    "planning/constraints": {"torch", "triton", "time"}, "planning/launches": {"torch", "triton", "os", "time"},
+    "kernels": {"torch", "numpy", "os"}, "checking/reference": {"triton", "triton_conv3dt", "numpy"}, "ops": {"triton"},
+    "surface": {"triton"},
+}
+LONGEST_FILE, LONGEST_FUNCTION = 320, 60  # lines; a kernel is as long as it is
 ALL_FILES = sorted(PACKAGE.rglob("*.py"))
 KERNEL_FILES = [path for path in ALL_FILES if path.parent.name == "kernels"]
+each_file = pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
-def unit(path: Path) -> str:
-    """The place of a file in ORDER: its name, or that of its folder."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def table() -> str:
+    """ROOMS, as CONTRIBUTING.md shows it."""
+    names = {room: f"`{room}/`" for room in ROOMS} | {
+        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn.py`, `tf/`",
+        "commands": "`commands/`, `cli.py`"}
+    rows = (f"| {names[room]} | {answers} | {', '.join(known) or 'nothing'} |" for room, (answers, known) in ROOMS.items())
+    return "\n".join(("| room | answers | may import from |", "|---|---|---|", *rows))
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
+
+
+def room_of(module: tuple[str, ...]) -> str:
+    return HOUSED.get(module[0], module[0])
+
+
+MODULES = {module_of(path): path for path in ALL_FILES}
 
 
 def tree(path: Path) -> ast.Module:
@@ -44,22 +74,20 @@ def dotted(node) -> str:
 
 
 def inner_imports(path: Path):
-    """(unit, line) of everything of the package that a file imports, at any depth."""
-    inside = len(path.relative_to(PACKAGE).parts) - 1
+    """(module, line) of everything of the package that a file imports, at any depth."""
+    here = path.relative_to(PACKAGE).with_suffix("").parts
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("triton_conv3dt")):
-            module = node.module or ""
-            if not node.level:
-                module = module.partition(".")[2]
-            if inside and node.level == 1:  # from its own folder
-                continue
-            for name in [module.partition(".")[0]] if module else [alias.name for alias in node.names]:
-                yield name, node.lineno
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                head, _, rest = alias.name.partition(".")
-                if head == "triton_conv3dt":
-                    yield rest.partition(".")[0] or "__init__", node.lineno
+        if isinstance(node, ast.Import):
+            named = [alias.name.split(".") for alias in node.names]
+            yield from ((tuple(rest) or ("__init__",), node.lineno) for head, *rest in named if head == PACKAGE.name)
+        if not isinstance(node, ast.ImportFrom) or not (node.level or node.module.split(".")[0] == PACKAGE.name):
+            continue
+        base = (*here[:-node.level], *(node.module or "").split(".")) if node.level else node.module.split(".")[1:]
+        base = tuple(part for part in base if part)
+        for alias in node.names:
+            found = (*base, alias.name) if (*base, alias.name) in MODULES else base or ("__init__",)
+            if alias.name != "__version__":
+                yield found, node.lineno
 
 
 def outer_imports(path: Path):
@@ -70,34 +98,70 @@ def outer_imports(path: Path):
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
-    assert unit(path) in ORDER, f"{path.name} has no place in ORDER: put it below all that it imports"
-    place = ORDER.index(unit(path))
-    for name, line in inner_imports(path):
-        if name.startswith("__"):
-            continue  # `from . import __version__`
-        assert name in ORDER, f"{path.name}:{line} imports {name}, which has no place in ORDER"
-        assert ORDER.index(name) < place, f"{path.name}:{line} imports {name}, which stands below it"
+@each_file
+def test_rooms_know_what_the_table_says(path):
+    room = room_of(module_of(path))
+    assert room in ROOMS, f"{room} has no place in the table:\n{table()}"
+    for module, line in inner_imports(path):
+        other = room_of(module)
+        if other != room:
+            assert other in ROOMS[room][1], f"{path.name}:{line} imports {'.'.join(module)}, of {other}:\n{table()}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "measuring").glob("*.py")), ids=lambda path: path.name)
-def test_imports_go_one_way_in_measuring(path):
-    place = MEASURING.index(path.stem)
+def test_rooms_are_in_their_order():
+    for place, (room, (_, known)) in enumerate(ROOMS.items()):
+        assert list(known) == [other for other in list(ROOMS)[:place] if other in known], f"{room}:\n{table()}"
+
+
+def test_no_file_leads_back_to_itself():
+    finished, under_way = set(), []
+
+    def visit(module):
+        if module in finished:
+            return
+        assert module not in under_way, " -> ".join(".".join(step) for step in [*under_way, module])
+        under_way.append(module)
+        for other, _ in inner_imports(MODULES[module]):
+            visit(other)
+        finished.add(under_way.pop())
+
+    for module in MODULES:
+        visit(module)
+    assert finished == set(MODULES)
+
+
+def test_the_table_is_the_one_that_contributors_read():
+    assert table() in (ROOT / "CONTRIBUTING.md").read_text(), f"CONTRIBUTING.md should hold this table:\n\n{table()}"
+
+
+def test_every_room_says_what_it_is():
+    folders = {path.parent for path in ALL_FILES} - {PACKAGE}
+    for folder in folders:
+        said = ast.get_docstring(tree(folder / "__init__.py"))
+        assert said and said.splitlines()[0].endswith("."), f"{folder.name}/__init__.py says nothing"
+    assert {room_of((folder.name,)) for folder in folders} | {"tools"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", [*ALL_FILES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "examples").rglob("*.py"))],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= LONGEST_FILE
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                assert MEASURING.index(name) < place, f"{path.name}:{node.lineno} imports {name}, which stands below it"
+        if isinstance(node, ast.FunctionDef) and path not in KERNEL_FILES:
+            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{path.name}:{node.lineno} {node.name} is long"
 
 
-@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_file
 def test_files_do_not_know_what_is_not_theirs(path):
-    assert not FORBIDDEN.get(unit(path), set()) & set(outer_imports(path))
-    if unit(path) == "reference":
+    module = module_of(path)
+    forbidden = FORBIDDEN.get("/".join(module), set()) | FORBIDDEN.get(room_of(module), set())
+    assert not forbidden & set(outer_imports(path))
+    if module == ("checking", "reference"):
         assert not list(inner_imports(path)), "the oracle shares nothing with what it judges"
 
 
-@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_file
 def test_nothing_is_tuned_or_read_from_the_environment_behind_the_users_back(path):
     module = tree(path)
     for node in ast.walk(module):
