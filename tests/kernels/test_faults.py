@@ -28,22 +28,22 @@ def everywhere(place, size):
 
 
 @triton.jit
-def pack_without_swap(w, packed, SIZE, CO, TAPS, KH, KW, w_ci, w_co, w_d, w_h, w_w, BLOCK: tl.constexpr):
+def pack_without_swap(w, packed, SIZE, CO, TAPS, KH, KW, w_stride, BLOCK: tl.constexpr):
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(packed + index, tl.load(w + index, mask=index < SIZE, other=0.0), mask=index < SIZE)
 
 
-def constant(place, change):
-    """A fault in one of the numbers of an axis that a kernel is specialised on."""
+def constant(**changes):
+    """A fault in the numbers of an axis that a kernel is specialised on, each as a function of those that are right."""
     def install(patch):
         right = lowering.axis_constants
-        changed = lambda c: (*c[:place], change(c), *c[place + 1:])
+        changed = lambda axis: axis._replace(**{name: change(axis) for name, change in changes.items()})
         patch.setattr(lowering, "axis_constants", lambda p, c: [changed(axis) for axis in right(p, c)])
     return install
 
 
 def strides(change):
-    """A fault in the strides of a product: x [5], w (row, reduction, tap, group), y [5], residual [5]."""
+    """A fault in the strides of a product, (x, w by (row, reduction, tap, group), y, residual)."""
     def install(patch):
         right = binding.numbers_of
 
@@ -76,21 +76,20 @@ def parts_in_half(patch):
     patch.setitem(binding.DTYPES, "float32", torch.float16)
 
 
-IN_STEP, TAPS, OFFSET, DILATION, GUARD, EDGE, HALO = 2, 6, 8, 12, 15, 16, 17  # as kernels/tiles.py names them
 FAULTS = {  # the fault, and a check that must notice: case, direction, layout, config
-    "halo not masked": (constant(HALO, lambda c: False), "k3s2p1op1", "forward", "sliced", GATHER),
-    "halo of dz not masked": (constant(HALO, lambda c: False), "k3s2p1op1", "grad_input", "sliced", GATHER),
-    "edge not masked": (constant(EDGE, lambda c: False), "TF SAME, odd output", "forward", "sliced", GATHER),
-    "offset by one": (constant(OFFSET, lambda c: c[OFFSET] + 1), "k4s2p1", "forward", "channels_last", GATHER),
-    "last tap left out": (constant(TAPS, lambda c: c[TAPS] - 1), "k3s2p1op1", "grad_input", "channels_last", GATHER),
-    "taps that do not exist": (constant(GUARD, lambda c: False), "k3s2p1op1", "grad_input", "channels_first", GATHER),
-    "stride ignored": (constant(IN_STEP, lambda c: 1), "k2s2", "grad_weight", "channels_first", GATHER),
-    "dilation ignored": (constant(DILATION, lambda c: 1), "dilation and stride coprime", "forward", "channels_first",
+    "halo not masked": (constant(halo=lambda axis: False), "k3s2p1op1", "forward", "sliced", GATHER),
+    "halo of dz not masked": (constant(halo=lambda axis: False), "k3s2p1op1", "grad_input", "sliced", GATHER),
+    "edge not masked": (constant(edge=lambda axis: False), "TF SAME, odd output", "forward", "sliced", GATHER),
+    "offset by one": (constant(offset=lambda axis: axis.offset + 1), "k4s2p1", "forward", "channels_last", GATHER),
+    "last tap left out": (constant(taps=lambda axis: axis.taps - 1), "k3s2p1op1", "grad_input", "channels_last", GATHER),
+    "taps that do not exist": (constant(guard=lambda axis: False), "k3s2p1op1", "grad_input", "channels_first", GATHER),
+    "stride ignored": (constant(in_step=lambda axis: 1), "k2s2", "grad_weight", "channels_first", GATHER),
+    "dilation ignored": (constant(dilation=lambda axis: 1), "dilation and stride coprime", "forward", "channels_first",
                          DIRECT),
-    "height and width swapped": (strides(lambda s: (*s[:3], s[4], s[3], *s[5:])), "k2s2", "forward", "channels_first",
+    "height and width swapped": (strides(lambda s: ((*s[0][:3], s[0][4], s[0][3]), *s[1:])), "k2s2", "forward", "channels_first",
                                  GATHER),
-    "groups share a weight": (strides(lambda s: (*s[:8], 0, *s[9:])), "two groups, k=s", "forward", "channels_last", GATHER),
-    "dz taken for contiguous": (strides(lambda s: (8 * 8 * 8 * 8, 8 * 8 * 8, 64, 8, 1, *s[5:])), "k2s2", "grad_input",
+    "groups share a weight": (strides(lambda s: (s[0], (*s[1][:3], 0), *s[2:])), "two groups, k=s", "forward", "channels_last", GATHER),
+    "dz taken for contiguous": (strides(lambda s: ((8 * 8 * 8 * 8, 8 * 8 * 8, 64, 8, 1), *s[1:])), "k2s2", "grad_input",
                                 "sliced", GATHER),
     "a share left out": (one_share_less, "k2s2", "grad_weight", "channels_last", SHARED),
     "shares rounded to half": (parts_in_half, "long sums", "grad_weight", "channels_last", replace(SHARED, block_k=128)),

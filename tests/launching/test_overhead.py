@@ -47,16 +47,16 @@ def test_a_forward_is_one_launch_and_the_gradients_are_few(measured, layer):
 def test_arguments_of_a_pointer_launch(measured):
     _, grid, (x, w, y, b, residual, pre, places, *rest) = measured["launches"]["k2s2 channels_first"][0]
     assert (x, w, y, b, residual, pre) == ([2, 64, 8, 8, 8], [64, 32, 2, 2, 2], [2, 32, 16, 16, 16], [32], None, None)
-    assert places == 2 * 8**3 and rest[:9] == [8, 8, 8] + [8, 8, 8] + [16, 16, 16]
-    assert rest[9:18] == [64 * 512, 512, 64, 8, 1] + [8, 32 * 8, 1, 64 * 32 * 8]  # x; w by (row, reduction, tap, group)
-    assert rest[18:23] == [32 * 4096, 4096, 256, 16, 1]
+    assert places == 2 * 8**3 and rest[:3] == [[8, 8, 8], [8, 8, 8], [16, 16, 16]]
+    assert rest[3:5] == [[64 * 512, 512, 64, 8, 1], [8, 32 * 8, 1, 64 * 32 * 8]]  # x; w by (row, reduction, tap, group)
+    assert rest[5] == [32 * 4096, 4096, 256, 16, 1]
     block_m, block_n = tile(rest)
     assert grid == [places // block_n * (8 * 32 // block_m), 1, 1]
 
 
 def tile(rest) -> tuple[int, int]:
-    """BLOCK_M and BLOCK_N: the constants end with BLOCK_M, BLOCK_N, BLOCK_K, STAGES, PRECISION, ROUND_X, ROUND_W, ACC, INDEX."""
-    return rest[-9], rest[-8]
+    """m and n of TILE: the constants end with TILE, DOT, ACTIVATION, PARAMETERS, INDEX."""
+    return rest[-5][0], rest[-5][1]
 
 
 def test_places_in_a_row_are_one_descriptor(measured):

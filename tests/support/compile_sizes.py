@@ -23,7 +23,7 @@ from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.problem import BACKWARD, Problem
 
 ONE, SIXTEEN, NEITHER, HUGE = 1, 16, 7, 2**31 + 7
-COUNTS = ("P", "SIZE", "SHARE")  # that may be huge, as strides may (their names hold "_"); sizes of an axis are not
+COUNTS = ("P", "SIZE", "SHARE")  # that may be huge, as strides may; sizes of an axis are not
 PARTS = 4  # of a large kernel's integers that are 1 at a time
 H200 = Device.named("nvidia_h200")
 LAYER = dict(n=2, ci=32, co=32, in_size=8, kernel=3, stride=2, padding=1, output_padding=1, bias=True, residual=True)
@@ -37,7 +37,7 @@ ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
 BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
-ACTIVATION = dict(DERIVATIVE="silu", A=0.0, B=0.0, ACC="float32", BLOCK=1024)
+ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
 REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
     "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
     "pack": ("pack", (HALF, HALF), dict(BLOCK=1024)),
@@ -87,11 +87,13 @@ class Row:
 
     @property
     def integers(self) -> list[str]:
-        return [name for name, value in zip(self.kernel.arg_names, self.arguments) if isinstance(value, int)]
+        """Names such as "P", and "x_stride 1" of one among several."""
+        named = zip(self.kernel.arg_names, self.arguments)
+        return [each for name, value in named if isinstance(value, (int, tuple)) for each in _names(name, value)]
 
     @property
     def counts_and_strides(self) -> list[str]:
-        return [name for name in self.integers if "_" in name or name in COUNTS]
+        return [name for name in self.integers if "stride" in name or name in COUNTS]
 
     @property
     def wide(self) -> bool:
@@ -101,7 +103,18 @@ class Row:
     def called(self, **values: int) -> tuple:
         """The arguments with these values, and integers of no kind for the rest."""
         given = dict.fromkeys(self.integers, NEITHER) | values
-        return tuple(given.get(name, value) for name, value in zip(self.kernel.arg_names, self.arguments))
+        return tuple(tuple(given[each] for each in _names(name, value)) if isinstance(value, tuple) else given.get(name, value)
+                     for name, value in zip(self.kernel.arg_names, self.arguments))
+
+    def in_text(self, text: str) -> dict[str, str]:
+        """The integers, all of no kind, by the names that Triton's IR has for them."""
+        arguments = re.findall(r"(%[A-Za-z]\w*?)(_\d+)?: ", text.partition("tt.func")[2].partition("\n")[0])
+        found = {}
+        for name, value in zip(self.kernel.arg_names, self.arguments):
+            if isinstance(value, (int, tuple)):
+                found |= zip([base + suffix for base, suffix in arguments if base == f"%{name}"], _names(name, value))
+        assert sorted(found.values()) == sorted(self.integers), (found, self.integers)
+        return found
 
     def kinds(self):
         """Values for its integers: all of a kind, and some 1 among others, each alone in a small kernel."""
@@ -109,6 +122,10 @@ class Row:
         yield from (dict.fromkeys(names, ONE), dict.fromkeys(names, SIXTEEN), dict.fromkeys(self.counts_and_strides, HUGE))
         parts = len(names) if len(names) < 24 else PARTS
         yield from (dict.fromkeys(names[i::parts], ONE) for i in range(parts))
+
+
+def _names(name: str, value) -> list[str]:
+    return [f"{name} {place}" for place in range(len(value))] if isinstance(value, tuple) else [name]
 
 
 @cache
@@ -119,8 +136,9 @@ def row(name: str) -> Row:
         known = binding.load()
         constants = {k: known["activations"][v][1] if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
         pointers = tuple(torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
-        integers = (0,) * (len(known[kernel].arg_names) - len(pointers) - len(constants))
-        return Row(known[kernel], pointers + integers, constants)
+        rest = known[kernel].arg_names[len(pointers):len(known[kernel].arg_names) - len(constants)]
+        several = {"size": (0,) * 3} | {name: (0,) * 5 for name in rest if name.endswith("_stride")}
+        return Row(known[kernel], pointers + tuple(several.get(name, 0) for name in rest), constants)
     direction, changed, config = PRODUCTS[name.removesuffix(WIDE)]
     problem = replace(Problem.of_layer(direction, **LAYER | changed), wide=name.endswith(WIDE))
     plan = launch.plan(problem, H200, config)
@@ -194,9 +212,11 @@ def faults(name: str) -> tuple[str, list[str]]:
             found.append(f"to {last} with {values or 'integers of no kind'}: {type(error).__name__}: {error}")
             return ""
 
-    arithmetic = Arithmetic(text("ttir", {}))
-    if tried.wide:
-        found += [f"{n} is multiplied in 32 bits" for n in tried.counts_and_strides if f"%{n}" in arithmetic.factors]
+    plain = text("ttir", {})
+    arithmetic = Arithmetic(plain)
+    if tried.wide and plain:
+        multiplied = {name for ssa, name in tried.in_text(plain).items() if ssa in arithmetic.factors}
+        found += [f"{name} is multiplied in 32 bits" for name in tried.counts_and_strides if name in multiplied]
     found += [f"a divisor may be 0: {divisor}" for divisor in arithmetic.doubtful]
     if name.endswith(WIDE):  # the same source, whose integers were of every kind in the row without
         text("ttir", dict.fromkeys(tried.integers, ONE))

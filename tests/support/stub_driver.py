@@ -40,6 +40,8 @@ def shown(argument):
         return list(argument.shape)
     if hasattr(argument, "block_shape"):
         return dict(shape=argument.shape, strides=argument.strides, block=argument.block_shape)
+    if isinstance(argument, tuple):
+        return [shown(each) for each in argument]
     return argument if isinstance(argument, (int, type(None))) else str(argument)
 
 

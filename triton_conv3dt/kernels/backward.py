@@ -5,7 +5,7 @@ channels in registers while it walks over tiles: it forms dz = dy * derivative, 
 dx = w * dz. What is saved for the derivative, dy and x are read once and dx is written once, which is the least there is;
 the shares of dw and db are added afterwards, in order.
 
-BLOCK_M >= CI input channels, BLOCK_N >= CO * taps columns, BLOCK_K positions.
+A tile is TILE.m >= CI input channels by TILE.n >= CO * taps columns by TILE.k positions.
 """
 
 import triton
@@ -15,11 +15,14 @@ from .tiles import place, position, widen
 
 
 @triton.jit
-def columns(index, CO: tl.constexpr, SD: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, LAST: tl.constexpr):
-    """(d, h, w) of the tap and the channel of a line of dz, SD where there is none.
+def columns(index, CO: tl.constexpr, STRIDE: tl.constexpr, LAST: tl.constexpr):
+    """(d, h, w) of the tap and the channel of a line of dz; d is the stride's where there is none.
 
     Channels-last lines are (d, h, w, channel); channels-first ones (channel, d, h), and w is split off after the load.
     """
+    SD: tl.constexpr = STRIDE[0]
+    SH: tl.constexpr = STRIDE[1]
+    SW: tl.constexpr = STRIDE[2]
     if LAST:
         co, rest = index % CO, index // CO
         return rest // (SW * SH), rest // SW % SH, rest % SW, co
@@ -29,73 +32,73 @@ def columns(index, CO: tl.constexpr, SD: tl.constexpr, SH: tl.constexpr, SW: tl.
 
 
 @triton.jit
-def backward(dy, x, w, saved, dx, parts, sums, P, TD, TH, TW, g_n, g_c, g_d, g_h, g_w, x_n, x_c, x_d, x_h, x_w,
-             o_n, o_c, o_d, o_h, o_w, w_ci, w_co, w_tap, p_share, p_ci, p_co, p_tap,
-             SD: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
-             Z_LAST: tl.constexpr, Z_RUN: tl.constexpr, X_LAST: tl.constexpr, X_RUN: tl.constexpr,
-             O_LAST: tl.constexpr, O_RUN: tl.constexpr,
-             DERIVATIVE: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-             BLOCK_K: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
-    """dy and saved [N, CO, TD * SD, TH * SH, TW * SW] share their strides, x and dx [N, CI, TD, TH, TW]; P = N * TD * TH * TW.
+def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_stride, w_stride, p_stride,
+             STRIDE: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, Z: tl.constexpr, X: tl.constexpr, O: tl.constexpr,
+             TILE: tl.constexpr, DERIVATIVE: tl.constexpr, PARAMETERS: tl.constexpr, INDEX: tl.constexpr):
+    """dy and saved [N, CO, *size times STRIDE] share their strides, x and dx [N, CI, *size]; P: N times the product of size.
 
-    saved and sums may be None. parts [programs, ci, co, tap] by its strides; sums [programs, residues, CO], where the
-    residues are the taps, or those of (d, h) channels-first. Grid: programs.
+    saved and sums may be None. w_stride: (ci, co, tap). parts [programs, ci, co, tap] by its strides; sums [programs,
+    residues, CO], where the residues are the taps, or those of (d, h) channels-first. Grid: programs.
     """
-    SPLIT: tl.constexpr = 1 if Z_LAST else SW
+    SD: tl.constexpr = STRIDE[0]
+    SH: tl.constexpr = STRIDE[1]
+    SW: tl.constexpr = STRIDE[2]
+    BLOCK_M: tl.constexpr = TILE.m
+    BLOCK_N: tl.constexpr = TILE.n
+    BLOCK_K: tl.constexpr = TILE.k
+    SPLIT: tl.constexpr = TILE.split
+    X_RUN: tl.constexpr = X.run
+    Z_RUN: tl.constexpr = Z.run
+    O_RUN: tl.constexpr = O.run
     LINES: tl.constexpr = BLOCK_N // SPLIT
-    RESIDUES: tl.constexpr = SD * SH * (SW if Z_LAST else 1)
+    RESIDUES: tl.constexpr = SD * SH * (SW if Z.last else 1)
     program, programs = tl.program_id(0).to(INDEX), tl.num_programs(0)
-    g_n, g_c, g_d, g_h, g_w = widen(g_n, g_c, g_d, g_h, g_w, INDEX)
-    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
-    o_n, o_c, o_d, o_h, o_w = widen(o_n, o_c, o_d, o_h, o_w, INDEX)
-    P, w_ci, w_co, w_tap = tl.cast(P, INDEX), tl.cast(w_ci, INDEX), tl.cast(w_co, INDEX), tl.cast(w_tap, INDEX)
-    if Z_LAST:
-        g_c = 1
-    if X_LAST:
-        x_c = 1
-    if O_LAST:
-        o_c = 1
+    g_stride, x_stride, o_stride = widen(g_stride, Z.last, INDEX), widen(x_stride, X.last, INDEX), widen(o_stride, O.last, INDEX)
+    w_ci, w_co, w_tap = tl.cast(w_stride[0], INDEX), tl.cast(w_stride[1], INDEX), tl.cast(w_stride[2], INDEX)
+    P = tl.cast(P, INDEX)
     ci = tl.arange(0, BLOCK_M)
     line = tl.arange(0, LINES)
-    kd, kh, kw, co = columns(line, CO, SD, SH, SW, Z_LAST)
-    z_line = tl.multiple_of(place(0, co, kd, kh, kw, 0, g_c, g_d, g_h, g_w), Z_RUN)
-    z_line = tl.max_contiguous(z_line, Z_RUN if Z_LAST else 1)
-    z_live = kd < SD
+    kd, kh, kw, co = columns(line, CO, STRIDE, Z.last)
+    z_line = tl.multiple_of(place(0, co, kd, kh, kw, g_stride), Z_RUN)
+    z_line = tl.max_contiguous(z_line, Z_RUN if Z.last else 1)
+    m_line = kd < SD
 
     column = tl.arange(0, BLOCK_N)  # of dw and w: (residue of w that was split off, line)
-    cd, ch, cw, cc = columns(column % LINES, CO, SD, SH, SW, Z_LAST)
+    cd, ch, cw, cc = columns(column % LINES, CO, STRIDE, Z.last)
     tap = (cd * SH + ch) * SW + cw + column // LINES
-    live = (ci < CI)[:, None] & (cd < SD)[None, :]
-    wt = tl.load(w + ci[:, None] * w_ci + (cc * w_co + tap * w_tap)[None, :], mask=live, other=0.0)
+    m_w = (ci < CI)[:, None] & (cd < SD)[None, :]
+    b_w = tl.load(w + ci[:, None] * w_ci + (cc * w_co + tap * w_tap)[None, :], mask=m_w, other=0.0)
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), ACC)
-    total = tl.zeros((LINES,), ACC)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    total = tl.zeros((LINES,), tl.float32)
     o_k = tl.arange(0, BLOCK_K)
-    q = tl.arange(0, BLOCK_K * SPLIT)
-    for tile in tl.range(program, tl.cdiv(P, BLOCK_K), programs, num_stages=STAGES):
-        n, d, h, w_place = position(tile * BLOCK_K + q // SPLIT, TD, TH, TW)
-        z_place = place(n, 0, d * SD, h * SH, 0, g_n, 0, g_d, g_h, 0) + (w_place * SW + q % SPLIT) * g_w
-        z_place = tl.max_contiguous(tl.multiple_of(z_place, Z_RUN), 1 if Z_LAST else Z_RUN)
-        seen = z_live[:, None] & (tile * (BLOCK_K * SPLIT) + q < P * SPLIT)[None, :]  # constant along a run
-        dz = tl.load(dy + z_line[:, None] + z_place[None, :], mask=seen, other=0.0)  # [LINES, BLOCK_K * SPLIT]
+    o_q = tl.arange(0, BLOCK_K * SPLIT)
+    for tile in tl.range(program, tl.cdiv(P, BLOCK_K), programs, num_stages=TILE.stages):
+        n, d, h, w_place = position(tile * BLOCK_K + o_q // SPLIT, size)
+        z_place = place(n, 0, d * SD, h * SH, 0, g_stride) + (w_place * SW + o_q % SPLIT) * g_stride[4]
+        z_place = tl.max_contiguous(tl.multiple_of(z_place, Z_RUN), 1 if Z.last else Z_RUN)
+        m_z = m_line[:, None] & (tile * (BLOCK_K * SPLIT) + o_q < P * SPLIT)[None, :]  # constant along a run
+        b_z = tl.load(dy + z_line[:, None] + z_place[None, :], mask=m_z, other=0.0)  # [LINES, BLOCK_K * SPLIT]
         if saved is not None:
-            at = tl.load(saved + z_line[:, None] + z_place[None, :], mask=seen, other=0.0).to(ACC)
-            dz = tl.where(seen, dz.to(ACC) * DERIVATIVE(at, A, B), 0.0).to(dz.dtype)
+            at = tl.load(saved + z_line[:, None] + z_place[None, :], mask=m_z, other=0.0).to(tl.float32)
+            slope = DERIVATIVE(at, PARAMETERS[0], PARAMETERS[1])
+            b_z = tl.where(m_z, b_z.to(tl.float32) * slope, 0.0).to(b_z.dtype)
         if sums is not None:
-            total += tl.sum(dz.to(ACC), axis=1)
-        n, d, h, w_place = position(tile * BLOCK_K + o_k, TD, TH, TW)
-        x_seen = (ci < CI)[:, None] & (tile * BLOCK_K + o_k < P)[None, :]
-        x_place = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w_place * x_w, X_RUN)
-        x_place = tl.max_contiguous(x_place, 1 if X_LAST else X_RUN)
-        xt = tl.load(x + (ci * x_c)[:, None] + x_place[None, :], mask=x_seen, other=0.0)
-        split = dz.reshape(LINES, BLOCK_K, SPLIT)
-        acc = tl.dot(xt, split.permute(1, 2, 0).reshape(BLOCK_K, BLOCK_N), acc, out_dtype=ACC)
-        out = tl.dot(wt, split.permute(2, 0, 1).reshape(BLOCK_N, BLOCK_K), out_dtype=ACC)
-        o_place = tl.multiple_of(place(n, 0, d, h, 0, o_n, 0, o_d, o_h, 0) + w_place * o_w, O_RUN)
-        o_place = tl.max_contiguous(o_place, 1 if O_LAST else O_RUN)
-        tl.store(dx + (ci * o_c)[:, None] + o_place[None, :], out.to(dx.dtype.element_ty), mask=x_seen)
-    at = ci.to(tl.int64)[:, None] * p_ci + (cc.to(tl.int64) * p_co + tap.to(tl.int64) * p_tap)[None, :]
-    tl.store(parts + program.to(tl.int64) * p_share + at, acc, mask=live)
+            total += tl.sum(b_z.to(tl.float32), axis=1)
+        n, d, h, w_place = position(tile * BLOCK_K + o_k, size)
+        m_x = (ci < CI)[:, None] & (tile * BLOCK_K + o_k < P)[None, :]
+        x_place = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w_place * x_stride[4], X_RUN)
+        x_place = tl.max_contiguous(x_place, 1 if X.last else X_RUN)
+        b_x = tl.load(x + (ci * x_stride[1])[:, None] + x_place[None, :], mask=m_x, other=0.0)
+        split = b_z.reshape(LINES, BLOCK_K, SPLIT)
+        acc = tl.dot(b_x, split.permute(1, 2, 0).reshape(BLOCK_K, BLOCK_N), acc, out_dtype=tl.float32)
+        b_dx = tl.dot(b_w, split.permute(2, 0, 1).reshape(BLOCK_N, BLOCK_K), out_dtype=tl.float32)
+        o_place = tl.multiple_of(place(n, 0, d, h, 0, o_stride) + w_place * o_stride[4], O_RUN)
+        o_place = tl.max_contiguous(o_place, 1 if O.last else O_RUN)
+        tl.store(dx + (ci * o_stride[1])[:, None] + o_place[None, :], b_dx.to(dx.dtype.element_ty), mask=m_x)
+    at = cc.to(tl.int64) * p_stride[2] + tap.to(tl.int64) * p_stride[3]
+    at = ci.to(tl.int64)[:, None] * p_stride[1] + at[None, :]
+    tl.store(parts + program.to(tl.int64) * p_stride[0] + at, acc, mask=m_w)
     if sums is not None:
-        residue = (kd * SH + kh) * (SW if Z_LAST else 1) + kw
-        tl.store(sums + (program.to(tl.int64) * RESIDUES + residue) * CO + co, total, mask=z_live)
+        residue = (kd * SH + kh) * (SW if Z.last else 1) + kw
+        tl.store(sums + (program.to(tl.int64) * RESIDUES + residue) * CO + co, total, mask=m_line)

@@ -7,90 +7,82 @@ tap and reduction channel.
 import triton
 import triton.language as tl
 
-from .tiles import (
-    HALO, IN_STEP, KERNEL, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, axis_taps, inside, place, position, tap_of_step,
-    widen, write
-)
+from .tiles import axis_taps, inside, phase_of_program, place, position, tap_of_step, widen, write
 
 
 @triton.jit
-def accumulate(x, w, n, id0, ih0, iw0, live, channel, phase_d, phase_h, phase_w, XD, XH, XW, x_n, x_c, x_d, x_h, x_w,
-               w_row, w_red, w_tap, w_group, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr,
-               RED: tl.constexpr, GROUPS: tl.constexpr, X_LAST: tl.constexpr, X_RUN: tl.constexpr,
+def accumulate(x, w, n, origin, live, channel, phase, x_size, x_stride, w_stride, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr,
+               AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr, GROUPS: tl.constexpr, X: tl.constexpr,
                BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr):
     """One phase: [BLOCK_C, BLOCK_P]."""
-    taps_d, first_d, offset_d = axis_taps(AXIS_D, phase_d)
-    taps_h, first_h, offset_h = axis_taps(AXIS_H, phase_h)
-    taps_w, first_w, offset_w = axis_taps(AXIS_W, phase_w)
-    x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_n, 0, x_d, x_h, 0) + iw0 * x_w, X_RUN)
-    x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
+    X_RUN: tl.constexpr = X.run
+    taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
+    taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
+    taps_w, first_w, offset_w = axis_taps(AXIS_W, phase[2])
+    id0, ih0, iw0 = origin
+    w_row, w_red, w_tap, w_group = w_stride
+    x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_stride) + iw0 * x_stride[4], X_RUN)
+    x_offset = tl.max_contiguous(x_offset, 1 if X.last else X_RUN)
     group = channel // ROWS
-    row_live = channel < ROWS * GROUPS
+    m_row = channel < ROWS * GROUPS
     p_w = w + (channel % ROWS) * w_row + group * w_group
     acc = tl.zeros((BLOCK_C, BLOCK_P), ACC)
     for step in range(0, taps_d * taps_h * taps_w * RED):
         red, tap = step % RED, step // RED
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
-        dd, dh, dw = offset_d + jd * AXIS_D[MOVE], offset_h + jh * AXIS_H[MOVE], offset_w + jw * AXIS_W[MOVE]
-        seen = live
-        if AXIS_D[HALO]:
-            seen = seen & inside(id0 + dd, XD)
-        if AXIS_H[HALO]:
-            seen = seen & inside(ih0 + dh, XH)
-        if AXIS_W[HALO]:
-            seen = seen & inside(iw0 + dw, XW)
-        p_x = x + (x_offset + tl.multiple_of(dd * x_d + dh * x_h + dw * x_w, X_RUN))
-        kd, kh, kw = first_d + jd * AXIS_D[TAP_STEP], first_h + jh * AXIS_H[TAP_STEP], first_w + jw * AXIS_W[TAP_STEP]
-        tap_index = (kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw
-        wt = tl.load(p_w + tap_index * w_tap + red * w_red, mask=row_live, other=0.0).to(ACC)
+        dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
+        m_seen = live
+        if AXIS_D.halo:
+            m_seen = m_seen & inside(id0 + dd, x_size[0])
+        if AXIS_H.halo:
+            m_seen = m_seen & inside(ih0 + dh, x_size[1])
+        if AXIS_W.halo:
+            m_seen = m_seen & inside(iw0 + dw, x_size[2])
+        p_x = x + (x_offset + tl.multiple_of(dd * x_stride[2] + dh * x_stride[3] + dw * x_stride[4], X_RUN))
+        kd, kh, kw = first_d + jd * AXIS_D.tap_step, first_h + jh * AXIS_H.tap_step, first_w + jw * AXIS_W.tap_step
+        tap_index = (kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw
+        b_w = tl.load(p_w + tap_index * w_tap + red * w_red, mask=m_row, other=0.0).to(ACC)
         if GROUPS == 1:  # every channel reads the same input
-            xt = tl.load(p_x + red * x_c, mask=seen, other=0.0).to(ACC)[None, :]
+            b_x = tl.load(p_x + red * x_stride[1], mask=m_seen, other=0.0).to(ACC)[None, :]
         else:
-            xt = tl.load(p_x[None, :] + ((group * RED + red) * x_c)[:, None], mask=seen[None, :] & row_live[:, None], other=0.0).to(ACC)
-        acc += xt * wt[:, None]
+            p_x = p_x[None, :] + ((group * RED + red) * x_stride[1])[:, None]
+            b_x = tl.load(p_x, mask=m_seen[None, :] & m_row[:, None], other=0.0).to(ACC)
+        acc += b_x * b_w[:, None]
     return acc
 
 
 @triton.jit
-def direct(x, w, y, b, residual, pre, P, TD, TH, TW, XD, XH, XW, YD, YH, YW,
-           x_n, x_c, x_d, x_h, x_w, w_row, w_red, w_tap, w_group, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
+def direct(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_stride, y_stride, r_stride,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
-           GROUPS: tl.constexpr, JOIN: tl.constexpr, X_LAST: tl.constexpr, X_RUN: tl.constexpr,
-           Y_LAST: tl.constexpr, Y_RUN: tl.constexpr, R_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr,
-           B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+           GROUPS: tl.constexpr, JOIN: tl.constexpr, X: tl.constexpr, Y: tl.constexpr, R: tl.constexpr,
+           ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+           ACC: tl.constexpr, INDEX: tl.constexpr):
     """As gather.gather, with the groups among the channels. Grid: (position tile, phase, channel tile), the last fastest."""
     TILES: tl.constexpr = (ROWS * GROUPS + BLOCK_C - 1) // BLOCK_C
-    PROGRAM_PHASES: tl.constexpr = AXIS_D[PHASES] * AXIS_H[PHASES] * AXIS_W[PHASES]
+    PROGRAM_PHASES: tl.constexpr = AXIS_D.phases * AXIS_H.phases * AXIS_W.phases
     pid = tl.program_id(0).to(INDEX)
     tile, rest = pid % TILES, pid // TILES
     i_phase, i_position = rest % PROGRAM_PHASES, rest // PROGRAM_PHASES
-    phase_w, rest = i_phase % AXIS_W[PHASES], i_phase // AXIS_W[PHASES]
-    phase_h, phase_d = rest % AXIS_H[PHASES], rest // AXIS_H[PHASES]
-    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
-    y_n, y_c, y_d, y_h, y_w = widen(y_n, y_c, y_d, y_h, y_w, INDEX)
-    r_n, r_c, r_d, r_h, r_w = widen(r_n, r_c, r_d, r_h, r_w, INDEX)
-    P, w_row, w_red, w_tap = tl.cast(P, INDEX), tl.cast(w_row, INDEX), tl.cast(w_red, INDEX), tl.cast(w_tap, INDEX)
-    w_group = tl.cast(w_group, INDEX)
-    if X_LAST:
-        x_c = 1
+    phase = phase_of_program(i_phase, AXIS_D, AXIS_H, AXIS_W)
+    P, x_stride = tl.cast(P, INDEX), widen(x_stride, X.last, INDEX)
+    w_row, w_red, w_tap = tl.cast(w_stride[0], INDEX), tl.cast(w_stride[1], INDEX), tl.cast(w_stride[2], INDEX)
+    w_stride = (w_row, w_red, w_tap, tl.cast(w_stride[3], INDEX))
     channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
     index = i_position * BLOCK_P + tl.arange(0, BLOCK_P)
-    n, td, th, tw = position(index, TD, TH, TW)
-    id0, ih0, iw0 = td * AXIS_D[IN_STEP], th * AXIS_H[IN_STEP], tw * AXIS_W[IN_STEP]
-    acc = accumulate(x, w, n, id0, ih0, iw0, index < P, channel, phase_d, phase_h, phase_w, XD, XH, XW, x_n, x_c, x_d, x_h, x_w,
-                     w_row, w_red, w_tap, w_group, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, GROUPS, X_LAST, X_RUN, BLOCK_C, BLOCK_P, ACC)
+    n, td, th, tw = position(index, size)
+    origin = (td * AXIS_D.in_step, th * AXIS_H.in_step, tw * AXIS_W.in_step)
+    acc = accumulate(x, w, n, origin, index < P, channel, phase, x_size, x_stride, w_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, RED,
+                     GROUPS, X, BLOCK_C, BLOCK_P, ACC)
     if JOIN == 2:
-        other = accumulate(x, w, n, id0, ih0, iw0, index < P, channel, phase_d, phase_h, 1, XD, XH, XW, x_n, x_c, x_d, x_h, x_w,
-                           w_row, w_red, w_tap, w_group, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, GROUPS, X_LAST, X_RUN, BLOCK_C, BLOCK_P, ACC)
+        other = accumulate(x, w, n, origin, index < P, channel, (phase[0], phase[1], 1), x_size, x_stride, w_stride,
+                           AXIS_D, AXIS_H, AXIS_W, ROWS, RED, GROUPS, X, BLOCK_C, BLOCK_P, ACC)
         acc = tl.join(acc, other).reshape(BLOCK_C, BLOCK_P * 2)
     column = tl.arange(0, BLOCK_P * JOIN)
-    index = i_position * BLOCK_P + column // JOIN
-    n, td, th, tw = position(index, TD, TH, TW)
-    base_d = td * AXIS_D[OUT_STEP] + phase_d - AXIS_D[ORIGIN]
-    base_h = th * AXIS_H[OUT_STEP] + phase_h - AXIS_H[ORIGIN]
-    base_w = tw * AXIS_W[OUT_STEP] + phase_w - AXIS_W[ORIGIN] + column % JOIN
+    n, td, th, tw = position(i_position * BLOCK_P + column // JOIN, size)
+    base_d = td * AXIS_D.out_step + phase[0] - AXIS_D.origin
+    base_h = th * AXIS_H.out_step + phase[1] - AXIS_H.origin
+    base_w = tw * AXIS_W.out_step + phase[2] - AXIS_W.origin + column % JOIN
     zero = tl.zeros((BLOCK_C,), tl.int32)
-    write(acc, y, residual, pre, b, channel, zero, zero, zero, n, base_d, base_h, base_w, channel < ROWS * GROUPS,
-          i_position * (BLOCK_P * JOIN) + column < P * JOIN,
-          YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w, AXIS_D, AXIS_H, AXIS_W, Y_LAST, Y_RUN,
-          R_RUN, ACTIVATION, A, B)
+    write(acc, y, residual, pre, b, channel, (zero, zero, zero), n, (base_d, base_h, base_w), channel < ROWS * GROUPS,
+          i_position * (BLOCK_P * JOIN) + column < P * JOIN, y_size, widen(y_stride, Y.last, INDEX),
+          widen(r_stride, R.last, INDEX), AXIS_D, AXIS_H, AXIS_W, Y, R, ACTIVATION, PARAMETERS)

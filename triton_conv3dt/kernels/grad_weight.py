@@ -7,137 +7,135 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .tiles import (
-    FIRST, GUARD, HALO, IN_STEP, KERNEL, MOVE, OFFSET, TAP_STEP, TAPS, inside, place, position, round_tf32, widen
-)
+from .tiles import inside, place, position, round_tf32, widen
 
 
 @triton.jit
 def tap_of_program(i_tap, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr):
-    """The tap of this program and the shift of dz it reads, per axis (d, h, w)."""
-    jw, rest = i_tap % AXIS_W[TAPS], i_tap // AXIS_W[TAPS]
-    jh, jd = rest % AXIS_H[TAPS], rest // AXIS_H[TAPS]
-    kd, kh, kw = jd * AXIS_D[TAP_STEP] + AXIS_D[FIRST], jh * AXIS_H[TAP_STEP] + AXIS_H[FIRST], jw * AXIS_W[TAP_STEP] + AXIS_W[FIRST]
-    return kd, kh, kw, jd * AXIS_D[MOVE] + AXIS_D[OFFSET], jh * AXIS_H[MOVE] + AXIS_H[OFFSET], jw * AXIS_W[MOVE] + AXIS_W[OFFSET]
+    """The tap (d, h, w) of this program, and the shift (d, h, w) of dz that it reads."""
+    jw, rest = i_tap % AXIS_W.taps, i_tap // AXIS_W.taps
+    jh, jd = rest % AXIS_H.taps, rest // AXIS_H.taps
+    tap = (jd * AXIS_D.tap_step + AXIS_D.first, jh * AXIS_H.tap_step + AXIS_H.first, jw * AXIS_W.tap_step + AXIS_W.first)
+    shift = (jd * AXIS_D.move + AXIS_D.offset, jh * AXIS_H.move + AXIS_H.offset, jw * AXIS_W.move + AXIS_W.offset)
+    return tap, shift
 
 
 @triton.jit
-def grad_weight(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_h, x_w, z_n, z_c, z_d, z_h, z_w,
-                p_split, p_ci, p_co, p_tap, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr,
-                CI: tl.constexpr, CO: tl.constexpr, SPLIT: tl.constexpr,
-                X_LAST: tl.constexpr, X_RUN: tl.constexpr, Z_LAST: tl.constexpr, Z_RUN: tl.constexpr,
-                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-                PRECISION: tl.constexpr, ROUND: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
-    """One share of dw for BLOCK_M input channels, BLOCK_N output channels and one tap (SPLIT taps along w where dz is
-    contiguous along w and is split after the load). CI and CO are per group.
+def grad_weight(x, z, parts, P, SHARE, size, z_size, x_stride, z_stride, p_stride, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr,
+                AXIS_W: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, X: tl.constexpr, Z: tl.constexpr, TILE: tl.constexpr,
+                DOT: tl.constexpr, INDEX: tl.constexpr):
+    """One share of dw for TILE.m input channels, TILE.n output channels and one tap (TILE.split taps along w where dz is
+    contiguous along w and is split after the load), reduced by TILE.k positions at a time. CI and CO are per group.
 
-    parts [shares, ci, co, tap] by its strides. Grid: (tap, co tile, ci tile), share, group.
+    x [N, *, *size], z [N, *, *z_size]; P: N times the product of size. parts [shares, ci, co, tap] by its strides. Grid:
+    (tap, co tile, ci tile), share, group.
     """
+    BLOCK_M: tl.constexpr = TILE.m
+    BLOCK_N: tl.constexpr = TILE.n
+    BLOCK_K: tl.constexpr = TILE.k
+    SPLIT: tl.constexpr = TILE.split
+    X_RUN: tl.constexpr = X.run
+    Z_RUN: tl.constexpr = Z.run
+    PRECISION: tl.constexpr = DOT.precision
     CI_TILES: tl.constexpr = (CI + BLOCK_M - 1) // BLOCK_M
     CO_TILES: tl.constexpr = (CO + BLOCK_N - 1) // BLOCK_N
     pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     i_ci, rest = pid % CI_TILES, pid // CI_TILES
     i_co, i_tap = rest % CO_TILES, rest // CO_TILES
-    kd, kh, kw, dd, dh, dw = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
-    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
-    z_n, z_c, z_d, z_h, z_w = widen(z_n, z_c, z_d, z_h, z_w, INDEX)
-    P = tl.cast(P, INDEX)
-    if X_LAST:
-        x_c = 1
-    if Z_LAST:
-        z_c = 1
+    tap, shift = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
+    P, x_stride, z_stride = tl.cast(P, INDEX), widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
     ci = i_ci * BLOCK_M + tl.arange(0, BLOCK_M)
     co = i_co * BLOCK_N + tl.arange(0, BLOCK_N)
-    p_x = x + group.to(tl.int64) * CI * x_c + (ci * x_c)[:, None]
-    p_z = z + group.to(tl.int64) * CO * z_c + (co * z_c)[:, None]
+    p_x = x + group.to(tl.int64) * CI * x_stride[1] + (ci * x_stride[1])[:, None]
+    p_z = z + group.to(tl.int64) * CO * z_stride[1] + (co * z_stride[1])[:, None]
     o_k = tl.arange(0, BLOCK_K).to(INDEX)
-    q = tl.arange(0, BLOCK_K * SPLIT).to(INDEX)
-    acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), ACC)
+    o_q = tl.arange(0, BLOCK_K * SPLIT).to(INDEX)
+    acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), tl.float32)
     first = share.to(INDEX) * SHARE
     last = tl.minimum(P, first + SHARE)
-    for start in tl.range(first, last, BLOCK_K, num_stages=STAGES):
-        n, d, h, w = position(start + o_k, TD, TH, TW)
-        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w * x_w, X_RUN)
-        x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
-        x_mask = (start + o_k < last)[None, :]
+    for start in tl.range(first, last, BLOCK_K, num_stages=TILE.stages):
+        n, d, h, w = position(start + o_k, size)
+        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w * x_stride[4], X_RUN)
+        x_offset = tl.max_contiguous(x_offset, 1 if X.last else X_RUN)
+        m_x = (start + o_k < last)[None, :]
         if CI % BLOCK_M != 0:
-            x_mask = x_mask & (ci < CI)[:, None]
-        xt = tl.load(p_x + x_offset[None, :], mask=x_mask, other=0.0)  # [BLOCK_M, BLOCK_K]
-        index = start + q // SPLIT
-        n, d, h, w = position(index, TD, TH, TW)
-        zd, zh, zw = d * AXIS_D[IN_STEP] + dd, h * AXIS_H[IN_STEP] + dh, w * AXIS_W[IN_STEP] + dw * SPLIT + q % SPLIT
-        seen = start * SPLIT + q < last * SPLIT
-        if AXIS_D[HALO]:
-            seen = seen & inside(zd, ZD)
-        if AXIS_H[HALO]:
-            seen = seen & inside(zh, ZH)
-        if AXIS_W[HALO]:
-            seen = seen & inside(zw, ZW)
-        z_mask = seen[None, :]
+            m_x = m_x & (ci < CI)[:, None]
+        b_x = tl.load(p_x + x_offset[None, :], mask=m_x, other=0.0)  # [BLOCK_M, BLOCK_K]
+        n, d, h, w = position(start + o_q // SPLIT, size)
+        zd, zh = d * AXIS_D.in_step + shift[0], h * AXIS_H.in_step + shift[1]
+        zw = w * AXIS_W.in_step + shift[2] * SPLIT + o_q % SPLIT
+        m_seen = start * SPLIT + o_q < last * SPLIT
+        if AXIS_D.halo:
+            m_seen = m_seen & inside(zd, z_size[0])
+        if AXIS_H.halo:
+            m_seen = m_seen & inside(zh, z_size[1])
+        if AXIS_W.halo:
+            m_seen = m_seen & inside(zw, z_size[2])
+        m_z = m_seen[None, :]
         if CO % BLOCK_N != 0:
-            z_mask = z_mask & (co < CO)[:, None]
-        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_n, 0, z_d, z_h, 0) + zw * z_w, Z_RUN)
-        z_offset = tl.max_contiguous(z_offset, 1 if Z_LAST else Z_RUN)
-        zt = tl.load(p_z + z_offset[None, :], mask=z_mask, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
-        if ROUND:
-            xt, zt = round_tf32(xt), round_tf32(zt)
+            m_z = m_z & (co < CO)[:, None]
+        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_stride) + zw * z_stride[4], Z_RUN)
+        z_offset = tl.max_contiguous(z_offset, 1 if Z.last else Z_RUN)
+        b_z = tl.load(p_z + z_offset[None, :], mask=m_z, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
+        if DOT.round_x:
+            b_x = round_tf32(b_x)
+        if DOT.round_w:
+            b_z = round_tf32(b_z)
         if SPLIT > 1:
-            zt = zt.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
+            b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
         else:
-            zt = tl.trans(zt)
-        acc = tl.dot(xt, zt, acc, input_precision=PRECISION, out_dtype=ACC)
+            b_z = tl.trans(b_z)
+        acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
     column = tl.arange(0, BLOCK_N * SPLIT)
     rw, co = column // BLOCK_N, i_co * BLOCK_N + column % BLOCK_N
-    mask = (ci < CI)[:, None] & (co < CO)[None, :]
-    if AXIS_W[GUARD]:
-        mask = mask & inside(kw + rw, AXIS_W[KERNEL])[None, :]
-    tap = (kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw + rw
-    out = parts + share.to(tl.int64) * p_split + group.to(tl.int64) * CI * p_ci
-    offset = ci.to(tl.int64)[:, None] * p_ci + (co.to(tl.int64) * p_co + tap.to(tl.int64) * p_tap)[None, :]
-    tl.store(out + offset, acc.to(parts.dtype.element_ty), mask=mask)
+    m_dw = (ci < CI)[:, None] & (co < CO)[None, :]
+    if AXIS_W.guard:
+        m_dw = m_dw & inside(tap[2] + rw, AXIS_W.kernel)[None, :]
+    tap_index = (tap[0] * AXIS_H.kernel + tap[1]) * AXIS_W.kernel + tap[2] + rw
+    out = parts + share.to(tl.int64) * p_stride[0] + group.to(tl.int64) * CI * p_stride[1]
+    offset = co.to(tl.int64) * p_stride[2] + tap_index.to(tl.int64) * p_stride[3]
+    offset = ci.to(tl.int64)[:, None] * p_stride[1] + offset[None, :]
+    tl.store(out + offset, acc.to(parts.dtype.element_ty), mask=m_dw)
 
 
 @triton.jit
-def grad_weight_direct(x, z, parts, P, SHARE, TD, TH, TW, ZD, ZH, ZW, x_n, x_c, x_d, x_h, x_w, z_n, z_c, z_d, z_h, z_w,
-                       p_split, p_ci, p_co, p_tap, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr,
-                       CI: tl.constexpr, CO: tl.constexpr, CHANNELS: tl.constexpr,
-                       X_LAST: tl.constexpr, X_RUN: tl.constexpr, Z_LAST: tl.constexpr, Z_RUN: tl.constexpr,
-                       BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+def grad_weight_direct(x, z, parts, P, SHARE, size, z_size, x_stride, z_stride, p_stride, AXIS_D: tl.constexpr,
+                       AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, CHANNELS: tl.constexpr,
+                       X: tl.constexpr, Z: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr,
+                       INDEX: tl.constexpr):
     """One share of dw without tensor cores: for BLOCK_C of all the output channels, one input channel of their group
     and one tap. CI and CO are per group, CHANNELS = CO * groups.
 
     Grid: (tap, input channel of the group, channel tile), share.
     """
+    X_RUN: tl.constexpr = X.run
+    Z_RUN: tl.constexpr = Z.run
     TILES: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
     pid, share = tl.program_id(0), tl.program_id(1)
     tile, rest = pid % TILES, pid // TILES
     ci, i_tap = rest % CI, rest // CI
-    kd, kh, kw, dd, dh, dw = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
-    x_n, x_c, x_d, x_h, x_w = widen(x_n, x_c, x_d, x_h, x_w, INDEX)
-    z_n, z_c, z_d, z_h, z_w = widen(z_n, z_c, z_d, z_h, z_w, INDEX)
-    P = tl.cast(P, INDEX)
-    if X_LAST:
-        x_c = 1
-    if Z_LAST:
-        z_c = 1
+    tap, shift = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
+    P, x_stride, z_stride = tl.cast(P, INDEX), widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
     channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
     source = channel // CO * CI + ci
-    p_x = x + (source * x_c)[:, None]
-    p_z = z + (channel * z_c)[:, None]
+    p_x = x + (source * x_stride[1])[:, None]
+    p_z = z + (channel * z_stride[1])[:, None]
     acc = tl.zeros((BLOCK_C, BLOCK_P), ACC)
     first = share.to(INDEX) * SHARE
     last = tl.minimum(P, first + SHARE)
     for start in tl.range(first, last, BLOCK_P):
         index = start + tl.arange(0, BLOCK_P).to(INDEX)
-        n, d, h, w = position(index, TD, TH, TW)
-        zd, zh, zw = d * AXIS_D[IN_STEP] + dd, h * AXIS_H[IN_STEP] + dh, w * AXIS_W[IN_STEP] + dw
-        seen = (index < last) & inside(zd, ZD) & inside(zh, ZH) & inside(zw, ZW)
-        mask = seen[None, :] & (channel < CHANNELS)[:, None]
-        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w * x_w, X_RUN)
-        x_offset = tl.max_contiguous(x_offset, 1 if X_LAST else X_RUN)
-        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_n, 0, z_d, z_h, 0) + zw * z_w, Z_RUN)
-        z_offset = tl.max_contiguous(z_offset, 1 if Z_LAST else Z_RUN)
-        acc += tl.load(p_x + x_offset[None, :], mask=mask, other=0.0).to(ACC) * tl.load(p_z + z_offset[None, :], mask=mask, other=0.0).to(ACC)
-    tap = (kd * AXIS_H[KERNEL] + kh) * AXIS_W[KERNEL] + kw
-    offset = source.to(tl.int64) * p_ci + (channel % CO).to(tl.int64) * p_co + tap.to(tl.int64) * p_tap
-    tl.store(parts + share.to(tl.int64) * p_split + offset, tl.sum(acc, axis=1).to(parts.dtype.element_ty), mask=channel < CHANNELS)
+        n, d, h, w = position(index, size)
+        zd, zh, zw = d * AXIS_D.in_step + shift[0], h * AXIS_H.in_step + shift[1], w * AXIS_W.in_step + shift[2]
+        m_seen = (index < last) & inside(zd, z_size[0]) & inside(zh, z_size[1]) & inside(zw, z_size[2])
+        mask = m_seen[None, :] & (channel < CHANNELS)[:, None]
+        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w * x_stride[4], X_RUN)
+        x_offset = tl.max_contiguous(x_offset, 1 if X.last else X_RUN)
+        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_stride) + zw * z_stride[4], Z_RUN)
+        z_offset = tl.max_contiguous(z_offset, 1 if Z.last else Z_RUN)
+        b_x = tl.load(p_x + x_offset[None, :], mask=mask, other=0.0).to(ACC)
+        acc += b_x * tl.load(p_z + z_offset[None, :], mask=mask, other=0.0).to(ACC)
+    tap_index = (tap[0] * AXIS_H.kernel + tap[1]) * AXIS_W.kernel + tap[2]
+    out = parts + share.to(tl.int64) * p_stride[0] + source.to(tl.int64) * p_stride[1]
+    offset = (channel % CO).to(tl.int64) * p_stride[2] + tap_index.to(tl.int64) * p_stride[3]
+    tl.store(out + offset, tl.sum(acc, axis=1).to(parts.dtype.element_ty), mask=channel < CHANNELS)

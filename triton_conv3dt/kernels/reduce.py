@@ -7,7 +7,7 @@ from .tiles import place, position, round_tf32
 
 
 @triton.jit
-def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_ci, o_co, o_d, o_h, o_w, BLOCK: tl.constexpr):
+def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_stride, BLOCK: tl.constexpr):
     """out[ci, co, tap] = parts[0] + parts[1] + ... in that order; parts [SHARES, ci, tap, co], one rounding at the end."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
@@ -16,13 +16,13 @@ def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_ci, o_co, o_d, o_h, 
     co, rest = index % CO, index // CO
     tap, ci = rest % TAPS, rest // TAPS
     kw, rest = tap % KW, tap // KW
-    offset = ci * o_ci + co * o_co + rest // KH * o_d + rest % KH * o_h + kw * o_w
+    offset = ci * o_stride[0] + co * o_stride[1] + rest // KH * o_stride[2] + rest % KH * o_stride[3] + kw * o_stride[4]
     tl.store(out + offset, total.to(out.dtype.element_ty), mask=index < SIZE)
 
 
 @triton.jit
-def grad_bias(z, parts, P, SHARE, CO, ZD, ZH, ZW, z_n, z_c, z_d, z_h, z_w, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-              ACC: tl.constexpr, INDEX: tl.constexpr):
+def grad_bias(z, parts, P, SHARE, CO, size, z_stride, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr,
+              INDEX: tl.constexpr):
     """parts[share, co] = sum of dz over this share of the positions."""
     share = tl.program_id(1).to(INDEX)
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -30,16 +30,15 @@ def grad_bias(z, parts, P, SHARE, CO, ZD, ZH, ZW, z_n, z_c, z_d, z_h, z_w, BLOCK
     last = tl.minimum(P, share * SHARE + SHARE)
     for start in tl.range(share * SHARE, last, BLOCK_P):
         index = start + tl.arange(0, BLOCK_P).to(INDEX)
-        n, d, h, w = position(index, ZD, ZH, ZW)
-        offset = place(n, 0, d, h, w, z_n, 0, z_d, z_h, z_w)[None, :] + (channel.to(INDEX) * z_c)[:, None]
+        n, d, h, w = position(index, size)
+        offset = place(n, 0, d, h, w, z_stride)[None, :] + (channel.to(INDEX) * z_stride[1])[:, None]
         acc += tl.load(z + offset, mask=(index < last)[None, :] & (channel < CO)[:, None], other=0.0).to(ACC)
     tl.store(parts + share.to(tl.int64) * CO + channel, tl.sum(acc, axis=1), mask=channel < CO)
 
 
 @triton.jit
-def activation_grad(dy, saved, dz, SIZE, C, D, H, W, g_n, g_c, g_d, g_h, g_w, s_n, s_c, s_d, s_h, s_w, o_n, o_c, o_d, o_h, o_w,
-                    LAST: tl.constexpr, FLAT: tl.constexpr, DERIVATIVE: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-                    ACC: tl.constexpr, BLOCK: tl.constexpr):
+def activation_grad(dy, saved, dz, SIZE, C, size, g_stride, s_stride, o_stride, LAST: tl.constexpr, FLAT: tl.constexpr,
+                    DERIVATIVE: tl.constexpr, PARAMETERS: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
     """dz = dy * derivative(saved). FLAT: the three share their strides and are dense, so a place is a plain index."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < SIZE
@@ -48,32 +47,32 @@ def activation_grad(dy, saved, dz, SIZE, C, D, H, W, g_n, g_c, g_d, g_h, g_w, s_
     else:
         if LAST:
             c, rest = index % C, index // C
-            n, d, h, w = position(rest, D, H, W)
+            n, d, h, w = position(rest, size)
         else:
-            rest, d, h, w = position(index, D, H, W)
+            rest, d, h, w = position(index, size)
             n, c = rest // C, rest % C
-        g = place(n, c, d, h, w, g_n, g_c, g_d, g_h, g_w)
-        s = place(n, c, d, h, w, s_n, s_c, s_d, s_h, s_w)
-        o = place(n, c, d, h, w, o_n, o_c, o_d, o_h, o_w)
-    slope = DERIVATIVE(tl.load(saved + s, mask=mask, other=0.0).to(ACC), A, B)
+        g = place(n, c, d, h, w, g_stride)
+        s = place(n, c, d, h, w, s_stride)
+        o = place(n, c, d, h, w, o_stride)
+    slope = DERIVATIVE(tl.load(saved + s, mask=mask, other=0.0).to(ACC), PARAMETERS[0], PARAMETERS[1])
     value = tl.load(dy + g, mask=mask, other=0.0).to(ACC) * slope
     tl.store(dz + o, value.to(dz.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def pack(w, packed, SIZE, CO, TAPS, KH, KW, w_ci, w_co, w_d, w_h, w_w, BLOCK: tl.constexpr):
+def pack(w, packed, SIZE, CO, TAPS, KH, KW, w_stride, BLOCK: tl.constexpr):
     """packed[ci, tap, co] = w[ci, co, tap]: output channels side by side, as channels_last_3d keeps a weight."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     co, rest = index % CO, index // CO
     tap, ci = rest % TAPS, rest // TAPS
     kw, rest = tap % KW, tap // KW
-    source = ci * w_ci + co * w_co + (rest // KH) * w_d + (rest % KH) * w_h + kw * w_w
+    source = ci * w_stride[0] + co * w_stride[1] + (rest // KH) * w_stride[2] + (rest % KH) * w_stride[3] + kw * w_stride[4]
     tl.store(packed + index, tl.load(w + source, mask=index < SIZE, other=0.0), mask=index < SIZE)
 
 
 @triton.jit
-def to_channels_last(x, copied, P, C, D, H, W, x_n, x_c, x_d, x_h, x_w, X_RUN: tl.constexpr, C_RUN: tl.constexpr,
-                     ROUND: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
+def to_channels_last(x, copied, P, C, size, x_stride, X_RUN: tl.constexpr, C_RUN: tl.constexpr, ROUND: tl.constexpr,
+                     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
     """copied[place, c] = x[c, place], dense; P = N * D * H * W places. Grid: (places, channels).
 
     X_RUN neighbouring places of x and C_RUN channels of the copy are moved at once.
@@ -81,10 +80,10 @@ def to_channels_last(x, copied, P, C, D, H, W, x_n, x_c, x_d, x_h, x_w, X_RUN: t
     index = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(INDEX)
     mask = (channel < C)[:, None] & (index < P)[None, :]
-    n, d, h, w = position(index, D, H, W)
-    source = tl.multiple_of(place(n, 0, d, h, 0, x_n, 0, x_d, x_h, 0) + w * x_w, X_RUN)
+    n, d, h, w = position(index, size)
+    source = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w * x_stride[4], X_RUN)
     source = tl.max_contiguous(source, X_RUN)
-    tile = tl.load(x + (channel * x_c)[:, None] + source[None, :], mask=mask, other=0.0)
+    tile = tl.load(x + (channel * x_stride[1])[:, None] + source[None, :], mask=mask, other=0.0)
     target = tl.multiple_of(index * C, C_RUN)
     channel = tl.max_contiguous(tl.multiple_of(channel, C_RUN), C_RUN)
     tl.store(copied + target[None, :] + channel[:, None], round_tf32(tile) if ROUND else tile, mask=mask)

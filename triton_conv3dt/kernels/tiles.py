@@ -1,10 +1,11 @@
 """What the kernels share: how an axis is decoded, how positions are counted, how a finished tile is written.
 
-An axis reaches a kernel as one flat constexpr tuple, `launch.axis_constants` in the order of the indices below. The
-numbers come from geometry.Axis; the derivation is there.
+Sizes are tuples (d, h, w), strides tuples (n, c, d, h, w) or what a kernel says. What specialises a kernel are named tuples
+of planning/constants.py: AXIS_D, AXIS_H and AXIS_W (AxisConstants), X, Y and so on (Memory of that tensor), TILE, DOT.
 
 A run proved by lowering.py is told to the compiler where the offset's last sum is written: tl.multiple_of and
-tl.max_contiguous mark an operation, and are lost on an argument or on what a function returned.
+tl.max_contiguous mark an operation, and are lost on an argument or on what a function returned. What they and tl.dot are
+told must be named as tl.constexpr first: a field of a constant is a plain number, which they refuse.
 
 INDEX is the type of offsets and of counts of positions. 32 bits are enough unless Problem.wide: that promises that every
 offset of a live element, and every count of positions with what tiles reach beyond the last, is below 2**31. Offsets of
@@ -16,40 +17,21 @@ argument that is 1 is a constant, which has no `.to`), and no index needs to be 
 import triton
 import triton.language as tl
 
-OUT_STEP = tl.constexpr(0)  # the written place is OUT_STEP * t + r - ORIGIN
-ORIGIN = tl.constexpr(1)
-IN_STEP = tl.constexpr(2)  # the gathered place is IN_STEP * t + offset + j * MOVE
-MOVE = tl.constexpr(3)
-KERNEL = tl.constexpr(4)
-TAP_STEP = tl.constexpr(5)  # the tap is first + j * TAP_STEP (+ r where phases are merged or the input is split)
-TAPS = tl.constexpr(6)  # -1: taps, first and offset depend on the phase and are computed from the next six
-FIRST = tl.constexpr(7)
-OFFSET = tl.constexpr(8)
-RESIDUE = tl.constexpr(9)  # q = r + RESIDUE
-COMMON = tl.constexpr(10)
-INVERSE = tl.constexpr(11)
-DILATION = tl.constexpr(12)
-MERGED = tl.constexpr(13)  # phases of this axis that are rows of one product, else 1
-PHASES = tl.constexpr(14)  # phases of this axis that are programs of their own
-GUARD = tl.constexpr(15)  # the input is split: a tap may not exist
-EDGE = tl.constexpr(16)  # written places may fall outside
-HALO = tl.constexpr(17)  # gathered places may fall outside
-
 
 @triton.jit
 def axis_taps(AXIS: tl.constexpr, r):
     """How many taps phase r has, its first tap, and the input offset that one reads."""
-    if AXIS[TAPS] >= 0:
-        n_taps: tl.constexpr = AXIS[TAPS]  # named, or the compiler finds plain ints in the tuple and fails
-        first_tap: tl.constexpr = AXIS[FIRST]
-        first_place: tl.constexpr = AXIS[OFFSET]
+    if AXIS.taps >= 0:
+        n_taps: tl.constexpr = AXIS.taps
+        first_tap: tl.constexpr = AXIS.first
+        first_place: tl.constexpr = AXIS.offset
         return n_taps, first_tap, first_place
     else:
-        q = r + AXIS[RESIDUE]
-        first = (q // AXIS[COMMON] * AXIS[INVERSE]) % AXIS[TAP_STEP]
-        taps = tl.maximum(0, (AXIS[KERNEL] - first + AXIS[TAP_STEP] - 1) // AXIS[TAP_STEP])
-        taps = tl.where(q % AXIS[COMMON] == 0, taps, 0)
-        return taps, first, AXIS[OFFSET] + (q - first * AXIS[DILATION]) // AXIS[OUT_STEP]
+        q = r + AXIS.residue
+        first = (q // AXIS.common * AXIS.inverse) % AXIS.tap_step
+        taps = tl.maximum(0, (AXIS.kernel - first + AXIS.tap_step - 1) // AXIS.tap_step)
+        taps = tl.where(q % AXIS.common == 0, taps, 0)
+        return taps, first, AXIS.offset + (q - first * AXIS.dilation) // AXIS.out_step
 
 
 @triton.jit
@@ -62,32 +44,46 @@ def tap_of_step(step, taps_h, taps_w):
 
 
 @triton.jit
-def position(index, TD, TH, TW):
-    """Coarse place (n, d, h, w) of a flat index."""
-    w = index % TW
-    rest = index // TW
-    h = rest % TH
-    rest = rest // TH
-    return rest // TD, rest % TD, h, w
+def phase_of_program(i_phase, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr):
+    """The phase (d, h, w) of a program."""
+    phase_w, rest = i_phase % AXIS_W.phases, i_phase // AXIS_W.phases
+    phase_h, phase_d = rest % AXIS_H.phases, rest // AXIS_H.phases
+    return phase_d, phase_h, phase_w
 
 
 @triton.jit
-def box_origin(i_box, TD, TH, TW, BOX: tl.constexpr):
+def position(index, size):
+    """Coarse place (n, d, h, w) of a flat index."""
+    w = index % size[2]
+    rest = index // size[2]
+    h = rest % size[1]
+    rest = rest // size[1]
+    return rest // size[0], rest % size[0], h, w
+
+
+@triton.jit
+def box_origin(i_box, size, BOX: tl.constexpr):
     """The coarse place (n, d, h, w) at which a box begins; the boxes of a sample are counted along w, then h, then d."""
-    n, d, h, w = position(i_box, tl.cdiv(TD, BOX[0]), tl.cdiv(TH, BOX[1]), tl.cdiv(TW, BOX[2]))
+    n, d, h, w = position(i_box, (tl.cdiv(size[0], BOX[0]), tl.cdiv(size[1], BOX[1]), tl.cdiv(size[2], BOX[2])))
     return n, d * BOX[0], h * BOX[1], w * BOX[2]
 
 
 @triton.jit
-def widen(s_n, s_c, s_d, s_h, s_w, INDEX: tl.constexpr):
-    """Strides as wide as offsets: whatever an index is, its product with one of them does not wrap."""
-    return tl.cast(s_n, INDEX), tl.cast(s_c, INDEX), tl.cast(s_d, INDEX), tl.cast(s_h, INDEX), tl.cast(s_w, INDEX)
+def widen(stride, LAST: tl.constexpr, INDEX: tl.constexpr):
+    """Strides (n, c, d, h, w) as wide as offsets: whatever an index is, its product with one of them does not wrap. That
+    of channels that lie side by side is a constant."""
+    s_n, s_d, s_h, s_w = tl.cast(stride[0], INDEX), tl.cast(stride[2], INDEX), tl.cast(stride[3], INDEX), tl.cast(stride[4], INDEX)
+    if LAST:
+        ONE: tl.constexpr = 1
+        return s_n, ONE, s_d, s_h, s_w
+    else:
+        return s_n, tl.cast(stride[1], INDEX), s_d, s_h, s_w
 
 
 @triton.jit
-def place(n, c, d, h, w, s_n, s_c, s_d, s_h, s_w):
+def place(n, c, d, h, w, stride):
     """Offset of an element; the strides are as wide as it is."""
-    return n * s_n + c * s_c + d * s_d + h * s_h + w * s_w
+    return n * stride[0] + c * stride[1] + d * stride[2] + h * stride[3] + w * stride[4]
 
 
 @triton.jit
@@ -115,41 +111,40 @@ def row_parts(row, CHANNELS: tl.constexpr, MD: tl.constexpr, MH: tl.constexpr, M
 
 
 @triton.jit
-def write(tile, y, residual, pre, b, channel, rd, rh, rw, n, base_d, base_h, base_w, live_line, live_column,
-          YD, YH, YW, y_n, y_c, y_d, y_h, y_w, r_n, r_c, r_d, r_h, r_w,
-          AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, Y_LAST: tl.constexpr, RUN: tl.constexpr,
-          R_RUN: tl.constexpr, ACTIVATION: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_column, y_size, y_stride, r_stride,
+          AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, Y: tl.constexpr, R: tl.constexpr,
+          ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr):
     """The epilogue of a tile [lines, columns] in the accumulator's type, one rounding, and the store.
 
-    A line is a channel with its phase residues (rd, rh, rw); a column is the place (base_d, base_h, base_w) of sample n
-    where residue 0 falls. b, residual and pre may be None; pre has y's strides, and a residual with a run has y's layout.
+    A line is a channel with its phase residue (d, h, w); a column is the place base (d, h, w) of sample n where residue 0
+    falls. b, residual and pre may be None; pre has y's strides, and a residual with a run has y's layout.
     """
+    Y_RUN: tl.constexpr = Y.run
+    R_RUN: tl.constexpr = R.run
+    rd, rh, rw = residue
+    base_d, base_h, base_w = base
     if b is not None:
         tile += tl.load(b + channel, mask=live_line, other=0.0).to(tile.dtype)[:, None]
     live = live_line[:, None] & live_column[None, :]
-    if AXIS_D[EDGE]:
-        live = live & inside(rd[:, None] + base_d[None, :], YD)
-    if AXIS_H[EDGE]:
-        live = live & inside(rh[:, None] + base_h[None, :], YH)
-    if AXIS_W[EDGE]:
-        live = live & inside(rw[:, None] + base_w[None, :], YW)
-    if Y_LAST:
-        y_c = 1
-    line = tl.multiple_of(place(0, 0, rd, rh, rw, 0, 0, y_d, y_h, y_w) + channel * y_c, RUN)
-    line = tl.max_contiguous(line, RUN if Y_LAST else 1)
-    column = tl.multiple_of(place(n, 0, base_d, base_h, 0, y_n, 0, y_d, y_h, 0) + base_w * y_w, RUN)
-    column = tl.max_contiguous(column, 1 if Y_LAST else RUN)
+    if AXIS_D.edge:
+        live = live & inside(rd[:, None] + base_d[None, :], y_size[0])
+    if AXIS_H.edge:
+        live = live & inside(rh[:, None] + base_h[None, :], y_size[1])
+    if AXIS_W.edge:
+        live = live & inside(rw[:, None] + base_w[None, :], y_size[2])
+    line = tl.multiple_of(place(0, 0, rd, rh, rw, y_stride) + channel * y_stride[1], Y_RUN)
+    line = tl.max_contiguous(line, Y_RUN if Y.last else 1)
+    column = tl.multiple_of(place(n, 0, base_d, base_h, 0, y_stride) + base_w * y_stride[4], Y_RUN)
+    column = tl.max_contiguous(column, 1 if Y.last else Y_RUN)
     offset = line[:, None] + column[None, :]
     if residual is not None:
-        if Y_LAST and R_RUN > 1:
-            r_c = 1
-        line = tl.multiple_of(place(0, 0, rd, rh, rw, 0, 0, r_d, r_h, r_w) + channel * r_c, R_RUN)
-        line = tl.max_contiguous(line, R_RUN if Y_LAST else 1)
-        column = tl.multiple_of(place(n, 0, base_d, base_h, 0, r_n, 0, r_d, r_h, 0) + base_w * r_w, R_RUN)
-        column = tl.max_contiguous(column, 1 if Y_LAST else R_RUN)
+        line = tl.multiple_of(place(0, 0, rd, rh, rw, r_stride) + channel * r_stride[1], R_RUN)
+        line = tl.max_contiguous(line, R_RUN if Y.last else 1)
+        column = tl.multiple_of(place(n, 0, base_d, base_h, 0, r_stride) + base_w * r_stride[4], R_RUN)
+        column = tl.max_contiguous(column, 1 if Y.last else R_RUN)
         tile += tl.load(residual + (line[:, None] + column[None, :]), mask=live, other=0.0).to(tile.dtype)
     if pre is not None:
         tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
     if ACTIVATION is not None:
-        tile = ACTIVATION(tile, A, B)
+        tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
     tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)

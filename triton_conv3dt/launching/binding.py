@@ -108,17 +108,17 @@ def kernel(launch: Launch):
     return load()[launch.kernel]
 
 
-def numbers_of(launch: Launch, tensors: tuple) -> tuple[int, ...]:
-    """The integers after the tensors: sizes, and the strides of these tensors."""
+def numbers_of(launch: Launch, tensors: tuple) -> tuple[int | tuple[int, ...], ...]:
+    """What follows the tensors: sizes, and the strides of these tensors."""
     named, found = dict(zip(launch.tensors, tensors)), list(launch.sizes)
     for what in launch.strides:
         if isinstance(what, str):
-            found.extend(named[what].stride())
+            found.append(named[what].stride())
         elif isinstance(what[0], str):
             name, selection, *rest = what
-            found.extend(SELECTIONS[selection](named[name], *rest))
+            found.append(SELECTIONS[selection](named[name], *rest))
         else:
-            found.extend(what)
+            found.append(what)
     return tuple(found)
 
 
@@ -130,7 +130,8 @@ def constants_of(launch: Launch) -> dict[str, object]:
         if found.get(name) is not None:
             found[name] = kernels["activations"][found[name]][place]
     if interpreting():  # its products are of fp32, and it knows no assembly
-        found |= dict.fromkeys((name for name in found if name.startswith("ROUND")), False)
+        found |= {"ROUND": False} if "ROUND" in found else {}
+        found |= {"DOT": found["DOT"]._replace(round_x=False, round_w=False)} if "DOT" in found else {}
     return found
 
 

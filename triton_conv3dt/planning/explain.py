@@ -54,7 +54,7 @@ def product(plan: Plan) -> str:
                 f"{count(summed, 'channel')} and {count(p.taps, 'tap')}")
     merged = prod(a.stride for a, m in zip(p.axes, c.merge) if m)
     separate = prod(a.stride for a, m in zip(p.axes, c.merge) if not m)
-    reached = [[constants[lowering.TAPS]] if m else [phase.taps for phase in a.phases()]
+    reached = [[constants.taps] if m else [phase.taps for phase in a.phases()]
                for a, m, constants in zip(p.axes, c.merge, lowering.axis_constants(p, c))]
     fewest, most = prod(map(min, reached)), prod(map(max, reached))
     taps = count(most, "tap") if fewest == most else f"{fewest} to {most} taps"

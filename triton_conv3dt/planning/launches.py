@@ -14,6 +14,7 @@ from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
 from . import lowering
 from .config import Config
+from .constants import Dot, Memory, Tile, WeightMemory
 
 BLOCK = 1024  # elements per program of an elementwise kernel
 OPERANDS = {  # what a caller brings, in this order
@@ -40,16 +41,16 @@ class Workspace:
 class Launch:
     """One launch of a kernel.
 
-    tensors: names, in the kernel's order; None for one that is left out. sizes: the integers after them. strides: what
-    follows, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what that needs), or
-    plain integers. constants: what specialises the kernel, by parameter. described: the problem and config for which the
-    first tensor is read by a tensor descriptor.
+    tensors: names, in the kernel's order; None for one that is left out. sizes: integers, and tuples (d, h, w), after them.
+    strides: tuples that follow, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what
+    that needs), or plain integers. constants: what specialises the kernel, by parameter. described: the problem and config
+    for which the first tensor is read by a tensor descriptor.
     """
 
     kernel: str
     grid: tuple[int, int, int]
     tensors: tuple[str | None, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[int | tuple[int, int, int], ...]
     strides: tuple[str | tuple, ...]
     constants: dict[str, object]
     purpose: str
@@ -102,22 +103,24 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         workspaces.append(_channels_last("packed", (p.ci, p.co_group, *p.kernel)))
     rows, red = configs.rows_and_reduction(p)
     written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)
+    y_last, r_run, join = y_layout == "channels_last", written(p.r_run) if p.epilogue.residual else 1, configs.join_factor(p, c.merge)
     constants = _axes(p, c) | dict(
-        ROWS=rows, RED=red, JOIN=configs.join_factor(p, c.merge), X_LAST=x_layout == "channels_last",
-        X_RUN=lowering.gathered_run(p, c, x_layout, x_run), Y_LAST=y_layout == "channels_last", Y_RUN=written(y_run),
-        R_RUN=written(p.r_run) if p.epilogue.residual else 1, **_activation("ACTIVATION", p.epilogue.activation))
+        ROWS=rows, RED=red,
+        X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.form(p, c)),
+        Y=Memory(y_last, written(y_run)), R=Memory(y_last and r_run > 1, r_run),
+        **_activation("ACTIVATION", p.epilogue.activation))
     if c.dense:
         packed = weight == "packed"
         dense = power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}.get(minor, 1), limit)
         role = {"co": "row" if forward else "red", "ci": "red" if forward else "row"}.get(minor, "tap")
         alignment = dense if packed else p.w_alignment or dense
         constants |= dict(
-            SPLIT=configs.split_factor(p), FORM=lowering.form(p, c), BOX=c.box if any(c.box) else None,
-            PHASE_MINOR=lowering.phase_minor(p, c), W_MINOR=role, W_RUN=lowering.weight_run(p, c, minor, alignment),
-            BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages, PRECISION=p.precision,
-            ROUND_X=p.rounded and not c.copy, ROUND_W=p.rounded)
+            W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
+            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p), join, lowering.phase_minor(p, c),
+                      c.box if any(c.box) else None),
+            DOT=Dot(p.precision, p.rounded and not c.copy, p.rounded))
     else:
-        constants |= dict(GROUPS=p.groups, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
+        constants |= dict(GROUPS=p.groups, JOIN=join, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
     described = (p, c) if c.path == "descriptor" else None
     steps, sizes = lowering.steps(p, c), (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
     tensors = (source, weight, target, *(name if present else None for name, present in (
@@ -125,7 +128,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "gather" if c.dense else "direct"
     reading = f", reads by {READINGS[lowering.form(p, c)]}" * c.dense
     launches.append(Launch(
-        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps), *steps, *sizes[0], *sizes[1]),
+        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps), steps, *sizes),
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"{kernel}{reading}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
@@ -139,7 +142,7 @@ def _copy(p: Problem) -> Launch:
     block_c = min(block_c, 1 << max(0, p.ci - 1).bit_length())
     return Launch(
         "to_channels_last", (ceil_div(places, block_p), ceil_div(p.ci, block_c), 1), ("x", "copied"),
-        (places, p.ci, *p.in_size), ("x",),
+        (places, p.ci, p.in_size), ("x",),
         dict(X_RUN=gcd(p.x_run, p.in_size[2]) if p.x_layout == "channels_first" else 1,
              C_RUN=gcd(power_of_two_divisor(p.ci, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
              INDEX=_index(p)),
@@ -158,21 +161,19 @@ def _pack(p: Problem) -> Launch:
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     """Shares of a weight gradient, and their sum."""
     steps, block = p.in_size, c.block_k if c.dense else c.block_n
-    places = p.n * prod(steps)
-    x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
+    places, x_last = p.n * prod(steps), p.x_layout == "channels_last"
     constants = _axes(p, c) | dict(
-        CI=p.ci_group, CO=p.co_group, X_LAST=x_last, Z_LAST=z_last,
-        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2], block),
-        Z_RUN=lowering.gathered_run(p, c, p.y_layout, p.y_run))
+        CI=p.ci_group, CO=p.co_group, X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], block)),
+        Z=Memory(p.y_layout == "channels_last", lowering.gathered_run(p, c, p.y_layout, p.y_run)))
     if c.dense:
-        constants |= dict(SPLIT=configs.split_factor(p), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k, STAGES=c.stages,
-                          PRECISION=p.precision, ROUND=p.rounded)
+        constants |= dict(TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p)),
+                          DOT=Dot(p.precision, p.rounded, p.rounded))
     else:
-        constants |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n)
+        constants |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
     product = Launch(
         kernel, lowering.grid(p, c), ("x", "y", "parts"),
-        (places, block * ceil_div(places, block * c.shares), *steps, *p.out_size), ("x", "y", "parts"), constants,
+        (places, block * ceil_div(places, block * c.shares), steps, p.out_size), ("x", "y", "parts"), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
     return [product, _sum_weights(p, c.shares)], [_parts(p, c.shares)]
 
@@ -180,17 +181,17 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     """All gradients of a kernel = stride layer, and the sums of their shares. dx is laid out as dy is."""
     x_last, z_last, limit = p.x_layout == "channels_last", p.y_layout == "channels_last", 16 // p.item
-    constants = dict(zip(("SD", "SH", "SW"), p.stride)) | dict(
-        CI=p.ci, CO=p.co, Z_LAST=z_last, Z_RUN=lowering.split_run(p), X_LAST=x_last,
-        X_RUN=p.x_run if x_last else gcd(p.x_run, p.in_size[2]), O_LAST=z_last,
-        O_RUN=power_of_two_divisor(p.ci if z_last else p.in_size[2], limit),
-        **_activation("DERIVATIVE", p.epilogue.activation), BLOCK_M=c.block_m, BLOCK_N=c.block_n, BLOCK_K=c.block_k,
-        STAGES=c.stages, ACC="float32", INDEX=_index(p))
+    constants = dict(
+        STRIDE=p.stride, CI=p.ci, CO=p.co, Z=Memory(z_last, lowering.split_run(p)),
+        X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
+        O=Memory(z_last, power_of_two_divisor(p.ci if z_last else p.in_size[2], limit)),
+        TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, 1 if z_last else p.stride[2]),
+        **_activation("DERIVATIVE", p.epilogue.activation), INDEX=_index(p))
     residues = p.taps if z_last else p.stride[0] * p.stride[1]
     launches = [Launch(
         "backward", lowering.grid(p, c),
         ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
-        (p.n * prod(p.in_size), *p.in_size), ("y", "x", "dx", ("w", "taps"), "parts"), constants,
+        (p.n * prod(p.in_size), p.in_size), ("y", "x", "dx", ("w", "taps"), "parts"), constants,
         f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
     launches.append(_sum_weights(p, c.shares, "dw"))
     workspaces = [_parts(p, c.shares)]
@@ -208,7 +209,7 @@ def grad_bias(n: int, co: int, sizes: tuple[int, int, int], *, channels_last: bo
     share = block_p * ceil_div(places, block_p * min(256, max(1, places // (8 * block_p))))
     shares, accumulator = ceil_div(places, share), "float64" if double else "float32"
     product = Launch(
-        "grad_bias", (ceil_div(co, block_c), shares, 1), ("z", "parts"), (places, share, co, *sizes), ("z",),
+        "grad_bias", (ceil_div(co, block_c), shares, 1), ("z", "parts"), (places, share, co, sizes), ("z",),
         dict(BLOCK_C=block_c, BLOCK_P=block_p, ACC=accumulator, INDEX="int64" if wide else "int32"),
         f"grad_bias, {shares} shares")
     return Schedule(("z", "db"), (product, _sum_biases(co, shares, "parts", "db")),
@@ -222,7 +223,7 @@ def activation_grad(n: int, c: int, sizes: tuple[int, int, int], activation: Act
     constants = dict(LAST=channels_last, FLAT=flat, **_activation("DERIVATIVE", activation),
                      ACC="float64" if double else "float32", BLOCK=BLOCK)
     return Schedule(("dy", "saved", "dz"), (Launch(
-        "activation_grad", (ceil_div(size, BLOCK), 1, 1), ("dy", "saved", "dz"), (size, c, *sizes),
+        "activation_grad", (ceil_div(size, BLOCK), 1, 1), ("dy", "saved", "dz"), (size, c, sizes),
         ("dy", "saved", "dz"), constants, f"activation_grad of {activation}"),))
 
 
@@ -248,19 +249,22 @@ def _parts(p: Problem, shares: int) -> Workspace:
     """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
     ci, co, taps = p.ci, p.co_group, p.taps
     return Workspace("parts", (shares, ci, co, taps), (ci * co * taps, co * taps, 1, co),
-                     "float64" if p.dtype == "float64" else "float32")
+                     _accumulator(p))
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:
     """What every product is specialised on."""
-    axes = dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)))
-    return axes | dict(ACC="float64" if p.dtype == "float64" else "float32", INDEX=_index(p))
+    return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=_index(p))
 
 
 def _activation(parameter: str, activation: Activation | None) -> dict[str, object]:
     """An activation, by name, and its two parameters."""
-    a, b = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
-    return {parameter: activation.name if activation else None, "A": a, "B": b}
+    parameters = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
+    return {parameter: activation.name if activation else None, "PARAMETERS": parameters}
+
+
+def _accumulator(p: Problem) -> str:
+    return "float64" if p.dtype == "float64" else "float32"
 
 
 def _index(p: Problem) -> str:

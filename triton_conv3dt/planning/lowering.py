@@ -10,8 +10,7 @@ from math import gcd, prod
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from .config import Config, join_factor, phase_origin, rows_and_reduction, split_factor
-
-TAPS, FIRST, OFFSET, MERGED, PHASES = 6, 7, 8, 13, 14  # places in the tuples below, as kernels/tiles.py names them
+from .constants import AxisConstants
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -26,8 +25,8 @@ def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
     return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
 
 
-def axis_constants(problem: Problem, config: Config) -> list[tuple]:
-    """The flat tuples that kernels/tiles.py indexes, for d, h and w."""
+def axis_constants(problem: Problem, config: Config) -> list[AxisConstants]:
+    """What a kernel is told of d, h and w."""
     if problem.direction != "forward":
         split = split_factor(problem) if config.dense else 1
         return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
@@ -37,38 +36,38 @@ def axis_constants(problem: Problem, config: Config) -> list[tuple]:
 
 
 @lru_cache(maxsize=4096)
-def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> tuple:
+def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> AxisConstants:
     places = a.steps(origin)
     edge = origin > 0 or places * a.stride - origin > a.out
     if merged:
         m = a.merged(origin)
         halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
-        return (a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
-                a.stride, 1, False, edge, halo)
+        return AxisConstants(a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, merged=a.stride, edge=edge,
+                             halo=halo)
     reads = a.reads
     halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
     only = a.phase(0) if a.stride == 1 else None
     taps, first, offset = (only.taps, only.first, only.offset) if only else (-1, 0, a.padding // a.stride)
-    return (a.stride, 0, 1, -a.input_step, a.kernel, a.tap_step, taps, first, offset, a.padding % a.stride, a.common,
-            a.inverse, a.dilation, 1, 1 if joined else a.stride, False, edge, halo)
+    return AxisConstants(a.stride, 0, 1, -a.input_step, a.kernel, a.tap_step, taps, first, offset,
+                         residue=a.padding % a.stride, common=a.common, inverse=a.inverse, dilation=a.dilation,
+                         phases=1 if joined else a.stride, edge=edge, halo=halo)
 
 
 @lru_cache(maxsize=4096)
-def _gradient_axis(a: Axis, split: int) -> tuple:
+def _gradient_axis(a: Axis, split: int) -> AxisConstants:
     if split > 1:
         m = a.split()
         halo = m.offset < 0 or (a.size + m.offset + m.taps - 1) * a.stride > a.out
-        return (1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, 0, 1, 0, 1,
-                1, 1, not m.full, False, halo)
+        return AxisConstants(1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, guard=not m.full, halo=halo)
     halo = a.padding > 0 or (a.size - 1) * a.stride - a.padding + (a.kernel - 1) * a.dilation >= a.out
-    return (1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, 0, 1, 0, 1, 1, 1, False, False, halo)
+    return AxisConstants(1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, halo=halo)
 
 
 def phase_minor(problem: Problem, config: Config) -> bool:
     """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
     if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense:
         return False
-    if not all(c[FIRST] == 0 and c[TAPS] == 1 and c[MERGED] == a.kernel
+    if not all(c.first == 0 and c.taps == 1 and c.merged == a.kernel
                for a, c in zip(problem.axes, axis_constants(problem, config))):
         return False
     return problem.y_layout == "channels_first" or (problem.taps & (problem.taps - 1) == 0 and problem.taps <= config.block_m)
@@ -93,7 +92,7 @@ def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
 
 
 def form(problem: Problem, config: Config) -> str:
-    """How the gathered tensor is read: the FORM of kernels/gather.py."""
+    """How the gathered tensor is read: the form of constants.Memory."""
     if config.path != "descriptor":
         return "pointers"
     if problem.direction == "grad_input" and problem.stride != (1, 1, 1):
@@ -121,7 +120,7 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
         return config.shares, 1, 1
     constants = axis_constants(problem, config)
     if problem.direction == "grad_weight":
-        taps = prod(c[TAPS] for c in constants)
+        taps = prod(c.taps for c in constants)
         if not config.dense:
             return taps * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
         tiles = ceil_div(problem.ci_group, config.block_m) * ceil_div(problem.co_group, config.block_n)
@@ -131,11 +130,11 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
         tiles = problem.n * prod(map(ceil_div, places, config.box))
     else:
         tiles = ceil_div(problem.n * prod(places), config.block_n)
-    tiles *= prod(c[PHASES] for c in constants)
+    tiles *= prod(c.phases for c in constants)
     rows = rows_and_reduction(problem)[0]
     if not config.dense:
         return tiles * ceil_div(rows * problem.groups, config.block_m), 1, 1
-    merged = prod(c[MERGED] for c in constants)
+    merged = prod(c.merged for c in constants)
     return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
 
 
@@ -148,13 +147,13 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     width, split = gcd(steps(problem, config)[2], block), split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
         axis = problem.axes[2]
-        still = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants[OFFSET] % alignment == 0
+        still = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants.offset % alignment == 0
         return gcd(alignment, width) if still else 1
     if split == 1:
         still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
         return gcd(alignment, width) if still else 1
     alignment = gcd(alignment, width * split)
-    return alignment if constants[TAPS] == 1 and constants[OFFSET] == 0 else gcd(alignment, split)
+    return alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
 
 
 def split_run(problem: Problem) -> int:

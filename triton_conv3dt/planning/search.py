@@ -102,8 +102,8 @@ def _steps(config: Config, problem: Problem) -> int:
         return prod(lowering.grid(problem, config)) * ceil_div(_positions(problem), config.block_k * config.shares)
     # A tap belongs to one phase; where phases are merged, all of them take every step.
     constants = lowering.axis_constants(problem, config)
-    loops = prod(c[lowering.TAPS] if c[lowering.TAPS] >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
-    phases = prod(c[lowering.PHASES] for c in constants)
+    loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
+    phases = prod(c.phases for c in constants)
     return prod(lowering.grid(problem, config)) // phases * loops * ceil_div(rows_and_reduction(problem)[1], config.block_k)
 
 

@@ -1,0 +1,76 @@
+"""What specialises a kernel, as named tuples of constants: built here in plain integers, read by field in kernels/."""
+
+from typing import NamedTuple
+
+
+class AxisConstants(NamedTuple):
+    """How a kernel walks along one axis of a layer; the numbers come from geometry.Axis, the derivation is there.
+
+    A coarse place t, phase r and step j write the place out_step * t + r - origin and gather in_step * t + offset + j * move
+    through tap first + j * tap_step (+ r where phases are merged or the gathered tensor is split). Where taps is -1, taps, first
+    and offset depend on the phase, and are computed from residue, common, inverse and dilation.
+    """
+
+    out_step: int
+    origin: int
+    in_step: int
+    move: int
+    kernel: int
+    tap_step: int
+    taps: int
+    first: int
+    offset: int
+    residue: int = 0  # q = r + residue
+    common: int = 1
+    inverse: int = 0
+    dilation: int = 1
+    merged: int = 1  # phases of this axis that are rows of one product
+    phases: int = 1  # phases of this axis that are programs of their own
+    guard: bool = False  # the gathered tensor is split: a tap may not exist
+    edge: bool = False  # written places may fall outside
+    halo: bool = False  # gathered places may fall outside
+
+
+class Memory(NamedTuple):
+    """How a tensor lies in memory and is read.
+
+    last: its channels lie side by side. run: neighbouring elements that may be moved at once, along channels where last, else
+    along w. form: "pointers", or the tensor descriptor, as kernels/gather.py explains.
+    """
+
+    last: bool
+    run: int
+    form: str = "pointers"
+
+
+class WeightMemory(NamedTuple):
+    """How the weight lies in memory. minor: what lies side by side, "row", "red" (what is summed over) or "tap". run: so many."""
+
+    minor: str
+    run: int
+
+
+class Tile(NamedTuple):
+    """What one program of a gather or weight gradient computes.
+
+    m, n, k: rows, columns and reduction of a product. split: neighbours along w of the gathered tensor that are read as one run
+    and split after the load. join: w phases of the output that are written as one run. phase_minor: rows count (channel,
+    phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n instead of n neighbours in flat order.
+    """
+
+    m: int
+    n: int
+    k: int
+    stages: int
+    split: int = 1
+    join: int = 1
+    phase_minor: bool = False
+    box: tuple[int, int, int] | None = None
+
+
+class Dot(NamedTuple):
+    """How fp32 is multiplied: the precision, as tl.dot names it, and whether an operand is rounded to TF32 in registers."""
+
+    precision: str
+    round_x: bool = False
+    round_w: bool = False
