@@ -77,7 +77,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
         n, d, h, w_place = position(tile * BLOCK_K + o_q // SPLIT, size)
         z_place = place(n, 0, d * SD, h * SH, 0, g_stride) + (w_place * SW + o_q % SPLIT) * g_stride[4]
         z_place = tl.max_contiguous(tl.multiple_of(z_place, Z_RUN), 1 if Z.last else Z_RUN)
-        m_z = m_line[:, None] & (tile * (BLOCK_K * SPLIT) + o_q < P * SPLIT)[None, :]  # constant along a run
+        m_z = m_line[:, None] & (tile * (BLOCK_K * SPLIT) + o_q < P * SPLIT)[None, :]  # the same along a run
         b_z = tl.load(dy + z_line[:, None] + z_place[None, :], mask=m_z, other=0.0)  # [LINES, BLOCK_K * SPLIT]
         if saved is not None:
             at = tl.load(saved + z_line[:, None] + z_place[None, :], mask=m_z, other=0.0).to(tl.float32)

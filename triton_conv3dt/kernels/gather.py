@@ -148,7 +148,7 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     if X.form == "pointers":
         box = (0, 0, 0, 0)
         o_n = tl.arange(0, BLOCK_N * SPLIT)
-        x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # constant along a run of a split row
+        x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
         n, td, th, tw = position(i_position * BLOCK_N + o_n // SPLIT, size)
         id0, ih0, iw0 = td * AXIS_D.in_step, th * AXIS_H.in_step, tw * AXIS_W.in_step + o_n % SPLIT
         x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_stride) + iw0 * x_stride[4], X_RUN)
@@ -225,11 +225,11 @@ def finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, 
     column = tl.arange(0, BLOCK_N * JOIN)
     if BOX is None:
         n, td, th, tw = position(i_position * BLOCK_N + column // JOIN, size)
-        live_column = i_position * (BLOCK_N * JOIN) + column < P * JOIN  # constant along a run
+        live_column = i_position * (BLOCK_N * JOIN) + column < P * JOIN  # the same along a run
     else:
         n, td, th, tw = box_origin(i_position, size, BOX)
         WIDTH: tl.constexpr = BOX[2] * JOIN
-        live_w = tw * JOIN + column % WIDTH < size[2] * JOIN  # constant along a run
+        live_w = tw * JOIN + column % WIDTH < size[2] * JOIN  # the same along a run
         td, th, tw = td + column // (WIDTH * BOX[1]), th + column // WIDTH % BOX[1], tw + column % WIDTH // JOIN
         live_column = (td < size[0]) & (th < size[1]) & live_w
     base_d = td * AXIS_D.out_step + phase[0] - AXIS_D.origin

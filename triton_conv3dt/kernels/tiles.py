@@ -5,7 +5,8 @@ of planning/constants.py: AXIS_D, AXIS_H and AXIS_W (AxisConstants), X, Y and so
 
 A run proved by lowering.py is told to the compiler where the offset's last sum is written: tl.multiple_of and
 tl.max_contiguous mark an operation, and are lost on an argument or on what a function returned. What they and tl.dot are
-told must be named as tl.constexpr first: a field of a constant is a plain number, which they refuse.
+told must be named as tl.constexpr first: a field of a constant is a plain number, which they refuse. The mask of a run is the
+same for all of it, since runs divide the width of what is counted: masks are written so that the compiler sees that, too.
 
 INDEX is the type of offsets and of counts of positions. 32 bits are enough unless Problem.wide: that promises that every
 offset of a live element, and every count of positions with what tiles reach beyond the last, is below 2**31. Offsets of

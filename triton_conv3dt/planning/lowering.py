@@ -141,17 +141,17 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
 def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
     """The run of the gathered tensor: x forward, dz otherwise."""
     constants = axis_constants(problem, config)[2]
-    if layout == "channels_last":  # of places; what channels add, the compiler knows
+    if layout == "channels_last":  # along the channels of a place; that channel offsets keep it whole, the compiler sees
         return alignment
     block = config.block_k if config.dense and problem.direction == "grad_weight" else config.block_n
     width, split = gcd(steps(problem, config)[2], block), split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
         axis = problem.axes[2]
-        still = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants.offset % alignment == 0
-        return gcd(alignment, width) if still else 1
+        in_place = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants.offset % alignment == 0
+        return gcd(alignment, width) if in_place else 1
     if split == 1:
-        still = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
-        return gcd(alignment, width) if still else 1
+        in_place = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
+        return gcd(alignment, width) if in_place else 1
     alignment = gcd(alignment, width * split)
     return alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
 

@@ -220,7 +220,8 @@ def _merges(problem: Problem, thorough: bool):
 
 
 def _mergeable(problem: Problem) -> tuple[bool, bool, bool]:
-    """All axes where kernel = stride, else as many as fill 64 rows for free."""
+    """All axes where kernel = stride; else, from w outwards, axes whose kernel is a multiple of the stride until the rows fill
+    the 64 of a warpgroup: phases of such an axis have equally many taps, so merging them multiplies nothing in vain."""
     if problem.direction != "forward":
         return (False, False, False)
     first = problem.y_layout == "channels_first"
