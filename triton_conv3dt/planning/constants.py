@@ -7,8 +7,8 @@ class AxisConstants(NamedTuple):
     """How a kernel walks along one axis of a layer; the numbers come from geometry.Axis, the derivation is there.
 
     A coarse place t, phase r and step j write the place out_step * t + r - origin and gather in_step * t + offset + j * move
-    through tap first + j * tap_step (+ r where phases are merged or the gathered tensor is split). Where taps is -1, taps, first
-    and offset depend on the phase, and are computed from residue, common, inverse and dilation.
+    through tap first + j * tap_step (+ r where phases are merged or the gathered tensor is split). Where taps is -1, taps,
+    first and offset depend on the phase, and are computed from residue, common, inverse and dilation.
     """
 
     out_step: int

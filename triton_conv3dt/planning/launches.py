@@ -103,7 +103,8 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         workspaces.append(_channels_last("packed", (p.ci, p.co_group, *p.kernel)))
     rows, red = configs.rows_and_reduction(p)
     written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)
-    y_last, r_run, join = y_layout == "channels_last", written(p.r_run) if p.epilogue.residual else 1, configs.join_factor(p, c.merge)
+    y_last, join = y_layout == "channels_last", configs.join_factor(p, c.merge)
+    r_run = written(p.r_run) if p.epilogue.residual else 1
     constants = _axes(p, c) | dict(
         ROWS=rows, RED=red,
         X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.form(p, c)),
