@@ -17,7 +17,8 @@ from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.problems.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation, Problem
+from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
+from triton_conv3dt.problems.problem import DIRECTIONS, PRECISIONS, Problem
 
 HAS_GPU = torch.cuda.is_available()
 FORMATS = ("channels_first", "channels_last")

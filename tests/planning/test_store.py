@@ -20,8 +20,9 @@ from triton_conv3dt.planning import configfile, device, search, store
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.configfile import ConfigFileError, Entry
 from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.activations import Activation
 from triton_conv3dt.problems.layers import layers
-from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Activation, Epilogue, Problem
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
 
 ROOT = Path(__file__).parents[2]
 SEARCH_PATH = store.search_path  # before conftest.py hides it

@@ -8,7 +8,8 @@ from cases import CORPUS, layers, sample
 from triton_conv3dt.problems import case
 from triton_conv3dt.problems.layers import layers as shipped
 from triton_conv3dt.problems.layers import select
-from triton_conv3dt.problems.problem import ACTIVATIONS, DIRECTIONS, Activation, Epilogue, Problem
+from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
+from triton_conv3dt.problems.problem import DIRECTIONS, Epilogue, Problem
 
 LAYER = dict(n=2, ci=64, co=32, in_size=(64, 64, 64), kernel=(2, 2, 2), stride=(2, 2, 2))
 

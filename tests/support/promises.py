@@ -22,7 +22,8 @@ from triton_conv3dt.planning.config import Config, copyable, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.launches import Launch
 from triton_conv3dt.planning.plan import plan
-from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Activation, Epilogue, Problem
+from triton_conv3dt.problems.activations import Activation
+from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Epilogue, Problem
 
 H200 = Device.named("nvidia_h200")
 (OUT_STEP, ORIGIN, IN_STEP, MOVE, KERNEL, TAP_STEP, TAPS, FIRST, OFFSET, RESIDUE, COMMON, INVERSE, DILATION, MERGED, PHASES,

@@ -10,8 +10,9 @@ not dense change is said by the field of Problem: w_minor=ci, x_alignment=1. `pa
 import re
 from dataclasses import replace
 
+from .activations import ACTIVATIONS, ALIASES, Activation
 from .geometry import output_size
-from .problem import ACTIVATIONS, ALIASES, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
+from .problem import DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Problem
 
 EXAMPLE = "forward n2 ci64 co32 in64 k2 s2 float16 channels_first bias"
 COUNTS = {"n": "n", "ci": "ci", "co": "co", "g": "groups"}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from .activations import Activation
 from .geometry import Axis, ceil_div, output_size, power_of_two_divisor
 
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
@@ -12,82 +13,10 @@ PRECISIONS = ("tf32", "tf32x3", "ieee")
 OVERHANG = 2**20  # positions that tiles and shares may count beyond the last one; config.fits sees to it
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
-# name -> default parameters
-ACTIVATIONS: dict[str, tuple[float, ...]] = {
-    "relu": (),
-    "relu6": (),
-    "leaky_relu": (0.01,),  # negative_slope
-    "elu": (1.0,),  # alpha
-    "selu": (),
-    "sigmoid": (),
-    "tanh": (),
-    "softplus": (1.0, 20.0),  # beta, threshold
-    "hardsigmoid": (),
-    "hardtanh": (-1.0, 1.0),  # min_val, max_val
-    "exponential": (),
-    "gelu": (),
-    "gelu_tanh": (),
-    "silu": (),
-    "mish": (),
-    "hardswish": (),
-    "softsign": (),
-}
-ALIASES = {"swish": "silu", "linear": None, "identity": None}
-FROM_OUTPUT = {"relu", "relu6", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardtanh", "exponential"}
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation that the kernels fuse: its name and all its parameters."""
-
-    name: str
-    parameters: tuple[float, ...] = ()
-
-    @staticmethod
-    def of(spec) -> "Activation | None":
-        """From None, a name, or a pair (name, parameters) such as ("leaky_relu", 0.01).
-
-        Raises:
-            ValueError: the name is not known, or there are more parameters than it takes.
-            TypeError: spec is none of these.
-        """
-        if spec is None or isinstance(spec, Activation):
-            return spec
-        name, given = (spec, ()) if isinstance(spec, str) else _pair(spec)
-        if name in ALIASES:
-            name = ALIASES[name]
-            if name is None:
-                return None
-        if name not in ACTIVATIONS:
-            raise ValueError(f"activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}, or pass a callable")
-        defaults = ACTIVATIONS[name]
-        if len(given) > len(defaults):
-            raise ValueError(f"activation {name!r} takes {len(defaults)} parameters, received {len(given)}: {given}")
-        return Activation(name, tuple(float(v) for v in given) + defaults[len(given):])
-
-    @property
-    def derivative_from(self) -> str:
-        """"output" where the derivative is a function of the activated value, else "input" (the pre-activation)."""
-        invertible = {"leaky_relu": lambda slope: slope >= 0, "elu": lambda alpha: alpha > 0}
-        allowed = invertible.get(self.name, lambda *_: True)
-        return "output" if self.name in FROM_OUTPUT and allowed(*self.parameters) else "input"
-
-    def __str__(self) -> str:
-        return self.name + (f"({', '.join(map(repr, self.parameters))})" if self.parameters else "")
-
 
 def exceed_31_bits(*counts: int) -> bool:
     """Whether indices need 64 bits for so many elements or positions, and for what tiles count beyond them."""
     return max(counts) + OVERHANG > 2**31
-
-
-def _pair(spec) -> tuple[str, tuple]:
-    if not (isinstance(spec, (tuple, list)) and spec and isinstance(spec[0], str)):
-        raise TypeError(f"activation must be None, a name, a pair (name, parameters) or a callable, received {spec!r}")
-    rest = spec[1:]
-    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
-        rest = rest[0]
-    return spec[0], tuple(rest)
 
 
 @dataclass(frozen=True)

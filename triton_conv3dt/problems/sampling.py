@@ -4,7 +4,8 @@ import math
 import random
 from dataclasses import replace
 
-from .problem import DIRECTIONS, LAYOUTS, PRECISIONS, Activation, Epilogue, Problem
+from .activations import Activation
+from .problem import DIRECTIONS, LAYOUTS, PRECISIONS, Epilogue, Problem
 
 MOST_OUTPUTS, MOST_TAPS = 2000, 64  # of a random problem, per channel
 ACTIVATIONS = (None, None, Activation("relu"), Activation("leaky_relu", (0.25,)), Activation("gelu"))
