@@ -8,7 +8,7 @@ from cases import CORPUS, layer_classes, sample
 from triton_conv3dt.checking import reference
 from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
 
-PROBLEMS = (*CORPUS, *(layer.case for layer in layer_classes()), *sample(seed=0, n=60))
+PROBLEMS = (*CORPUS, *layer_classes(), *sample(seed=0, n=60))
 EXPRESSIBLE = [case for case in PROBLEMS if case.output_padding is not None]
 PARAMETERS = [Activation.of(name) for name in ACTIVATIONS] + [Activation.of(spec) for spec in (
     ("leaky_relu", 0.0), ("leaky_relu", 0.25), ("leaky_relu", -0.5), ("elu", 0.5), ("elu", -1.5), ("elu", 0.0),

@@ -88,8 +88,7 @@ def test_a_call_asks_for_the_problem_of_its_layer(direction, layout):
         y = torch.empty(c.shapes.y, dtype=t.x.dtype, memory_format=tensors.memory_format(t.x))
         called = tensors.problem_of(direction, t.x, t.w, y, Epilogue(), c.stride, c.padding, c.dilation, c.groups,
                                     "ieee")
-        layer = Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
-                        c.groups, x_layout=called.x_layout, y_layout=called.y_layout, w_minor=called.w_minor)
+        layer = replace(Problem.of_shape(c, direction), x_layout=called.x_layout, y_layout=called.y_layout, w_minor=called.w_minor)
         assert store.normal(called) == store.normal(layer), c
     assert (called.x_layout, called.w_minor) == (layout, "co" if layout == "channels_last" else "tap")
 
@@ -380,7 +379,7 @@ def test_a_call_uses_the_tuned_config_and_looks_once(folder, monkeypatch, device
     c = CORPUS[0]
     t = c.tensors(torch.float16, device=device)
     tuned = Config("gather", 32, 16, 16, merge=(False, True, False))
-    problem = Problem("forward", c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation)
+    problem = Problem.of_shape(c)
     here = launch.devices.current() if device == "cuda" else H200
     store.save([entry(problem, tuned)], here, MADE_WITH, folder)
     asked, records, search = [], {}, store._search
