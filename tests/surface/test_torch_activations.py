@@ -71,8 +71,8 @@ def test_pytorchs_own_are_fused(device, fused, activation):
 
 
 def test_every_name_has_a_function_or_a_module():
-    names = {*activations.FUNCTIONS.values(), *(entry.name for known in activations.MODULES.values() for entry in known)}
-    assert names == {*ACTIVATIONS, "identity"}
+    modules = (entry.name for entries in activations.MODULES.values() for entry in entries)
+    assert {*activations.FUNCTIONS.values(), *modules} == {*ACTIVATIONS, "identity"}
 
 
 @pytest.mark.parametrize("activation", APPLIED.values(), ids=APPLIED)

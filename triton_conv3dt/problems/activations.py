@@ -1,7 +1,7 @@
-"""The activations that the kernels fuse: one entry each, from which everything reads but the definition that judges them.
+"""The activations that the kernels fuse: one entry each, from which all reads but the definition that judges them.
 
-An entry needs two functions of its name in kernels/activations.py, `name` and `name_derivative`, and a line in the table of
-checking/reference.py. Nothing else: PyTorch's and Keras's names, the command line and the tests follow from it.
+An entry needs two functions of its name in kernels/activations.py, `name` and `name_derivative`, and a line in the table
+of checking/reference.py. Nothing else: PyTorch's and Keras's names, the command line and the tests follow from it.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def never(*parameters: float) -> bool:
 class Entry:
     """What is known of an activation.
 
-    parameters: their defaults by name, two at most; a module of PyTorch has attributes of these names. from_output: the
-    parameters for which the derivative is a function of the output. functions: PyTorch's, which called with a tensor alone
-    take the same defaults. where: what other attributes of the module have to be. keras: Keras's name and its parameters,
-    where it has another name or means others by this one.
+    parameters: their defaults by name, two at most; a module of PyTorch has attributes of these names. from_output: for
+    which parameters the derivative is a function of the output. functions: PyTorch's, which called with a tensor alone
+    take the same defaults. where: what other attributes of the module have to be. keras: Keras's name and its
+    parameters, where it has another name or means others by this one.
     """
 
     name: str
@@ -53,7 +53,8 @@ ACTIVATIONS: dict[str, Entry] = {entry.name: entry for entry in (
     Entry("softplus", {"beta": 1.0, "threshold": 20.0}, functions=("F.softplus",), module="nn.Softplus",
           keras={"softplus": (1.0, 40.0)}),  # the threshold beyond which x is log(1 + exp(x)) in fp64, too
     Entry("hardsigmoid", from_output=always, functions=("F.hardsigmoid",), module="nn.Hardsigmoid"),
-    Entry("hardtanh", {"min_val": -1.0, "max_val": 1.0}, always, ("F.hardtanh",), "nn.Hardtanh", keras={"hard_tanh": ()}),
+    Entry("hardtanh", {"min_val": -1.0, "max_val": 1.0}, always, ("F.hardtanh",), "nn.Hardtanh",
+          keras={"hard_tanh": ()}),
     Entry("exponential", from_output=always, functions=("torch.exp",)),
     Entry("gelu", functions=("F.gelu",), module="nn.GELU", where={"approximate": "none"}),
     Entry("gelu_tanh", module="nn.GELU", where={"approximate": "tanh"}),
@@ -90,7 +91,8 @@ class Activation:
             if name is None:
                 return None
         if name not in ACTIVATIONS:
-            raise ValueError(f"activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}, or pass a callable")
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"activation {name!r} is not known; known are {known}, or pass a callable")
         defaults = ACTIVATIONS[name].defaults
         if len(given) > len(defaults):
             raise ValueError(f"activation {name!r} takes {len(defaults)} parameters, received {len(given)}: {given}")
