@@ -14,7 +14,7 @@ if not HAS_GPU:
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores
 
-from triton_conv3dt.planning import store  # noqa: E402
+from triton_conv3dt.planning import constraints, store  # noqa: E402
 
 pytest_plugins = ("gpu_journal",)
 PACKAGE = "triton_conv3dt"
@@ -107,6 +107,13 @@ def seeds():
 def untuned(monkeypatch):
     """What this machine's user or a contributor has tuned decides no test."""
     monkeypatch.setattr(store, "search_path", lambda: [])
+
+
+@pytest.fixture
+def nothing_excluded():
+    """What the environment excludes decides none of the tests that use this."""
+    with constraints.using(constraints.NONE):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .ops import activations, arguments, composite
-from .problems.problem import PRECISIONS, Activation
+from .problems.activations import Activation
+from .problems.problem import PRECISIONS
 
 try:
     from .launching.launch import unsupported

@@ -4,7 +4,8 @@ import torch
 
 from .functional import conv_transpose3d
 from .ops import activations, arguments
-from .problems.problem import PRECISIONS, Activation
+from .problems.activations import Activation
+from .problems.problem import PRECISIONS
 
 
 class ConvTranspose3d(torch.nn.ConvTranspose3d):

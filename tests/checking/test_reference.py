@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from cases import CORPUS, layer_classes, sample
 from triton_conv3dt.checking import reference
-from triton_conv3dt.problems.problem import ACTIVATIONS, Activation
+from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
 
-PROBLEMS = (*CORPUS, *(layer.case for layer in layer_classes()), *sample(seed=0, n=60))
+PROBLEMS = (*CORPUS, *layer_classes(), *sample(seed=0, n=60))
 EXPRESSIBLE = [case for case in PROBLEMS if case.output_padding is not None]
 PARAMETERS = [Activation.of(name) for name in ACTIVATIONS] + [Activation.of(spec) for spec in (
     ("leaky_relu", 0.0), ("leaky_relu", 0.25), ("leaky_relu", -0.5), ("elu", 0.5), ("elu", -1.5), ("elu", 0.0),
@@ -123,7 +123,7 @@ def test_derivative_stays_finite_and_in_its_type(activation, dtype):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_defaults_are_those_of_torch(name):
-    z, given = points(), ACTIVATIONS[name]
+    z, given = points(), ACTIVATIONS[name].defaults
     value = reference.activation(z, name, given)
     torch.testing.assert_close(reference.activation(z, name), value, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(reference.activation_derivative(z, name),

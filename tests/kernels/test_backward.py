@@ -17,7 +17,8 @@ from triton_conv3dt.ops.autograd import dense_strides
 from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.problems.problem import Activation, Problem
+from triton_conv3dt.problems.activations import Activation
+from triton_conv3dt.problems.problem import Problem
 
 H200 = Device.named("nvidia_h200")
 CASES = (

@@ -17,7 +17,8 @@ from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.problems.problem import ACTIVATIONS, DIRECTIONS, PRECISIONS, Activation, Problem
+from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
+from triton_conv3dt.problems.problem import DIRECTIONS, PRECISIONS, Problem
 
 HAS_GPU = torch.cuda.is_available()
 FORMATS = ("channels_first", "channels_last")
@@ -59,8 +60,7 @@ def test_corpus(i, case, direction, device):
 def test_tensor_cores_meet_phases_without_taps(name):
     """What the corpus asks of the forward, in case the choice of paths changes."""
     case, device = BY_NAME[name], Device.named("nvidia_h200")
-    problem = Problem.of_layer(ci=case.ci, co=case.co, in_size=case.in_size, kernel=case.kernel, out_size=case.out_size,
-                               **case.geometry)
+    problem = Problem.of_shape(case)
     assert search.default(problem, device).dense
     assert any(phase.taps == 0 for axis in problem.axes for phase in axis.phases())
 
@@ -69,11 +69,10 @@ def test_tensor_cores_meet_phases_without_taps(name):
 @pytest.mark.parametrize("i, layer", numbered(layer_classes()))
 def test_layers_of_networks(i, layer, direction, device):
     """Each class of real layers in the layout it was found in; the directions take turns, large kernels run forward."""
-    turn = i % len(DIRECTIONS) if math.prod(layer.case.kernel) <= 64 else 0
+    turn = i % len(DIRECTIONS) if math.prod(layer.kernel) <= 64 else 0
     if turn != DIRECTIONS.index(direction):
         pytest.skip("another direction's turn")
-    case = layer.case
-    check(direction, case, case.tensors(in_turn(i, direction)[1], layer.layout, device=device), EPILOGUES[i % 7])
+    check(direction, layer, layer.tensors(in_turn(i, direction)[1], layer.layout, device=device), EPILOGUES[i % 7])
 
 
 @each_direction

@@ -20,10 +20,7 @@ LAYER = dict(n=2, ci=32, co=32, in_size=(8, 8, 8), kernel=2, stride=2)
 
 
 def problem_of(layer, direction, layout, dtype, w_minor=None) -> Problem:
-    c = layer.case
-    return Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
-                   c.groups, dtype, "tf32", layout, layout, w_minor or ("co" if layout == "channels_last" else "tap"),
-                   Epilogue(bias=layer.bias))
+    return Problem.of_shape(layer, direction, dtype, layout, w_minor=w_minor, epilogue=Epilogue(bias=layer.bias))
 
 
 @pytest.mark.parametrize("dtype", ("float16", "float32"))
@@ -59,7 +56,7 @@ def assert_says_what_runs(p):
 def test_one_launch_for_kernel_2_stride_2(layout, w_minor):
     """nnU-Net's layers run as they come: nothing is copied or packed, in either order of the weight."""
     found = [layer for layer in layers() if layer.network.startswith("nnU-Net")
-             and layer.case.kernel == layer.case.stride == (2, 2, 2)]
+             and layer.kernel == layer.stride == (2, 2, 2)]
     assert len(found) > 5
     for layer in found:
         for name in DATACENTER:

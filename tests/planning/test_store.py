@@ -1,11 +1,7 @@
-"""Tuned configs: which is found, what is refused and why, and that writing loses nothing."""
+"""Tuned configs: which is found, what is refused and why."""
 
-import errno
 import json
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,42 +9,20 @@ import pytest
 import torch
 
 from cases import CORPUS
+from stored import H200, LAYER, MADE_WITH, TILES, entry, keep, sized
 from tolerances import assert_exact
 from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.planning import configfile, device, search, store
 from triton_conv3dt.planning.config import Config
-from triton_conv3dt.planning.configfile import ConfigFileError, Entry
 from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.activations import Activation
 from triton_conv3dt.problems.layers import layers
-from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Activation, Epilogue, Problem
+from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
 
 ROOT = Path(__file__).parents[2]
+
 SEARCH_PATH = store.search_path  # before conftest.py hides it
-H200 = Device.named("nvidia_h200")
-MADE_WITH = {"triton": "3.6.0+git1", "torch": "2.11.0"}
-LAYER = Problem.of_layer(n=2, ci=64, co=32, in_size=32, kernel=2, stride=2, bias=True)
-OVERLAPPING = Problem.of_layer(n=2, ci=64, co=32, in_size=32, kernel=3, stride=2, padding=1, output_padding=1)
-TILES = [Config("gather", m, n, 32, stages=s) for m in (32, 64) for n in (32, 64) for s in (2, 3)]
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
-    monkeypatch.setattr(store, "_installed", {"triton": "3.6.0", "torch": "2.11.0+cu130"}.get)
-    return tmp_path
-
-
-def entry(problem=LAYER, config=TILES[0], median=10.0) -> Entry:
-    return Entry(problem, config, {"median": median, "p20": 9.5, "p80": 10.5, "default": 12.0})
-
-
-def keep(folder, *entries, made_with=MADE_WITH) -> Path:
-    return store.save(entries, H200, made_with, folder)[-1]
-
-
-def sized(depth, height=32, width=32, **changed) -> Problem:
-    return replace(LAYER, in_size=(depth, height, width), out_size=(2 * depth, 2 * height, 2 * width), **changed)
 
 
 def test_what_was_saved_is_found(folder):
@@ -87,8 +61,8 @@ def test_a_call_asks_for_the_problem_of_its_layer(direction, layout):
         y = torch.empty(c.shapes.y, dtype=t.x.dtype, memory_format=tensors.memory_format(t.x))
         called = tensors.problem_of(direction, t.x, t.w, y, Epilogue(), c.stride, c.padding, c.dilation, c.groups,
                                     "ieee")
-        layer = Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
-                        c.groups, x_layout=called.x_layout, y_layout=called.y_layout, w_minor=called.w_minor)
+        layer = replace(Problem.of_shape(c, direction), x_layout=called.x_layout, y_layout=called.y_layout,
+                        w_minor=called.w_minor)
         assert store.normal(called) == store.normal(layer), c
     assert (called.x_layout, called.w_minor) == (layout, "co" if layout == "channels_last" else "tap")
 
@@ -222,164 +196,11 @@ def test_kernel_digest_is_of_the_code_alone():
     assert len(store.kernel_digest()) == 16
 
 
-HEAD = '{\n"schema": 1,\n"device": {"name": "nvidia_h200"},\n"made_with": {\n"a": {"kernel": "k"}\n},\n"entries": [\n'
-GOOD = ('{"problem": "n2 ci64 co32 in32 k2 s2", "config": {"path": "direct", "block_m": 8, "block_n": 8}, '
-        '"made_with": "a"}')
-MALFORMED = {  # text: the line, and what is said
-    "empty": ("", 1, "not valid JSON"),
-    "another file": ("[1, 2]", 1, 'it has no "schema"'),
-    "conflict": (HEAD + "<<<<<<< HEAD\n" + GOOD + "\n]\n}", 8, "not valid JSON"),
-    "no entries": ('{"schema": 1, "made_with": {}}', 1, '"entries" a list'),
-    "problem": (HEAD + GOOD + ",\n" + GOOD.replace("ci64", "cu64") + "\n]\n}", 9, "'cu64' is not a word"),
-    "problem of another file": (HEAD + GOOD.replace("n2", "grad_input n2") + "\n]\n}", 8,
-                                "an entry of grad_input.float16"),
-    "no problem": (HEAD + GOOD + ",\n\n" + GOOD.replace('"problem"', '"problme"') + "]}", 10, "'problem' is missing"),
-    "field": (HEAD + GOOD.replace("block_n", "block_z") + "\n]\n}", 8, "no field 'block_z'"),
-    "missing field": (HEAD + GOOD.replace(', "block_n": 8', "") + "\n]\n}", 8, "a config needs 'block_n'"),
-    "type": (HEAD + GOOD.replace("8}", '"8"}') + "\n]\n}", 8, "'block_n' must be int, received '8'"),
-    "truth for number": (HEAD + GOOD.replace("8}", "true}") + "\n]\n}", 8, "'block_n' must be int, received True"),
-    "merge": (HEAD + GOOD.replace("8}", '8, "merge": [true]}') + "\n]\n}", 8, "'merge' must be tuple[bool, bool, "),
-    "times": (HEAD + GOOD.replace("}, ", '}, "us": {"median": "fast"}, ') + "\n]\n}", 8,
-              '"us" must be an object of numbers'),
-    "no time": (HEAD + GOOD.replace("}, ", '}, "us": {"median": NaN}, ') + "\n]\n}", 8, "none below 0"),
-    "provenance": (HEAD + GOOD.replace('"a"', '"b"') + "\n]\n}", 8, "made_with 'b' is not explained"),
-    "no row": (HEAD + "7\n]\n}", 8, "an entry must be an object, received 7"),
-    "past": (HEAD.replace('schema": 1', 'schema": 0') + "]\n}", 2, "schema 0 has never been"),
-    "future": (HEAD.replace('schema": 1', 'schema": 2') + "]\n}", 2, "schema 2 is of a later version"),
-}
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_files(folder, name):
-    """In a call a warning, in a command an error, both with file and line; and the file stays as it is."""
-    text, line, reason = MALFORMED[name]
-    path = folder / "nvidia_h200" / "forward.float16.json"
-    path.parent.mkdir()
-    path.write_text(text)
-    with pytest.warns(store.ConfigFileWarning) as warned:
-        found = launch.plan(LAYER, H200)
-    message = str(warned[0].message)
-    assert f"{path}:{line}: " in message and reason in message and "move the file away" in message
-    assert found.config == search.default(LAYER, H200)
-    with store.strict(), pytest.raises(store.ConfigFileWarning):
-        launch.plan(LAYER, H200)
-    with pytest.raises(ConfigFileError, match="move the file away"):
-        keep(folder, entry(), entry(replace(LAYER, direction="grad_input")))
-    assert path.read_text() == text
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_a_bad_file_is_warned_of_once(folder):
-    path = folder / "nvidia_h200" / "forward.float16.json"
-    path.parent.mkdir()
-    path.write_text("{")
-    script = ("from triton_conv3dt import case, device, store\n"
-              "for depth in range(8, 16):\n"
-              "    problem = case.parse(f'ci64 co32 in{depth}x8x8 k2 s2')\n"
-              "    assert store.choose(problem, device.Device.named('nvidia_h200')).source.startswith('default')")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CONV3DT_CONFIG_DIR": str(folder)}
-    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count(f"ConfigFileWarning: {path}:1: not valid JSON") == 1, result.stderr
-
-
-def test_the_example_of_a_good_file_is_good(folder):
-    path = folder / "forward.float16.json"
-    path.write_text(HEAD + GOOD + "\n]\n}")
-    assert configfile.read(path)[0][0] == 8
-
-
-def test_a_truncated_file_is_never_taken_for_a_whole_one(folder):
-    path = keep(folder, entry(), entry(sized(16), TILES[1]))
-    whole = path.read_text()
-    for length in range(len(whole.rstrip())):
-        path.write_text(whole[:length])
-        with pytest.raises(ConfigFileError, match=f"{path.name}:\\d+: not valid JSON"):
-            configfile.read(path)
-
-
-def test_a_file_that_cannot_be_read(folder):
-    path = folder / "nvidia_h200" / "forward.float16.json"
-    path.mkdir(parents=True)
-    with pytest.warns(store.ConfigFileWarning, match="cannot be read"):
-        assert store.lookup(LAYER, H200) is None
-    path.rmdir()
-    path.write_bytes(b'{\n"schema": 1,\n"\xff": 2}')
-    with pytest.warns(store.ConfigFileWarning, match=f"{path}:3: not UTF-8"):
-        assert store.lookup(LAYER, H200) is None
-    path.unlink()
-    path.parent.rmdir()
-    path.parent.write_text("a file where a folder should be")
-    assert store.lookup(LAYER, H200) is None
-
-
-def test_saving_merges(folder):
-    path = keep(folder, entry(), entry(OVERLAPPING, TILES[1]))
-    first = path.read_text().splitlines()
-    keep(folder, entry(sized(16), TILES[2]), made_with=MADE_WITH | {"driver": "580.1"})
-    second = path.read_text().splitlines()
-    added = {line.rstrip(",") for line in second} - {line.rstrip(",") for line in first}
-    assert len(added) == 2, "a new entry and what it was made with"
-    keep(folder, entry(config=TILES[3]))
-    entries = {e.problem: e for _, e in configfile.read(path)}
-    assert {p: e.config for p, e in entries.items()} == {LAYER: TILES[3], OVERLAPPING: TILES[1], sized(16): TILES[2]}
-    assert "driver" in entries[sized(16)].made_with and "driver" not in entries[OVERLAPPING].made_with
-    assert entries[OVERLAPPING].measured == entry().measured
-    assert keep(folder, *entries.values()).read_text() == path.read_text()
-
-
-def test_one_entry_per_problem_whatever_the_tensors(folder):
-    """Alignment that any dense tensor has, and the epilogue of a gradient, do not make another problem."""
-    gradient = replace(LAYER, direction="grad_input")
-    path = keep(folder, entry(gradient), entry(replace(gradient, x_alignment=8, epilogue=Epilogue(), precision="ieee")))
-    assert len(configfile.read(path)) == 1
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from triton_conv3dt import store
-from triton_conv3dt.planning.config import Config
-from triton_conv3dt.planning.device import Device
-from triton_conv3dt.problems.problem import Problem
-number, folder = int(sys.argv[1]), Path(sys.argv[2])
-for i in range(15):
-    for direction in ("forward", "grad_input"):
-        problem = Problem.of_layer(direction, n=1 + i, ci=16 * (1 + number), co=32, in_size=8, kernel=2, stride=2)
-        entry = store.Entry(problem, Config("gather", 32, 32, 32), {"median": 1.0 * i})
-        store.save([entry], Device.named("nvidia_h200"), {"triton": "3.6.0"}, folder)
-"""
-
-
-def test_writers_at_once_lose_nothing(folder):
-    """Several processes, each adding entries one by one to the same two files."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(i), str(folder)], env=environment) for i in range(4)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
-    for name in ("forward.float16.json", "grad_input.float16.json"):
-        entries = configfile.read(folder / "nvidia_h200" / name)
-        assert len({(e.problem.n, e.problem.ci) for _, e in entries}) == len(entries) == 4 * 15
-    assert len(os.listdir(folder / "nvidia_h200")) == 2
-
-
-def test_a_full_disk_leaves_the_old_file(folder, monkeypatch):
-    path = keep(folder, entry())
-    before = path.read_text()
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        keep(folder, entry(config=TILES[1]))
-    assert path.read_text() == before and os.listdir(path.parent) == [path.name]
-
-
 def test_a_call_uses_the_tuned_config_and_looks_once(folder, monkeypatch, device):
     c = CORPUS[0]
     t = c.tensors(torch.float16, device=device)
     tuned = Config("gather", 32, 16, 16, merge=(False, True, False))
-    problem = Problem("forward", c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation)
+    problem = Problem.of_shape(c)
     here = launch.devices.current() if device == "cuda" else H200
     store.save([entry(problem, tuned)], here, MADE_WITH, folder)
     asked, records, search = [], {}, store._search
@@ -404,9 +225,3 @@ def test_names_of_devices():
     for name in table.values():
         assert device.canonical_name(name) == name
     assert set(device.KNOWN) - set(table.values()) <= {device.canonical_name(n) for n in ("NVIDIA A10", "NVIDIA L4")}
-
-
-def test_shipped_files_are_good():
-    for path in store.files(ROOT / "autotune_configs"):
-        assert configfile.read(path), path
-        assert path.parent.name == device.canonical_name(path.parent.name)

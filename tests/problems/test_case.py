@@ -8,14 +8,10 @@ from cases import CORPUS, layers, sample
 from triton_conv3dt.problems import case
 from triton_conv3dt.problems.layers import layers as shipped
 from triton_conv3dt.problems.layers import select
-from triton_conv3dt.problems.problem import ACTIVATIONS, DIRECTIONS, Activation, Epilogue, Problem
+from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
+from triton_conv3dt.problems.problem import DIRECTIONS, Epilogue, Problem
 
 LAYER = dict(n=2, ci=64, co=32, in_size=(64, 64, 64), kernel=(2, 2, 2), stride=(2, 2, 2))
-
-
-def problem_of(c, direction="forward") -> Problem:
-    return Problem(direction, c.n, c.ci, c.co, c.in_size, c.out_size, c.kernel, c.stride, c.padding, c.dilation,
-                   c.groups)
 
 
 def test_the_example_is_what_it_says():
@@ -26,8 +22,8 @@ def test_the_example_is_what_it_says():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_every_problem_comes_back(direction):
     """The corpus has crops that PyTorch's arguments cannot express, holes, no batch."""
-    for c in (*CORPUS, *sample(3, 200), *(layer.case for layer in layers())):
-        problem = problem_of(c, direction)
+    for c in (*CORPUS, *sample(3, 200), *layers()):
+        problem = Problem.of_shape(c, direction)
         assert case.parse(case.format(problem)) == problem, c
     for layer in shipped():
         problem = layer.problem(direction)

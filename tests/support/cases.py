@@ -8,7 +8,7 @@
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -18,25 +18,16 @@ from layouts import lay_out
 from triton_conv3dt.problems import layers as shipped
 from triton_conv3dt.problems import sampling
 from triton_conv3dt.problems.sampling import reduced, uncropped
+from triton_conv3dt.problems.shape import Shape
 
 EXACT = 2**24  # integers below it are exact in fp32, in any order of summation
 
 
-@dataclass(frozen=True)
-class Case:
-    """One layer. padding is the crop before the output, any integers; out_size says what is cropped or added after."""
+@dataclass(frozen=True, kw_only=True)
+class Case(Shape):
+    """One layer, by name."""
 
     name: str
-    n: int
-    ci: int
-    co: int
-    in_size: tuple[int, int, int]
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padding: tuple[int, int, int]
-    dilation: tuple[int, int, int]
-    groups: int
-    out_size: tuple[int, int, int]
 
     def __str__(self):
         return self.name
@@ -81,18 +72,9 @@ class Case:
             residual=lay_out(integers(shapes.y, x_bound), layout), dz=lay_out(integers(shapes.y, w_bound), layout))
 
 
-def case(name, *, n=1, ci=3, co=4, in_size, kernel, stride=1, padding=0, dilation=1, groups=1, output_padding=0,
-         out_size=None) -> Case:
-    """A Case; sizes may be one int for all axes, and out_size is PyTorch's where it is not given."""
-    in_size, kernel, stride, padding, dilation = map(_triple, (in_size, kernel, stride, padding, dilation))
-    if out_size is None:
-        full = uncropped(in_size, kernel, stride, dilation)
-        out_size = tuple(f - 2 * p + e for f, p, e in zip(full, padding, _triple(output_padding)))
-    return Case(name, n, ci, co, in_size, kernel, stride, padding, dilation, groups, _triple(out_size))
-
-
-def _triple(value) -> tuple[int, int, int]:
-    return (value,) * 3 if isinstance(value, int) else tuple(value)
+def case(name, *, ci=3, co=4, **shape) -> Case:
+    """A Case; shape: what Shape.of takes."""
+    return Case(name=name, **Shape.of(ci=ci, co=co, **shape).numbers)
 
 
 CORPUS = (
@@ -175,16 +157,13 @@ CORPUS = (
 
 def sample(seed: int, n: int) -> list[Case]:
     """n random problems that the interpreter can run, half of them such as PyTorch can express."""
-    sizes = [field.name for field in fields(Case) if field.name != "name"]
-    return [Case(f"random-{seed}-{i}", **{name: getattr(shape, name) for name in sizes})
-            for i, shape in enumerate(sampling.shapes(seed, n))]
+    return [Case(name=f"random-{seed}-{i}", **shape.numbers) for i, shape in enumerate(sampling.shapes(seed, n))]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer of a real network: the problem, and what the network surrounds it with."""
+@dataclass(frozen=True, kw_only=True)
+class Layer(Case):
+    """A layer of a real network, with what the network surrounds it with."""
 
-    case: Case
     network: str
     source: str
     bias: bool
@@ -194,24 +173,17 @@ class Layer:
     mode: str
     tags: tuple[str, ...]
 
-    def __str__(self):
-        return self.case.name
-
 
 @lru_cache(maxsize=None)
 def layers() -> tuple[Layer, ...]:
-    ours = ("name", "n", "ci", "co", "in_size", "out_size", "kernel", "stride", "padding", "dilation", "groups")
-    rest = ("network", "source", "bias", "dtype", "layout", "followed_by", "mode", "tags")
-    return tuple(Layer(case=case(**{key: getattr(layer, key) for key in ours}),
-                       **{key: getattr(layer, key) for key in rest}) for layer in shipped.layers())
+    ours = [field.name for field in fields(Layer)]
+    return tuple(Layer(**{name: getattr(layer, name) for name in ours}) for layer in shipped.layers())
 
 
 @lru_cache(maxsize=None)
 def layer_classes() -> tuple[Layer, ...]:
     """Each distinct class once: kernel, stride, crop, kind of groups, divisibility of the channels, size-1 axes."""
     seen = {}
-    for layer in layers():
-        small = reduced(layer.case)
-        seen.setdefault((replace(small, name="", n=0), layer.layout), replace(layer, case=small))
+    for layer in map(reduced, layers()):
+        seen.setdefault((*(layer.numbers | dict(n=0)).values(), layer.layout), layer)
     return tuple(seen.values())
-

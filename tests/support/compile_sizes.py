@@ -134,7 +134,8 @@ def row(name: str) -> Row:
     if name in REDUCTIONS:
         kernel, dtypes, constants = REDUCTIONS[name]
         known = binding.load()
-        constants = {k: known["activations"][v][1] if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
+        derivative = lambda name: getattr(known["activations"], f"{name}_derivative")
+        constants = {k: derivative(v) if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
         pointers = tuple(torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
         rest = known[kernel].arg_names[len(pointers):len(known[kernel].arg_names) - len(constants)]
         several = {"size": (0,) * 3} | {name: (0,) * 5 for name in rest if name.endswith("_stride")}

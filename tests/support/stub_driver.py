@@ -19,7 +19,7 @@ import triton_conv3dt as t3  # noqa: E402
 from triton_conv3dt import functional  # noqa: E402
 from triton_conv3dt.launching import launch  # noqa: E402
 from triton_conv3dt.planning.device import Device  # noqa: E402
-from triton_conv3dt.problems.problem import Activation  # noqa: E402
+from triton_conv3dt.problems.activations import Activation  # noqa: E402
 
 
 class Launcher:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from ..planning import constraints
 from ..planning.constraints import Constraints
 from ..planning.device import KNOWN, Device
-from ..problems.problem import ACTIVATIONS, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
+from ..problems.activations import ACTIVATIONS, Activation
+from ..problems.problem import DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Problem
 
 DEVICES = f"one or more of {', '.join(KNOWN)} (default: the GPU here, or nvidia_h200 where there is none)"
 SHAPE = {  # the options of a layer beside --input, and what they are where they are not given

@@ -1,7 +1,8 @@
 """Every activation that the kernels fuse: its value, and its derivative from the one tensor that is kept for it.
 
-All are computed in the type of the accumulator, fp32 or fp64. A and B are the parameters of problem.ACTIVATIONS, in
-that order; activations that take fewer ignore the rest. A constant stands right of a tensor: on the left, the
+They are found by their names, `name` and `name_derivative` for every entry of problems/activations.py. All are computed
+in the type of the accumulator, fp32 or fp64. A and B are the parameters of the entry, in its order; activations that
+take fewer ignore the rest. A constant stands right of a tensor: on the left, the
 interpreter of Triton 3.7 makes a constant of the product. NaN comes out as NaN, infinities as torch has them.
 
 Accuracy: a few ulp, near zero as well, except that tl.exp rounds z * log2(e) to fp32 and so loses half an ulp per unit
@@ -248,24 +249,3 @@ def softsign(z, A: tl.constexpr, B: tl.constexpr):
 def softsign_derivative(z, A: tl.constexpr, B: tl.constexpr):
     slope = 1.0 / (1.0 + tl.abs(z))
     return slope * slope
-
-
-KERNELS = {  # name: value, derivative
-    "relu": (relu, relu_derivative),
-    "relu6": (relu6, relu6_derivative),
-    "leaky_relu": (leaky_relu, leaky_relu_derivative),
-    "elu": (elu, elu_derivative),
-    "selu": (selu, selu_derivative),
-    "sigmoid": (sigmoid, sigmoid_derivative),
-    "tanh": (tanh, tanh_derivative),
-    "softplus": (softplus, softplus_derivative),
-    "hardsigmoid": (hardsigmoid, hardsigmoid_derivative),
-    "hardtanh": (hardtanh, hardtanh_derivative),
-    "exponential": (exponential, exponential_derivative),
-    "gelu": (gelu, gelu_derivative),
-    "gelu_tanh": (gelu_tanh, gelu_tanh_derivative),
-    "silu": (silu, silu_derivative),
-    "mish": (mish, mish_derivative),
-    "hardswish": (hardswish, hardswish_derivative),
-    "softsign": (softsign, softsign_derivative),
-}

@@ -126,9 +126,9 @@ def constants_of(launch: Launch) -> dict[str, object]:
     """What specialises the kernel, its types and functions looked up."""
     kernels, found = load(), dict(launch.constants)
     found |= {name: kernels[found[name]] for name in ("ACC", "INDEX") if name in found}
-    for place, name in enumerate(("ACTIVATION", "DERIVATIVE")):
+    for name, suffix in (("ACTIVATION", ""), ("DERIVATIVE", "_derivative")):
         if found.get(name) is not None:
-            found[name] = kernels["activations"][found[name]][place]
+            found[name] = getattr(kernels["activations"], found[name] + suffix)
     if interpreting():  # its products are of fp32, and it knows no assembly
         found |= {"ROUND": False} if "ROUND" in found else {}
         found |= {"DOT": found["DOT"]._replace(round_x=False, round_w=False)} if "DOT" in found else {}
@@ -172,6 +172,6 @@ def load() -> dict:
         "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
         "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight.grad_weight_direct,
         "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
-        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "activations": activations.KERNELS,
+        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "activations": activations,
         "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,
     }

@@ -33,8 +33,8 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     gathered = x if direction == "forward" else y
     reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     return Problem(
-        direction, x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]),
-        tuple(stride), tuple(padding), tuple(dilation), groups, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
+        x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]), tuple(stride),
+        tuple(padding), tuple(dilation), groups, direction, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
         epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
         wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=even_step(gathered) is not None)
 

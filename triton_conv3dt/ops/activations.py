@@ -1,24 +1,26 @@
 """PyTorch's own activations, functions and modules, by the names under which the kernels fuse them."""
 
+from operator import attrgetter
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-FUNCTIONS = {  # called with a tensor alone: torch's defaults are those of problem.ACTIVATIONS
-    torch.relu: "relu", F.relu: "relu", F.relu6: "relu6", F.leaky_relu: "leaky_relu", F.elu: "elu",
-    torch.selu: "selu", F.selu: "selu", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", torch.special.expit: "sigmoid",
-    torch.tanh: "tanh", F.tanh: "tanh", F.softplus: "softplus", F.hardsigmoid: "hardsigmoid",
-    F.hardtanh: "hardtanh", torch.exp: "exponential", F.gelu: "gelu", F.silu: "silu", F.mish: "mish",
-    F.hardswish: "hardswish", F.softsign: "softsign",
-}
-MODULES = {  # the name, and the attributes that hold the parameters; inplace makes no difference
-    nn.Identity: ("identity",), nn.ReLU: ("relu",), nn.ReLU6: ("relu6",), nn.LeakyReLU: ("leaky_relu", "negative_slope"),
-    nn.ELU: ("elu", "alpha"), nn.SELU: ("selu",), nn.Sigmoid: ("sigmoid",), nn.Tanh: ("tanh",),
-    nn.Softplus: ("softplus", "beta", "threshold"), nn.Hardsigmoid: ("hardsigmoid",),
-    nn.Hardtanh: ("hardtanh", "min_val", "max_val"), nn.GELU: ("gelu",), nn.SiLU: ("silu",), nn.Mish: ("mish",),
-    nn.Hardswish: ("hardswish",), nn.Softsign: ("softsign",),
-}
+from ..problems.activations import ACTIVATIONS, IDENTITY, Entry
+
+
+def _named(name: str):
+    """What a name such as "F.relu" stands for."""
+    module, _, rest = name.partition(".")
+    return attrgetter(rest)({"torch": torch, "nn": nn, "F": F}[module])
+
+
+FUNCTIONS = {_named(function): entry.name for entry in ACTIVATIONS.values() for function in entry.functions}
+MODULES: dict[type, list[Entry]] = {}  # inplace makes no difference
+for _entry in (IDENTITY, *ACTIVATIONS.values()):
+    if _entry.module:
+        MODULES.setdefault(_named(_entry.module), []).append(_entry)
 
 
 def recognised(spec):
@@ -33,22 +35,22 @@ def recognised(spec):
     if not callable(spec):
         return spec
     if isinstance(spec, type):
-        name, instance = MODULES.get(spec, (None,))[0], f"{'nn.' * (spec in MODULES)}{spec.__name__}()"
+        name = f'"{MODULES[spec][0].name}" or ' if spec in MODULES else ""
+        instance = f"{'nn.' * (spec in MODULES)}{spec.__name__}()"
         raise TypeError("activation must be a name, a pair (name, parameters) or a callable on tensors, received the "
-                        f"class {spec.__name__}: pass " + f'"{name}" or ' * bool(name) + f"an instance, {instance}")
+                        f"class {spec.__name__}: pass {name}an instance, {instance}")
     if isinstance(spec, nn.Module):
         return _module(spec)
     return next((name for function, name in FUNCTIONS.items() if function is spec), spec)
 
 
 def _module(module: nn.Module):
-    name, *attributes = MODULES.get(type(module), (None,))
-    parameters = [getattr(module, attribute) for attribute in attributes]
-    if name is None or _changed(module) or not all(isinstance(value, (int, float)) for value in parameters):
-        return module
-    if name == "gelu" and module.approximate == "tanh":
-        name = "gelu_tanh"
-    return name, *parameters
+    for entry in MODULES.get(type(module), ()):
+        if all(getattr(module, attribute) == value for attribute, value in entry.where.items()):
+            parameters = [getattr(module, attribute) for attribute in entry.parameters]
+            constant = all(isinstance(value, (int, float)) for value in parameters)
+            return (entry.name, *parameters) if constant and not _changed(module) else module
+    return module
 
 
 def _changed(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ import torch
 
 from ..launching import launch
 from ..launching.tensors import memory_format
-from ..problems.problem import Activation
+from ..problems.activations import Activation
 from .arguments import lower_precision
 
 NAMESPACE = "triton_conv3dt"

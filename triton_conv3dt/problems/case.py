@@ -10,8 +10,10 @@ not dense change is said by the field of Problem: w_minor=ci, x_alignment=1. `pa
 import re
 from dataclasses import replace
 
+from .activations import ACTIVATIONS, ALIASES, Activation
 from .geometry import output_size
-from .problem import ACTIVATIONS, ALIASES, DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Activation, Problem
+from .problem import DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Problem
+from .shape import Shape
 
 EXAMPLE = "forward n2 ci64 co32 in64 k2 s2 float16 channels_first bias"
 COUNTS = {"n": "n", "ci": "ci", "co": "co", "g": "groups"}
@@ -75,9 +77,9 @@ def parse(text: str) -> Problem:
     return replace(problem, epilogue=replace(problem.epilogue, keep_pre="keep_pre" in flags), **rare)
 
 
-def output_padding(problem: Problem) -> tuple[int, int, int] | None:
+def output_padding(layer: Shape) -> tuple[int, int, int] | None:
     """PyTorch's output_padding; None where its arguments cannot express this output size or this crop."""
-    p = problem
+    p = layer
     full = map(output_size, p.in_size, p.kernel, p.stride, p.padding, (0,) * 3, p.dilation)
     extra = tuple(out - size for out, size in zip(p.out_size, full))
     fits = all(e == 0 or 0 < e < max(s, d) for e, s, d in zip(extra, p.stride, p.dilation))
@@ -125,8 +127,7 @@ def _activation(word: str, name: str, parameters: str | None) -> Activation | No
 
 def _dense(p: Problem) -> Problem:
     """The problem of the same layer with dense tensors in the layout of x."""
-    return Problem.of_layer(p.direction, n=p.n, ci=p.ci, co=p.co, in_size=p.in_size, out_size=p.out_size,
-                            kernel=p.kernel, layout=p.x_layout)
+    return Problem.of_shape(p, p.direction, layout=p.x_layout)
 
 
 def _short(values: tuple[int, ...]) -> str:

@@ -11,14 +11,15 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
-from .problem import Problem
+from .problem import Epilogue, Problem
+from .shape import Shape
 
 FILE = Path(__file__).with_name("layers.json")
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer of a real network, in the terms of torch.nn.ConvTranspose3d.
+@dataclass(frozen=True, kw_only=True)
+class Layer(Shape):
+    """A layer of a real network.
 
     out_size decides where output_padding is None: PyTorch's arguments cannot express that crop (TensorFlow's SAME).
     source: where the network is defined. followed_by: what the network does with the output, in words. mode: "train"
@@ -28,17 +29,7 @@ class Layer:
     name: str
     network: str
     source: str
-    n: int
-    ci: int
-    co: int
-    in_size: tuple[int, int, int]
-    out_size: tuple[int, int, int]
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padding: tuple[int, int, int]
     output_padding: tuple[int, int, int] | None
-    dilation: tuple[int, int, int]
-    groups: int
     bias: bool
     dtype: str
     layout: str
@@ -49,11 +40,8 @@ class Layer:
     def problem(self, direction: str = "forward", dtype: str | None = None, layout: str | None = None,
                 precision: str | None = None) -> Problem:
         """One product of the layer, in the dtype and the layout of its network where none is given."""
-        return Problem.of_layer(
-            direction, n=self.n, ci=self.ci, co=self.co, in_size=self.in_size, out_size=self.out_size,
-            kernel=self.kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
-            dtype=dtype or self.dtype, layout=layout or self.layout, precision=precision or "tf32",
-            bias=self.bias and direction == "forward")
+        return Problem.of_shape(self, direction, dtype or self.dtype, layout or self.layout, precision or "tf32",
+                          epilogue=Epilogue(bias=self.bias and direction == "forward"))
 
     @property
     def kind(self) -> str:

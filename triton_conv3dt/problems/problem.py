@@ -1,9 +1,11 @@
 """What is asked: one product of one layer, as a value. It knows no device and no tile."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from math import prod
 
-from .geometry import Axis, ceil_div, output_size, power_of_two_divisor
+from .activations import Activation
+from .geometry import ceil_div, power_of_two_divisor
+from .shape import Shape
 
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
 BACKWARD = "backward"  # all gradients in one pass, where a kernel can
@@ -12,82 +14,10 @@ PRECISIONS = ("tf32", "tf32x3", "ieee")
 OVERHANG = 2**20  # positions that tiles and shares may count beyond the last one; config.fits sees to it
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
-# name -> default parameters
-ACTIVATIONS: dict[str, tuple[float, ...]] = {
-    "relu": (),
-    "relu6": (),
-    "leaky_relu": (0.01,),  # negative_slope
-    "elu": (1.0,),  # alpha
-    "selu": (),
-    "sigmoid": (),
-    "tanh": (),
-    "softplus": (1.0, 20.0),  # beta, threshold
-    "hardsigmoid": (),
-    "hardtanh": (-1.0, 1.0),  # min_val, max_val
-    "exponential": (),
-    "gelu": (),
-    "gelu_tanh": (),
-    "silu": (),
-    "mish": (),
-    "hardswish": (),
-    "softsign": (),
-}
-ALIASES = {"swish": "silu", "linear": None, "identity": None}
-FROM_OUTPUT = {"relu", "relu6", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardtanh", "exponential"}
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation that the kernels fuse: its name and all its parameters."""
-
-    name: str
-    parameters: tuple[float, ...] = ()
-
-    @staticmethod
-    def of(spec) -> "Activation | None":
-        """From None, a name, or a pair (name, parameters) such as ("leaky_relu", 0.01).
-
-        Raises:
-            ValueError: the name is not known, or there are more parameters than it takes.
-            TypeError: spec is none of these.
-        """
-        if spec is None or isinstance(spec, Activation):
-            return spec
-        name, given = (spec, ()) if isinstance(spec, str) else _pair(spec)
-        if name in ALIASES:
-            name = ALIASES[name]
-            if name is None:
-                return None
-        if name not in ACTIVATIONS:
-            raise ValueError(f"activation {name!r} is not known; known are {', '.join(ACTIVATIONS)}, or pass a callable")
-        defaults = ACTIVATIONS[name]
-        if len(given) > len(defaults):
-            raise ValueError(f"activation {name!r} takes {len(defaults)} parameters, received {len(given)}: {given}")
-        return Activation(name, tuple(float(v) for v in given) + defaults[len(given):])
-
-    @property
-    def derivative_from(self) -> str:
-        """"output" where the derivative is a function of the activated value, else "input" (the pre-activation)."""
-        invertible = {"leaky_relu": lambda slope: slope >= 0, "elu": lambda alpha: alpha > 0}
-        allowed = invertible.get(self.name, lambda *_: True)
-        return "output" if self.name in FROM_OUTPUT and allowed(*self.parameters) else "input"
-
-    def __str__(self) -> str:
-        return self.name + (f"({', '.join(map(repr, self.parameters))})" if self.parameters else "")
-
 
 def exceed_31_bits(*counts: int) -> bool:
     """Whether indices need 64 bits for so many elements or positions, and for what tiles count beyond them."""
     return max(counts) + OVERHANG > 2**31
-
-
-def _pair(spec) -> tuple[str, tuple]:
-    if not (isinstance(spec, (tuple, list)) and spec and isinstance(spec[0], str)):
-        raise TypeError(f"activation must be None, a name, a pair (name, parameters) or a callable, received {spec!r}")
-    rest = spec[1:]
-    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
-        rest = rest[0]
-    return spec[0], tuple(rest)
 
 
 @dataclass(frozen=True)
@@ -106,26 +36,15 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Shape):
     """One product of a layer: forward, grad_input or grad_weight; or backward, the two gradients and the bias's at once.
 
-    Sizes are the layer's, whatever the direction: x is [n, ci, *in_size], y and dz [n, co, *out_size], w
-    [ci, co / groups, *kernel]. padding is the crop before the output. A layout says which axis of a tensor has
-    stride 1; an alignment is the largest power of two (in elements, at most 16 bytes) that divides the tensor's
-    address and every stride but the unit one; 0 stands for what a dense tensor of these sizes has.
+    Sizes are the layer's, whatever the direction: y stands for dz, too. A layout says which axis of a tensor has stride
+    1; an alignment is the largest power of two (in elements, at most 16 bytes) that divides the tensor's address and
+    every stride but the unit one; 0 stands for what a dense tensor of these sizes has.
     """
 
-    direction: str
-    n: int
-    ci: int
-    co: int
-    in_size: tuple[int, int, int]
-    out_size: tuple[int, int, int]
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int] = (1, 1, 1)
-    padding: tuple[int, int, int] = (0, 0, 0)
-    dilation: tuple[int, int, int] = (1, 1, 1)
-    groups: int = 1
+    direction: str = "forward"
     dtype: str = "float16"
     precision: str = "tf32"
     x_layout: str = "channels_first"
@@ -142,36 +61,30 @@ class Problem:
     even: bool = True  # one stride steps through all places of the gathered tensor (x forward, dz of grad_input)
 
     @staticmethod
-    def of_layer(direction="forward", *, n=1, ci, co, in_size, kernel, stride=1, padding=0, output_padding=0, dilation=1,
-                 groups=1, dtype="float16", layout="channels_first", w_minor=None, bias=False, activation=None,
-                 residual=False, precision="tf32", out_size=None) -> "Problem":
-        """The problem of a layer with dense tensors in one layout, in the terms of torch.nn.ConvTranspose3d.
+    def of_layer(direction="forward", *, dtype="float16", layout="channels_first", w_minor=None, bias=False,
+                 activation=None, residual=False, precision="tf32", **shape) -> "Problem":
+        """The problem of a layer with dense tensors in one layout; shape: what Shape.of takes."""
+        return Problem.of_shape(Shape.of(**shape), direction, dtype, layout, precision, w_minor=w_minor,
+                          epilogue=Epilogue(bias, residual, Activation.of(activation)))
 
-        out_size overrides output_padding: it can say what PyTorch's arguments cannot.
-        """
-        triple = lambda v: tuple(v) if isinstance(v, (tuple, list)) else (v,) * 3
-        in_size, kernel, stride, padding = triple(in_size), triple(kernel), triple(stride), triple(padding)
-        dilation = triple(dilation)
-        out_size = triple(out_size) if out_size is not None else \
-            tuple(map(output_size, in_size, kernel, stride, padding, triple(output_padding), dilation))
-        activation = Activation.of(activation)
-        w_minor = w_minor or ("co" if layout == "channels_last" else "tap")
-        x, w, y = n * ci * _product(in_size), ci * co // groups * _product(kernel), n * co * _product(out_size)
-        return Problem(direction, n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups, dtype,
-                       precision, layout, layout, w_minor, Epilogue(bias, residual, activation),
-                       wide=Problem.is_wide(n, in_size, out_size, stride, x, w, y))
+    @staticmethod
+    def of_shape(layer: Shape, direction="forward", dtype="float16", layout="channels_first", precision="tf32", *,
+                 w_minor=None, epilogue=Epilogue()) -> "Problem":
+        """The same of a layer that is a value already."""
+        x, w, y = (layer.n * layer.ci * prod(layer.in_size), layer.ci * layer.co_group * layer.taps,
+                   layer.n * layer.co * prod(layer.out_size))
+        return Problem(**layer.numbers, direction=direction, dtype=dtype, precision=precision, x_layout=layout,
+                       y_layout=layout, w_minor=w_minor or ("co" if layout == "channels_last" else "tap"),
+                       epilogue=epilogue,
+                       wide=Problem.is_wide(layer.n, layer.in_size, layer.out_size, layer.stride, x, w, y))
 
     @staticmethod
     def is_wide(n, in_size, out_size, stride, x: int, w: int, y: int, residual: int = 0) -> bool:
         """Whether offsets need 64 bits, given how many elements x, w, y and a residual have or span in memory, whichever
         is more. Kernels count positions of x, or of y by its stride, in units of the stride along w at most.
         """
-        places = max(_product(in_size), _product(ceil_div(size + s - 1, s) for size, s in zip(out_size, stride)))
+        places = max(prod(in_size), prod(ceil_div(size + s - 1, s) for size, s in zip(out_size, stride)))
         return exceed_31_bits(x, w, 2 * y, 2 * residual, n * places * stride[2])
-
-    @cached_property
-    def axes(self) -> tuple[Axis, Axis, Axis]:
-        return tuple(map(Axis, self.in_size, self.out_size, self.kernel, self.stride, self.padding, self.dilation))
 
     @property
     def item(self) -> int:
@@ -201,32 +114,9 @@ class Problem:
         return power_of_two_divisor(channels if layout == "channels_last" else width, 16 // self.item)
 
     @property
-    def ci_group(self) -> int:
-        return self.ci // self.groups
-
-    @property
-    def co_group(self) -> int:
-        return self.co // self.groups
-
-    @property
-    def taps(self) -> int:
-        return _product(self.kernel)
-
-    @property
-    def exact(self) -> bool:
-        """Kernel equals stride, nothing cropped: one dense product, x and y read and written once."""
-        return all(axis.exact for axis in self.axes)
-
-    @property
-    def flops(self) -> int:
-        """Multiply-adds that meet an output, twice."""
-        pairs = _product(axis.multiplications() for axis in self.axes)
-        return 2 * self.n * pairs * self.ci * self.co_group
-
-    @property
     def bytes(self) -> int:
         """Bytes of x, w and y (and what the epilogue reads), each moved once."""
-        x, y = self.n * self.ci * _product(self.in_size), self.n * self.co * _product(self.out_size)
+        x, y = self.n * self.ci * prod(self.in_size), self.n * self.co * prod(self.out_size)
         w = self.ci * self.co_group * self.taps
         extra = y * (self.epilogue.residual + self.epilogue.keep_pre)
         return self.item * (x + y + w + extra)
@@ -240,10 +130,3 @@ class Problem:
         words += [self.dtype] + [self.precision] * (self.dtype == "float32")
         words += [self.x_layout] if self.x_layout == self.y_layout else [f"{self.x_layout} to {self.y_layout}"]
         return " ".join(words)
-
-
-def _product(values) -> int:
-    result = 1
-    for v in values:
-        result *= v
-    return result

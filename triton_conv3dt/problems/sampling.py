@@ -3,9 +3,13 @@
 import math
 import random
 from dataclasses import replace
+from typing import TypeVar
 
-from .problem import DIRECTIONS, LAYOUTS, PRECISIONS, Activation, Epilogue, Problem
+from .activations import Activation
+from .problem import DIRECTIONS, LAYOUTS, PRECISIONS, Epilogue, Problem
+from .shape import Shape
 
+AnyShape = TypeVar("AnyShape", bound=Shape)
 MOST_OUTPUTS, MOST_TAPS = 2000, 64  # of a random problem, per channel
 ACTIVATIONS = (None, None, Activation("relu"), Activation("leaky_relu", (0.25,)), Activation("gelu"))
 
@@ -17,14 +21,15 @@ def problems(seed: int, n: int, dtypes: tuple[str, ...]) -> list[Problem]:
     for shape in shapes(seed, n):
         direction, layout, other = rng.choice(DIRECTIONS), rng.choice(LAYOUTS), rng.choice(LAYOUTS)
         epilogue = Epilogue(rng.random() < 0.5, rng.random() < 0.3, rng.choice(ACTIVATIONS))
-        result.append(replace(shape, direction=direction, dtype=rng.choice(dtypes), precision=rng.choice(PRECISIONS),
-                              x_layout=layout, y_layout=layout if rng.random() < 0.6 else other,
+        result.append(Problem(**shape.numbers, direction=direction, dtype=rng.choice(dtypes),
+                              precision=rng.choice(PRECISIONS), x_layout=layout,
+                              y_layout=layout if rng.random() < 0.6 else other,
                               w_minor=rng.choice(("tap", "co", "ci")),
                               epilogue=epilogue if direction == "forward" else Epilogue()))
     return result
 
 
-def shapes(seed: int, n: int) -> list[Problem]:
+def shapes(seed: int, n: int) -> list[Shape]:
     """n random layers, small ones, half of them such as PyTorch can express; the same for a seed."""
     rng, result = random.Random(seed), []
     while len(result) < n:
@@ -33,7 +38,7 @@ def shapes(seed: int, n: int) -> list[Problem]:
     return result
 
 
-def _shape(rng: random.Random) -> Problem | None:
+def _shape(rng: random.Random) -> Shape | None:
     """None where the draw has an empty output or is too large."""
     triple = lambda *values: tuple(rng.choice(values) for _ in range(3))
     groups = rng.choice((1, 1, 1, 2, 3))
@@ -55,14 +60,11 @@ def _shape(rng: random.Random) -> Problem | None:
     if min(out_size) < 1 or math.prod(out_size) > MOST_OUTPUTS or math.prod(kernel) > MOST_TAPS:
         return None
     n = rng.choice((1, 1, 2, 3))
-    return Problem("forward", n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups)
+    return Shape(n, ci, co, in_size, out_size, kernel, stride, padding, dilation, groups)
 
 
-def reduced(real):
-    """A problem of the same class that the interpreter can run, with three different sizes where there were any.
-
-    real: a Problem, or any dataclass that has the sizes of one.
-    """
+def reduced(real: AnyShape) -> AnyShape:
+    """One of the same class that the interpreter can run, with three different sizes where there were any."""
     kernel, stride = real.kernel, real.stride
     if kernel == stride:  # every k = s is one product; 32 ** 3 taps are too many for the reference
         kernel = stride = tuple(min(k, 8) for k in kernel)
@@ -101,7 +103,7 @@ def uncropped(in_size, kernel, stride, dilation) -> tuple[int, int, int]:
     return tuple((i - 1) * s + (k - 1) * d + 1 for i, k, s, d in zip(in_size, kernel, stride, dilation))
 
 
-def _small_channels(real) -> tuple[int, int, int]:
+def _small_channels(real: Shape) -> tuple[int, int, int]:
     """groups, ci, co: as divisible by powers of two as the real ones, up to 16, and in the same order."""
     small = lambda c: c if c <= 16 else {1: 17, 2: 18, 4: 20, 8: 24, 16: 16}[math.gcd(c, 16)]
     if real.groups > 1:

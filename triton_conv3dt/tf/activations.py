@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..ops.activations import recognised
-from ..problems.problem import ACTIVATIONS, ALIASES, Activation
+from ..problems.activations import ACTIVATIONS, ALIASES, Activation
 
 
 def _hard_sigmoid(x):
@@ -35,12 +35,7 @@ def _sparsemax(x):
     return (x - excess.gather(-1, count - 1) / count).clamp(min=0)
 
 
-# Where Keras and PyTorch have one name for two functions, and where names differ.
-FUSED = {
-    "leaky_relu": ("leaky_relu", 0.2),
-    "softplus": ("softplus", 1.0, 40.0),  # the threshold beyond which x is log(1 + exp(x)) in fp64, too
-    "hard_silu": "hardswish", "hard_swish": "hardswish", "hard_tanh": "hardtanh",
-}
+FUSED = {name: (entry.name, *parameters) for entry in ACTIVATIONS.values() for name, parameters in entry.keras.items()}
 APPLIED = {  # along the last axis, whatever the data_format, as Keras does
     "softmax": partial(torch.softmax, dim=-1), "log_softmax": partial(torch.log_softmax, dim=-1),
     "sparsemax": _sparsemax, "glu": partial(F.glu, dim=-1), "hard_sigmoid": _hard_sigmoid, "log_sigmoid": F.logsigmoid,
@@ -60,7 +55,7 @@ def activation_of(spec):
     if callable(spec):
         found = recognised(spec)
         return (None, found) if callable(found) else (Activation.of(found), None)
-    if isinstance(spec, str) and spec in APPLIED:
+    if isinstance(spec, str) and spec in APPLIED and spec not in FUSED:
         return None, APPLIED[spec]
     if isinstance(spec, str) and spec not in (*FUSED, *ACTIVATIONS, *ALIASES):
         known = ", ".join(sorted({*FUSED, *ACTIVATIONS, *ALIASES, *APPLIED}))
