@@ -273,7 +273,8 @@ def test_a_bad_file_is_warned_of_once(folder):
     path = folder / "nvidia_h200" / "forward.float16.json"
     path.parent.mkdir()
     path.write_text("{")
-    script = ("from triton_conv3dt import case, device, store\n"
+    script = ("from triton_conv3dt.planning import device, store\n"
+              "from triton_conv3dt.problems import case\n"
               "for depth in range(8, 16):\n"
               "    problem = case.parse(f'ci64 co32 in{depth}x8x8 k2 s2')\n"
               "    assert store.choose(problem, device.Device.named('nvidia_h200')).source.startswith('default')")
@@ -338,7 +339,7 @@ def test_one_entry_per_problem_whatever_the_tensors(folder):
 WRITER = """
 import sys
 from pathlib import Path
-from triton_conv3dt import store
+from triton_conv3dt.planning import store
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.problem import Problem

@@ -6,9 +6,9 @@ Both are derived from the journal of bench and are replaced in one step. Times a
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
+from ..files import replace
 from .journal import Journal
 
 SCHEMA = 1
@@ -48,22 +48,6 @@ def write(journal: Journal, folder: Path) -> list[Path]:
     writer.writeheader()
     writer.writerows(_flat(row) | _about(sessions[row["session"]]) for row in rows)
     return [replace(folder / "bench.json", text), replace(folder / "bench.csv", table.getvalue())]
-
-
-def replace(path: Path, text: str) -> Path:
-    """Write a text file in one step: whoever reads it finds the old text or the new one.
-
-    Raises:
-        OSError: it cannot be written; the old one is as it was.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _about(session: dict) -> dict:
