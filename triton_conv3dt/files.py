@@ -1,4 +1,4 @@
-"""Files that stay whole, whoever reads, writes or is killed meanwhile: replaced in one step, and locked between processes."""
+"""Files that stay whole, whoever reads, writes or is killed meanwhile: replaced in one step and locked."""
 
 import contextlib
 import os
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def replace(path: Path, text: str) -> Path:
-    """Write a text file in one step: whoever reads it finds the old text or the new one, which is on the disk. One writer
-    at a time.
+    """Write a text file in one step: whoever reads it finds the old text or the new one, which is on the disk. There is
+    one writer at a time.
 
     Returns:
         The path.
@@ -30,7 +30,7 @@ def replace(path: Path, text: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, *, temporary: bool = False):
-    """Hold a file, made where there is none, which no other process is in here with; gives its descriptor, which appends.
+    """Hold a file, made where there is none, that no other process holds meanwhile. Gives a descriptor, which appends.
 
     temporary: the file is the lock and nothing else, and is gone afterwards.
 

@@ -91,6 +91,12 @@ def exact(problem: Problem, given: Operands, dtype=None) -> torch.Tensor:
     return reference.grad_weight(given.x, given.y, kernel=problem.kernel, **geometry)
 
 
+def truth(problem: Problem, integers: Operands) -> torch.Tensor:
+    """What the result on integers must be, within ulps(problem): in fp32 that of a smooth activation would lose digits.
+    """
+    return exact(problem, integers, torch.float64 if ulps(problem) else None)
+
+
 class RedZone:
     """An output to be written in place: `view` starts as NaN, between bytes that nobody may touch."""
 

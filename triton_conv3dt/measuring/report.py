@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files import replace
 from ..problems.layers import layers
-from .measurements import Line, Results, networks
+from .records import Line, Results, networks
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
