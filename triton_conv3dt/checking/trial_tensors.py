@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..launching.tensors import DTYPES
 from ..planning.lowering import dense_strides
 from ..problems.problem import Problem
 from . import reference
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 X_BOUND, W_BOUND = 15, 7
 LARGEST_SUM = 2**15  # eight standard deviations of any sum stay below it: exact in fp32, and finite in fp16
 PATTERN, GUARD = 0x5A, 256  # what surrounds an output, and how many elements of it stand on either side
