@@ -85,7 +85,7 @@ def test_a_problem_that_no_config_can_be_tried_for(monkeypatch, device):
 def test_red_zone_sees_every_byte_around_the_output(layout, dtype):
     shape = (2, 3, 2, 1, 4)
     truth = torch.arange(48.0).view(shape)
-    zone = RedZone(shape, dtype, layout, "cpu")
+    zone = RedZone(shape, trial_tensors.dense_strides(shape, layout), dtype)
     assert zone.view.stride() == trial_tensors.dense_strides(shape, layout) and zone.view.isnan().all()
     assert zone.view.data_ptr() % 16 == 0
     with pytest.raises(Wrong, match="48 of them NaN"):
