@@ -12,10 +12,10 @@ from measured import FACTS, H200, LAYERS, Answers, layer, run, setting
 from triton_conv3dt.measuring import bench, budget, peers, records, selection
 from triton_conv3dt.measuring.budget import Budget
 from triton_conv3dt.measuring.journal import Journal
-from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS, After, Setting
+from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, Setting
 from triton_conv3dt.measuring.trial import Trial
 from triton_conv3dt.ops import schemas
-from triton_conv3dt.problems.layers import layers, select
+from triton_conv3dt.problems.layers import select
 from triton_conv3dt.problems.problem import LAYOUTS
 from triton_conv3dt.worker import Failure
 
@@ -23,16 +23,6 @@ from triton_conv3dt.worker import Failure
 @pytest.fixture
 def trial(device):
     return Trial(H200, trials.TableTimer({CUDNN: 120.0}), device)
-
-
-def test_what_follows_is_read_from_the_words():
-    said = {step: str(After.of(dataclasses.replace(layers()[0], followed_by=step))) for step in (
-        "concat(x, skip) along C (deconv output FIRST) -> Conv3d", "concat(prev, y) -> 1x1 Conv", "BatchNorm3d -> ReLU",
-        "(replicate pad if odd) -> concat(skip, x) (deconv output LAST) -> Conv", "(activation None) -> concat", "",
-        "ReLU (fused bias+ReLU) -> crop -> concat", "GELU (fused bias+GELU) -> 1x1 Conv", "+= second conv_transpose3d")}
-    first, last = "concatenation, output first", "concatenation, output last"
-    assert list(said.values()) == [first, last, "nothing", last, first, "nothing", "relu", "gelu", "residual"]
-    assert all(After.of(own) for own in layers())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -212,19 +202,3 @@ def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
     assert table[0]["kernels"] == "k" and table[0]["clock"] == "events"
     assert (table[0]["torch"], table[0]["command"], table[0]["bandwidth"], table[0]["sm_mhz"]) == (
         "2", "triton-conv3dt bench", "4000000000000.0", "1980"), "every row says what it was measured with"
-
-
-def test_what_is_swept_and_in_which_order():
-    heavy = selection.by_weight(layers())
-    assert len(heavy) == len(layers()) and not any("public benchmark" in own.tags for own in heavy[:100])
-    networks = [own.network for own in heavy[:40]]
-    assert len(set(networks)) == 40, "the heaviest layer of each network comes before the second of any"
-    nnunet = select(["nnU-Net v2"])
-    weight = [own.problem().bytes for own in selection.by_weight(nnunet)]
-    assert weight == sorted(weight, reverse=True)
-    for own in nnunet:
-        found = selection.settings([own])
-        assert [s.direction for s in found] == list(MEASURED if own.mode == "train" else MEASURED[:1])
-    assert len(selection.settings(nnunet[:1], ["forward"], ["own", "float16", "float32"], LAYOUTS)) == 4
-    parts = [selection.shard(range(10), (i, 3)) for i in (1, 2, 3)]
-    assert sorted(sum(parts, [])) == list(range(10)) and parts[0] == [0, 3, 6, 9]

@@ -14,7 +14,7 @@ from ..ops import composite
 from ..problems.case import output_padding
 from ..problems.problem import Problem
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP, Setting
-from .verification import Tensors, concatenate, parts, upstream
+from .verification import Tensors, concatenate, memory_format, parts, upstream
 
 
 class SelfTimedCall:
@@ -128,8 +128,8 @@ def _ours(setting: Setting, t: Tensors) -> Callable:
             return conv_transpose3d_sized(x, w, b, **given, residual=skip)
         if setting.direction == STEP:  # an `out` has no derivatives
             return concatenate(after, conv_transpose3d_sized(x, w, b, **given), skip)
-        form = torch.channels_last_3d if setting.layout == "channels_last" else torch.contiguous_format
-        both = torch.empty((p.n, 2 * p.co, *p.out_size), dtype=x.dtype, device=x.device, memory_format=form)
+        both = torch.empty((p.n, 2 * p.co, *p.out_size), dtype=x.dtype, device=x.device,
+                           memory_format=memory_format(setting.layout))
         own, other = parts(after, both, p.co)
         conv_transpose3d_sized(x, w, b, **given, out=own)
         other.copy_(skip)

@@ -60,9 +60,13 @@ class Tensors:
 
     def to(self, layout: str) -> "Tensors":
         """The same values in another memory format."""
-        form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
-        move = lambda t: t if t is None or t.dim() != 5 else t.contiguous(memory_format=form)
+        move = lambda t: t if t is None or t.dim() != 5 else t.contiguous(memory_format=memory_format(layout))
         return Tensors(*map(move, (self.x, self.w, self.b, self.dy, self.skip)))
+
+
+def memory_format(layout: str) -> torch.memory_format:
+    """What PyTorch calls a layout."""
+    return torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
 
 
 def tensors(setting: Setting, device) -> Tensors:
