@@ -1,26 +1,22 @@
-"""tune, bench, merge and make gpu as their users meet them: options, refusals, a machine without a GPU, a full disk."""
+"""tune, bench and merge as their users meet them: options, refusals, a machine without a GPU, a full disk."""
 
 import errno
 import os
 import re
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-import gpu_runner
-import laboratories
-from laboratories import DEFAULT, OTHERS, PROBLEM
+import trials
+from trials import DEFAULT, OTHERS, PROBLEM
 from processes import refusal
 from triton_conv3dt import cli
 from triton_conv3dt.commands import sweep
-from triton_conv3dt.measuring import bench, journal, machine, naming, precompile, trace, tune
+from triton_conv3dt.measuring import bench, journal, machine, naming, precompile, trace, trial, tune
 from triton_conv3dt.planning import store
 from triton_conv3dt.problems import case
-from triton_conv3dt.problems.layers import select
 
 ROOT = Path(__file__).parents[2]
 CASE = case.format(PROBLEM)
@@ -48,10 +44,9 @@ def gpu(monkeypatch, tmp_path):
     """A machine that seems to have an H200: the interpreter computes and a table says how long it took."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(store, "search_path", lambda: [store.user_cache()])
-    monkeypatch.setattr(sweep, "device_here", lambda what: laboratories.H200)
-    monkeypatch.setattr(laboratory, "here", laboratories.quick_laboratory)
-    monkeypatch.setattr(bench, "here", laboratories.stand)
-    monkeypatch.setattr(naming, "here", laboratories.profiler)
+    monkeypatch.setattr(sweep, "device_here", lambda what: trials.H200)
+    monkeypatch.setattr(trial, "here", trials.quick_trial)
+    monkeypatch.setattr(naming, "here", trials.profiler)
     monkeypatch.setattr(machine, "facts", lambda device: FACTS)
     monkeypatch.setattr(precompile, "Compilers", NoCompilers)
     monkeypatch.setattr(tune.search, "ranked", lambda problem, device, without: [DEFAULT, *OTHERS])
@@ -128,7 +123,7 @@ def test_tune_from_the_first_run_to_the_last(gpu, capsys):
     shown = capsys.readouterr().out
     assert "nvidia_h200: 1 problem, 0 known, 1 to do; journal" in shown and "better than the default: 1," in shown
     assert f"50.0 us (default 100.0, cuDNN 100.0)  {CASE}: {OTHERS[2]}" in shown
-    assert store.lookup(PROBLEM, laboratories.H200).config == OTHERS[2], "it is found where it is looked for"
+    assert store.lookup(PROBLEM, trials.H200).config == OTHERS[2], "it is found where it is looked for"
     written = sorted(str(path.relative_to(gpu / "cache")) for path in (gpu / "cache").rglob("*") if path.is_file())
     assert written == ["triton_conv3dt/configs/nvidia_h200/forward.float16.json",
                        "triton_conv3dt/journals/nvidia_h200.jsonl"]
@@ -141,7 +136,7 @@ def test_tune_from_the_first_run_to_the_last(gpu, capsys):
 
 
 def test_what_failed_is_told(gpu, capsys, monkeypatch):
-    monkeypatch.setattr(laboratory, "here", laboratories.wrong_laboratory)
+    monkeypatch.setattr(trial, "here", trials.wrong_trial)
     assert cli.main(["tune", "--case", CASE]) == 0
     assert "candidates that failed: 1 red zone, 1 wrong result; the journal has the reasons" in capsys.readouterr().out
 
@@ -292,109 +287,6 @@ def test_a_models_own_layers(tmp_path, monkeypatch, capsys):
     assert "does not run on an input of [2, 3, 16, 16, 12]" in capsys.readouterr().err
 
 
-READY = "-m triton_conv3dt info --require-gpu"  # what every target asks first
-STUB = """#!/bin/sh
-echo "$@" >>"$LOG"
-case "$*" in
-  *device.current*) echo nvidia_fake ;;
-  *"$FAILS"*) exit 1 ;;
-  *" check "*) echo 100 problems: all right ;;
-esac
-"""
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Run make in a copy of the Makefile with a Python that only notes what it is asked."""
-    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
-    python = tmp_path / "python"
-    python.write_text(STUB)
-    python.chmod(0o755)
-
-    def run(*arguments, fails="nothing fails"):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "OUT"))}
-        result = subprocess.run(["make", *arguments, f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True,
-                                env=environment | {"LOG": str(tmp_path / "log"), "FAILS": fails}, timeout=60)
-        log = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
-        (tmp_path / "log").unlink(missing_ok=True)
-        return result, log.splitlines()
-
-    return run
-
-
-def test_make_gpu_does_everything_within_ten_minutes_into_one_folder(make, tmp_path):
-    result, log = make("gpu")
-    assert result.returncode == 0, result.stderr
-    commands = [line.split()[2] for line in log if line.startswith("-m triton_conv3dt")]
-    assert commands == ["info", "check", "tune", "bench", "bench", "report"] and log[0] == READY
-    out = "benchmarks/results/nvidia_fake"
-    assert (tmp_path / out / "check.txt").read_text() == "100 problems: all right\n"
-    assert f"--journal {out}/tune.jsonl --output autotune_configs" in log[3] and "--resume" in log[3]
-    assert f"--output {out}" in log[4] and "--resume" in log[4] and log[6].endswith(f"report {out}")
-    recipe = (ROOT / "Makefile").read_text().partition("\ngpu:")[2].partition("\n\n")[0]
-    limits = [int(limit) for limit in re.findall(r"\$\(LIMIT\) (\d+)", recipe)]
-    budgets = [sweep.budget(text) for text in re.findall(r"--budget (\w+)", recipe)]
-    assert len(limits) == 5 and sum(limits) <= 570 and len(budgets) == 3
-    assert all(budget + 45 <= limit for budget, limit in zip(budgets, limits[1:4])), "budgets end before limits do"
-    few = re.search(r"^FEW \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert len(select(few)) == len(few)
-    again, same = make("gpu")
-    assert again.returncode == 0 and same == log
-
-
-def test_make_gpu_goes_on_after_a_step_that_fails_and_says_so(make):
-    result, log = make("gpu", "OUT=results", "LAYERS=nnunet k3s2", fails=" tune ")
-    assert result.returncode != 0 and "failed: tune" in result.stderr
-    assert [line.split()[2] for line in log] == ["info", "check", "tune", "bench", "bench", "report"]
-    assert "--layers nnunet k3s2 " in log[2]
-
-
-def test_make_gpu_takes_journals_along(make, tmp_path):
-    (tmp_path / "before").mkdir()
-    (tmp_path / "before" / "tune.jsonl").write_text("{}\n")
-    make("gpu", "OUT=results", "FROM=before")
-    assert (tmp_path / "results" / "tune.jsonl").read_text() == "{}\n"
-
-
-def test_make_gpu_test_hands_parts_and_options_on(make):
-    result, log = make("gpu-test", "PARTS=small corpus", "OUT=there", "ARGS=-k 'a or b'")
-    assert result.returncode == 0, result.stderr
-    assert log == [READY, "tests/support/gpu_runner.py --output there --part small --part corpus -- -k a or b"]
-    assert make("gpu-test")[1] == [READY, "tests/support/gpu_runner.py --output build/gpu-test --"]
-    assert make("gpu-test", fails="gpu_runner")[0].returncode != 0
-
-
-def test_make_gpu_sanitize_compiles_first(make, tmp_path, monkeypatch):
-    sanitizer = tmp_path / "compute-sanitizer"
-    sanitizer.write_text('#!/bin/sh\necho "$@" >>"$LOG"\n')
-    sanitizer.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    result, log = make("gpu-sanitize", fails="gpu_runner")
-    assert result.returncode == 0 and log[:2] == [READY, "tests/support/gpu_runner.py --output build/gpu-test --part small"]
-    assert [line.split()[1] for line in log[2:]] == ["memcheck", "initcheck", "synccheck"]
-    assert all("-m pytest -m gpu --require-gpu tests/gpu/test_gpu_small.py" in line for line in log[2:])
-    small = next(part for part in gpu_runner.PARTS if part.name == "small")
-    limits = re.findall(r"\$\(LIMIT\) (\d+) compute-sanitizer", (ROOT / "Makefile").read_text())
-    assert small.limit + 3 * int(limits[0]) <= 580
-
-
-@pytest.mark.parametrize("target", ["gpu", "gpu-test", "gpu-sanitize"], ids="make {}".format)
-def test_where_something_is_missing_nothing_is_begun(make, tmp_path, monkeypatch, target):
-    (tmp_path / "compute-sanitizer").symlink_to("/bin/true")
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    result, log = make(target, fails="--require-gpu")
-    assert result.returncode != 0 and log == [READY] and not (tmp_path / "benchmarks").exists()
-
-
-def test_make_gpu_without_a_gpu_says_so():
-    environment = {name: value for name, value in os.environ.items()
-                   if name != "TRITON_INTERPRET" and not name.startswith("MAKE")}
-    result = subprocess.run(["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True,
-                            timeout=60, env=environment | {"CUDA_VISIBLE_DEVICES": ""})
-    assert result.returncode != 0 and not result.stdout
-    assert re.fullmatch("error: no CUDA device is available;.*\nmake: .*\n", result.stderr)
-
-
 def test_tune_without_a_path_stores_where_nothing_better_is_hidden(gpu, capsys):
     given = ["tune", "--case", CASE]
     assert cli.main(given) == 0
@@ -408,7 +300,7 @@ def test_tune_without_a_path_stores_where_nothing_better_is_hidden(gpu, capsys):
     assert "1 problem, 0 known, 1 to do; journal own/nvidia_h200.jsonl" in capsys.readouterr().out
     assert cli.main([*without, "--output", "own"]) == 0
     assert "1 problem, 1 known, 0 to do" in capsys.readouterr().out
-    assert store.lookup(PROBLEM, laboratories.H200, [gpu / "own"]).config == OTHERS[2]
+    assert store.lookup(PROBLEM, trials.H200, [gpu / "own"]).config == OTHERS[2]
     assert sorted((path, path.read_bytes()) for path in (gpu / "cache").rglob("*") if path.is_file()) == kept
     assert cli.main(["merge", "own/nvidia_h200.jsonl", "--output", "merged"]) == 1
     assert "says what is best without descriptor" in capsys.readouterr().err and not (gpu / "merged").exists()

@@ -8,7 +8,7 @@ import pytest
 from triton_conv3dt import cli
 from triton_conv3dt.checking import check
 from triton_conv3dt.compiling import survey
-from triton_conv3dt.measuring import bench, machine, results, tune
+from triton_conv3dt.measuring import bench, machine, results, selection, tune
 from triton_conv3dt.planning import constraints, store
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.constraints import NONE, VARIABLE, parse
@@ -131,7 +131,7 @@ def test_a_journal_does_not_mix_what_was_decided():
 
 
 def test_bench_says_what_runs(monkeypatch):
-    setting, = bench.settings(select(["nnunet_iso128_up4"]), ["step"], ["float16"], ["channels_last"])
+    setting, = selection.settings(select(["nnunet_iso128_up4"]), ["step"], ["float16"], ["channels_last"])
     free = bench.configs_of(setting, H200)
     assert [found.config.path for found in free] == ["descriptor", "onepass"]
     with constraints.using(parse("descriptor,onepass")):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import laboratories
+import trials
 from processes import alive
 from triton_conv3dt.worker import Failure, Worker, failure
 
@@ -30,7 +30,7 @@ class Parrot:
         os._exit(code)
 
     def fail(self, kind):
-        getattr(laboratories, f"_{kind}")()
+        getattr(trials, f"_{kind}")()
 
     def break_device(self):
         self.broken = True
@@ -69,7 +69,7 @@ def test_a_worker_answers_is_lost_and_is_replaced():
 @pytest.mark.parametrize("kind", ["compile", "resources", "memory", "illegal access"])
 def test_errors_are_told_apart(kind):
     with pytest.raises(Exception) as raised:
-        getattr(laboratories, "_" + kind.replace(" ", "_"))()
+        getattr(trials, "_" + kind.replace(" ", "_"))()
     assert failure(raised.value).kind == kind
 
 
@@ -82,12 +82,13 @@ def test_an_unexpected_error_says_where():
 
 
 def test_a_worker_that_cannot_start_says_why():
-    with Worker(laboratories.broken) as worker, pytest.raises(RuntimeError, match="OSError: no device answers"):
+    with Worker(trials.broken) as worker, pytest.raises(RuntimeError, match="OSError: no device answers"):
         worker.ask("examine", seconds=60)
 
 
 def test_a_worker_ends_with_its_parent():
-    script = ("import sys, os; sys.path[:0] = ['tests', '.']\nfrom test_worker import Parrot\n"
+    script = ("import sys, os; sys.path[:0] = ['tests/commands', 'tests/support', '.']\n"
+              "from test_worker import Parrot\n"
               "from triton_conv3dt.worker import Worker\n"
               "if __name__ == '__main__':\n"
               "    worker = Worker(Parrot)\n"

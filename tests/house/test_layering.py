@@ -8,10 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "triton_conv3dt"
 TOOLS = ("progress", "worker")  # whoever works long may use them; of the rooms they know the constraints on plans alone
+LOOSE = ("files", "tools")  # rooms without a folder
 # Bottom up: a room imports only from rooms above it in this table, and only from those that it names.
 ROOMS = {  # room: what it answers, and from which others it may import
+    "files": ("how does a file stay whole?", ()),
     "problems": ("what is asked?", ()),
-    "planning": ("what will run on this device, with which tile, and why?", ("problems",)),
+    "planning": ("what will run on this device, with which tile, and why?", ("files", "problems")),
     "kernels": ("the device code", ()),
     "launching": ("how do tensors reach a kernel?", ("problems", "planning", "kernels")),
     "tools": ("how far is it, and what if a process is lost?", ("planning",)),
@@ -21,7 +23,7 @@ ROOMS = {  # room: what it answers, and from which others it may import
     "compiling": ("what did the compiler make of it, for a GPU that is not here?",
                   ("problems", "planning", "launching", "tools")),
     "measuring": ("how fast is it?",
-                  ("problems", "planning", "launching", "tools", "checking", "ops", "surface", "compiling")),
+                  ("files", "problems", "planning", "launching", "tools", "checking", "ops", "surface", "compiling")),
     "demo": ("what does it look like?", ("problems", "planning", "launching", "tools", "surface")),
     "commands": ("what may be typed?",
                  ("problems", "planning", "launching", "tools", "checking", "compiling", "measuring", "demo")),
@@ -43,7 +45,7 @@ each_file = pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path
 def table() -> str:
     """ROOMS, as CONTRIBUTING.md shows it."""
     names = {room: f"`{room}/`" for room in ROOMS} | {
-        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn.py`, `tf/`",
+        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn.py`, `tf/`", "files": "`files.py`",
         "commands": "`commands/`, `cli.py`"}
     rows = (f"| {names[room]} | {answers} | {', '.join(known) or 'nothing'} |" for room, (answers, known) in ROOMS.items())
     return "\n".join(("| room | answers | may import from |", "|---|---|---|", *rows))
@@ -139,7 +141,7 @@ def test_every_room_says_what_it_is():
     for folder in folders:
         said = ast.get_docstring(tree(folder / "__init__.py"))
         assert said and said.splitlines()[0].endswith("."), f"{folder.name}/__init__.py says nothing"
-    assert {room_of((folder.name,)) for folder in folders} | {"tools"} == set(ROOMS)
+    assert {room_of((folder.name,)) for folder in folders} | set(LOOSE) == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", [*ALL_FILES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "examples").rglob("*.py"))],

@@ -9,6 +9,7 @@ import triton.language as tl
 from cases import CORPUS
 from launched import check, use
 from layouts import RedZone
+from triton_conv3dt.checking.trial_tensors import Wrong
 from triton_conv3dt.kernels import gather
 from triton_conv3dt.launching import binding
 from triton_conv3dt.planning import lowering
@@ -114,5 +115,5 @@ def test_a_fault_is_noticed(name, monkeypatch):
     install, case, direction, layout, config = FAULTS[name]
     run(BY_NAME[case], direction, layout, config, monkeypatch)
     install(monkeypatch)
-    with pytest.raises((AssertionError, IndexError, ValueError)):
+    with pytest.raises((AssertionError, IndexError, ValueError, Wrong)):
         run(BY_NAME[case], direction, layout, config, monkeypatch)

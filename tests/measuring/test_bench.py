@@ -7,44 +7,35 @@ import json
 import pytest
 import torch
 
-import laboratories
+import trials
 from measured import FACTS, H200, LAYERS, Answers, layer, run, setting
-from triton_conv3dt.measuring import bench, peers, records, selection
-from triton_conv3dt.measuring.bench import OutOfTime, Stand
+from triton_conv3dt.measuring import bench, budget, peers, records, selection
+from triton_conv3dt.measuring.budget import Budget
 from triton_conv3dt.measuring.journal import Journal
-from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
-from triton_conv3dt.measuring.setting import After, Setting
+from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, Setting
+from triton_conv3dt.measuring.trial import Trial
 from triton_conv3dt.ops import schemas
-from triton_conv3dt.problems.layers import layers, select
+from triton_conv3dt.problems.layers import select
 from triton_conv3dt.problems.problem import LAYOUTS
 from triton_conv3dt.worker import Failure
 
+
 @pytest.fixture
-def stand(device):
-    return Stand(H200, laboratories.TableTimer({CUDNN: 120.0}), device)
-
-
-def test_what_follows_is_read_from_the_words():
-    said = {step: str(After.of(dataclasses.replace(layers()[0], followed_by=step))) for step in (
-        "concat(x, skip) along C (deconv output FIRST) -> Conv3d", "concat(prev, y) -> 1x1 Conv", "BatchNorm3d -> ReLU",
-        "(replicate pad if odd) -> concat(skip, x) (deconv output LAST) -> Conv", "(activation None) -> concat", "",
-        "ReLU (fused bias+ReLU) -> crop -> concat", "GELU (fused bias+GELU) -> 1x1 Conv", "+= second conv_transpose3d")}
-    first, last = "concatenation, output first", "concatenation, output last"
-    assert list(said.values()) == [first, last, "nothing", last, first, "nothing", "relu", "gelu", "residual"]
-    assert all(After.of(own) for own in layers())
+def trial(device):
+    return Trial(H200, trials.TableTimer({CUDNN: 120.0}), device)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("direction", ["forward", "step"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_whatever_computes_the_layer_computes_the_same(stand, name, direction, layout):
+def test_whatever_computes_the_layer_computes_the_same(trial, name, direction, layout):
     own = setting(name, direction, layout)
     exact = own.problem.exact
     own_turn = layout == LAYOUTS[len(name) % 2]  # the interpreter takes its time
     for peer in (CUDNN, CUDNN_LAST, *[MATMUL] * exact, *[OURS] * own_turn):
-        row = stand.check(peer, own)
+        row = trial.check(peer, own)
         assert row["outcome"] == "ok" and row["error"] < row["limit"] / 2, (peer, row)
-        result = stand._calls[peer]()
+        result = trial._right[peer]()
         y = result[0] if direction == "step" else result
         after, p = own.after, own.problem
         assert y.shape == (p.n, p.co * (2 if after.concat else 1), *p.out_size)
@@ -54,42 +45,42 @@ def test_whatever_computes_the_layer_computes_the_same(stand, name, direction, l
 
 
 @pytest.mark.parametrize("direction", ["grad_input", "grad_weight"])
-def test_gradients_by_themselves(stand, direction):
+def test_gradients_by_themselves(trial, direction):
     own = setting("relu", direction)
     for peer in (OURS, CUDNN, CUDNN_LAST):
-        assert stand.check(peer, own)["outcome"] == "ok"
-    assert bench.peers_of(own, selection.PEERS) == [OURS, CUDNN, CUDNN_LAST]
+        assert trial.check(peer, own)["outcome"] == "ok"
+    assert selection.peers_of(own, selection.PEERS) == [OURS, CUDNN, CUDNN_LAST]
 
 
-def test_who_cannot_take_a_setting_says_why(stand):
+def test_who_cannot_take_a_setting_says_why(trial):
     cropped = dataclasses.replace(layer("norm"), out_size=(3, 6, 4), output_padding=None)
     own = Setting(cropped, "grad_input", "float32", "channels_first")
-    assert "cannot express this crop" in stand.check(CUDNN, own)["reason"]
-    assert stand.check(OURS, own)["outcome"] == "ok"
-    assert "kernel and stride differ" in stand.check(MATMUL, setting("relu"))["reason"]
-    assert stand.check(JAX, setting())["outcome"] == "unavailable"
+    assert "cannot express this crop" in trial.check(CUDNN, own)["reason"]
+    assert trial.check(OURS, own)["outcome"] == "ok"
+    assert "kernel and stride differ" in trial.check(MATMUL, setting("relu"))["reason"]
+    assert trial.check(JAX, setting())["outcome"] == "unavailable"
 
 
-def test_a_wrong_peer_is_never_timed(stand, monkeypatch):
+def test_a_wrong_peer_is_never_timed(trial, monkeypatch):
     right = peers._BUILDERS[CUDNN]
     for spoil in (lambda y: y * 1.01, lambda y: torch.full_like(y, float("nan")), torch.zeros_like):
         monkeypatch.setitem(peers._BUILDERS, CUDNN, lambda s, t, spoil=spoil: lambda: spoil(right(s, t)()))
-        row = stand.check(CUDNN, setting())
+        row = trial.check(CUDNN, setting())
         assert row["outcome"] == "wrong result" and "explained by rounding" in row["reason"]
-        assert CUDNN not in stand._calls
+        assert CUDNN not in trial._right
 
 
-def test_times_are_taken_cold_warm_and_on_the_host(stand):
+def test_times_are_taken_cold_warm_and_on_the_host(trial):
     own = setting("norm")
     for peer in (CUDNN, CUDNN_LAST):
-        stand.check(peer, own)
-    found = stand.measure(own, [CUDNN, CUDNN_LAST])
+        trial.check(peer, own)
+    found = trial.measure(own, [CUDNN, CUDNN_LAST])
     assert list(found) == [CUDNN, CUDNN_LAST]
     assert found[CUDNN]["cold"] == {"median": 120.0, "p20": 119.5, "p80": 120.5, "rounds": 7}
     assert found[CUDNN]["warm"]["median"] == 119.0 and found[CUDNN]["host"]["median"] == 5.0
-    stand._calls[JAX] = peers.Waits(lambda: 1, torch.tensor)
-    waited = stand.measure(own, [JAX])[JAX]
-    assert waited == {"warm": laboratories.TableTimer.times(200.0).fields()}
+    trial._right[JAX] = peers.SelfTimedCall(lambda: 1, torch.tensor)
+    waited = trial.measure(own, [JAX])[JAX]
+    assert waited == {"warm": trials.TableTimer.times(200.0).fields()}
 
 
 @pytest.fixture
@@ -103,7 +94,7 @@ def settings_of_pytorch():
 
 
 def test_fp32_is_tf32_for_everybody_who_is_measured(settings_of_pytorch):
-    """Ours and cuDNN follow one setting and a matrix product another; torch.compile asks for either by its older name."""
+    """Ours and cuDNN follow one setting, a matrix product another; torch.compile asks for either by its older name."""
     torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.allow_tf32 = "ieee", False
     peers.settle()
     assert schemas._precision(None, torch.float32) == torch.backends.cudnn.conv.fp32_precision == "tf32"
@@ -112,9 +103,9 @@ def test_fp32_is_tf32_for_everybody_who_is_measured(settings_of_pytorch):
 
 
 @pytest.mark.parametrize("allowed, said", [(True, "tf32"), (False, "ieee")])
-def test_the_card_says_in_which_precision_it_multiplied(stand, settings_of_pytorch, allowed, said):
+def test_the_card_says_in_which_precision_it_multiplied(trial, settings_of_pytorch, allowed, said):
     torch.backends.cuda.matmul.allow_tf32 = allowed
-    card = stand.card()
+    card = trial.card()
     assert card["rate_float32"] == 3e14 and card["precision_float32"] in (said, *["none"] * (not allowed))
 
 
@@ -177,7 +168,7 @@ def test_who_takes_the_worker_with_it_is_known_and_the_others_are_measured(journ
 
 def test_the_budget_ends_between_settings(journal, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(bench.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
 
     class Slow(Answers):
         def ask(self, method, *arguments, seconds):
@@ -185,12 +176,10 @@ def test_the_budget_ends_between_settings(journal, monkeypatch):
             return super().ask(method, *arguments, seconds=seconds)
 
     own = [setting("concat first"), setting("norm"), setting("relu")]
-    assert run(journal, Slow(), own, deadline=35.0) == 2
+    assert run(journal, Slow(), own, budget=Budget(35.0)) == 2
     hung = Answers({OURS: Failure("hang", "no answer in 30 s")})
-    assert run(journal, hung, own, deadline=clock[0] + 5.0) == 2, "too little time is no hang"
+    assert run(journal, hung, own, budget=Budget(5.0)) == 2, "too little time is no hang"
     assert len(bench.known(journal.rows())) == 1
-    with pytest.raises(OutOfTime):
-        raise OutOfTime
 
 
 def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
@@ -213,19 +202,3 @@ def test_files_have_every_row_once(journal, tmp_path, monkeypatch):
     assert table[0]["kernels"] == "k" and table[0]["clock"] == "events"
     assert (table[0]["torch"], table[0]["command"], table[0]["bandwidth"], table[0]["sm_mhz"]) == (
         "2", "triton-conv3dt bench", "4000000000000.0", "1980"), "every row says what it was measured with"
-
-
-def test_what_is_swept_and_in_which_order():
-    heavy = selection.by_weight(layers())
-    assert len(heavy) == len(layers()) and not any("public benchmark" in own.tags for own in heavy[:100])
-    networks = [own.network for own in heavy[:40]]
-    assert len(set(networks)) == 40, "the heaviest layer of each network comes before the second of any"
-    nnunet = select(["nnU-Net v2"])
-    weight = [own.problem().bytes for own in selection.by_weight(nnunet)]
-    assert weight == sorted(weight, reverse=True)
-    for own in nnunet:
-        found = bench.settings([own])
-        assert [s.direction for s in found] == list(MEASURED if own.mode == "train" else MEASURED[:1])
-    assert len(bench.settings(nnunet[:1], ["forward"], ["own", "float16", "float32"], LAYOUTS)) == 4
-    parts = [selection.shard(range(10), (i, 3)) for i in (1, 2, 3)]
-    assert sorted(sum(parts, [])) == list(range(10)) and parts[0] == [0, 3, 6, 9]

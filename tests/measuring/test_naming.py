@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-import laboratories
+import trials
 from measured import Answers, run, setting
 from triton_conv3dt.measuring import naming, peers
 from triton_conv3dt.measuring.journal import Journal
@@ -57,13 +57,13 @@ def test_a_profiler_that_sees_nothing_says_so():
 
 
 def test_names_come_from_a_process_where_nothing_is_timed(journal, monkeypatch):
-    """The stand, which times, has nothing that profiles; whoever profiles lives elsewhere."""
-    with Worker(laboratories.stand) as stand, Worker(laboratories.profiler) as profiler:
-        run(journal, stand, [setting("norm")], (CUDNN,), Names(profiler))
+    """The trial, which times, has nothing that profiles; whoever profiles lives elsewhere."""
+    with Worker(trials.trial) as trial, Worker(trials.profiler) as profiler:
+        run(journal, trial, [setting("norm")], (CUDNN,), Names(profiler))
         row = journal.rows()[-1]["peers"]
         assert row[CUDNN]["cold"]["median"] == 100.0 and "kernels" in row[CUDNN]
-        assert stand._process.pid != profiler._process.pid != os.getpid()
-        answer = stand.ask("kernels", setting("norm"), [CUDNN], seconds=60)
+        assert trial._process.pid != profiler._process.pid != os.getpid()
+        answer = trial.ask("kernels", setting("norm"), [CUDNN], seconds=60)
         assert isinstance(answer, Failure) and "no attribute 'kernels'" in answer.reason
 
 

@@ -14,10 +14,9 @@ from triton_conv3dt.measuring import timing
 from triton_conv3dt.planning import store
 
 PACKAGE = Path(t3.__file__).parent
-MAY_MEASURE = {"measuring.trial", "measuring.bench"}  # what tune and bench run in their workers
-# A clock in the demo, which prints what its own calls took, and the deadlines and estimates of what takes long.
-MAY_READ_A_CLOCK = {"measuring.timing", "measuring.tune", "measuring.bench", "demo.upsample", "progress", "worker", "commands.tune",
-                    "commands.bench"}
+MAY_MEASURE = {"measuring.trial"}  # what tune and bench run in their workers
+# A clock in the demo, which prints what its own calls took, and the budgets and estimates of what takes long.
+MAY_READ_A_CLOCK = {"measuring.timing", "measuring.budget", "demo.upsample", "progress"}
 # What names the kernels that ran, and what finds out whether the device still works.
 ASKS = {"measuring.naming": {"synchronize", "profile"}, "measuring.trial": {"synchronize"}}
 CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "elapsed_time", "Event",

@@ -9,7 +9,7 @@ import pytest
 
 from measured import H200, Answers, Named
 from triton_conv3dt import cli
-from triton_conv3dt.measuring import bench, measurements, records, report
+from triton_conv3dt.measuring import bench, records, report, selection
 from triton_conv3dt.measuring.journal import Journal
 from triton_conv3dt.measuring.selection import CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, PEERS
 from triton_conv3dt.problems.layers import select
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     journal = Journal(folder / "bench.jsonl")
     checks = {JAX: {"outcome": "unavailable", "reason": "JAX is not installed"},
               "torch.compile": Failure("error", "a | b\nc")}
-    settings = bench.settings(select(["nnunet", "mvsnet"]))[:40]
+    settings = selection.settings(select(["nnunet", "mvsnet"]))[:40]
     bench.Bench(H200, journal, Answers(checks, TIMES), Named(), known={}).run(settings, PEERS, FACTS)
     records.write(journal, folder)
     return folder
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    return measurements.load(folder)
+    return records.load(folder)
 
 
 def test_lines_compare_with_the_best_cudnn(results):
@@ -49,11 +49,11 @@ def test_lines_compare_with_the_best_cudnn(results):
 
 
 def test_networks_are_sums_of_layers(results):
-    for name, direction, count, ours, theirs in measurements.networks(results[0].lines):
+    for name, direction, count, ours, theirs in records.networks(results[0].lines):
         mine = [line for line in results[0].lines
                 if (line.setting["network"], line.setting["direction"]) == (name, direction)]
         assert len(mine) == count and (ours, theirs) == (80.0 * count, 120.0 * count)
-    names = {row[0] for row in measurements.networks(results[0].lines)}
+    names = {row[0] for row in records.networks(results[0].lines)}
     assert names == {line.setting["network"] for line in results[0].lines} and len(names) > 1
 
 
@@ -61,7 +61,8 @@ def test_the_report_is_markdown_with_pictures(folder, results, tmp_path):
     written = report.write(results, tmp_path)
     assert [path.name for path in written] == ["report.md", "roofline.png", "speedup.png"]
     text = written[0].read_text()
-    for fact in ("NVIDIA H200", "driver 580.1", "SM 1980 MHz (of 1980)", "copy 4.00 TB/s", "float16 600", "float32 (tf32) 300",
+    for fact in ("NVIDIA H200", "driver 580.1", "SM 1980 MHz (of 1980)", "copy 4.00 TB/s", "float16 600",
+                 "float32 (tf32) 300",
                  "`triton-conv3dt bench --layers nnunet`", "![roofline](roofline.png)", "### What failed", "a \\| b c",
                  "1.50"):
         assert fact in text, fact
@@ -103,7 +104,7 @@ def test_several_devices_have_a_section_and_pictures_each(folder, tmp_path):
     both = {"schema": records.SCHEMA, "sessions": content["sessions"] + other["sessions"],
             "rows": content["rows"] + other["rows"][:6]}
     (tmp_path / "bench.json").write_text(json.dumps(both))
-    written = report.write(measurements.load(tmp_path), tmp_path)
+    written = report.write(records.load(tmp_path), tmp_path)
     assert [path.name for path in written] == ["report.md", "roofline.nvidia_h200.png", "speedup.nvidia_h200.png",
                                                "roofline.nvidia_l4.png", "speedup.nvidia_l4.png"]
     text = written[0].read_text()

@@ -1,90 +1,27 @@
-"""The tuner, with the interpreter for a GPU and a table for a clock: what it keeps, and what it survives."""
+"""The tuner, with tables for a worker and a clock: what it examines, what it keeps, and how it goes on."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-import laboratories
-from laboratories import DEFAULT, H200, OTHERS, PROBLEM
-from processes import alive
-from triton_conv3dt.measuring import results, tune
+import trials
+import tuned
+from trials import DEFAULT, H200, OTHERS, PROBLEM
+from triton_conv3dt.measuring import budget, results, tune
+from triton_conv3dt.measuring.asking import DeviceBroken
+from triton_conv3dt.measuring.budget import Budget
 from triton_conv3dt.measuring.journal import Journal
-from triton_conv3dt.measuring.precompile import Compilers, compile_one
 from triton_conv3dt.measuring.results import Known
 from triton_conv3dt.measuring.timing import Times
 from triton_conv3dt.planning import configfile, search, store
 from triton_conv3dt.problems import case
-from triton_conv3dt.problems.problem import Problem
-from triton_conv3dt.worker import Failure, Worker
-
-ROOT = Path(__file__).parents[2]
-NEAR = replace(PROBLEM, in_size=(2, 2, 4), out_size=(4, 4, 8))
-OTHER = Problem.of_layer("grad_input", n=1, ci=16, co=8, in_size=(2, 2, 3), kernel=2, stride=2)
-EFFORT = tune.Effort(None, 0.01)
-MADE_WITH = {"triton_conv3dt": "test", "kernel": store.kernel_digest(), "triton": "3.7.1"}
-
-
-class Answers:
-    """A worker in this process that reads from tables: what a config's examination gives, what a comparison gives."""
-
-    def __init__(self, examined=(), compared=()):
-        self.examined, self.compared, self.asked = dict(examined), compared, []
-
-    def ask(self, method, problem, what, seconds_of_timing, *, seconds):
-        self.asked.append((method, problem, what))
-        if method == "examine":
-            answer = self.examined.get(what, 100.0)
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer if isinstance(answer, Failure) else laboratories.TableTimer.times(answer)
-        if isinstance(self.compared, Failure):
-            return self.compared
-        compared = dict(self.compared)
-        times = {name: compared.get(config, self.examined.get(config, 100.0)) for name, config in what.items()}
-        return {name: value if isinstance(value, Times) else laboratories.TableTimer.times(value)
-                for name, value in times.items()} | {"cudnn": laboratories.TableTimer.times(400.0)}
-
-    def examined_configs(self):
-        return [what for method, _, what in self.asked if method == "examine"]
+from triton_conv3dt.worker import Failure
+from tuned import MADE_WITH, NEAR, OTHER, Answers, job, outcomes, stored, sweep
 
 
 @pytest.fixture
-def journal(tmp_path):
-    return Journal(tmp_path / "tune.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def only_these_configs(tmp_path, monkeypatch):
-    """No config of the machine is looked up, and the default is one that can be told from the others."""
-    monkeypatch.setenv("TRITON_CONV3DT_CONFIG_DIR", str(tmp_path / "configs"))
-    monkeypatch.setattr(store, "search_path", lambda: [tmp_path / "configs"])
-
-
-def job(problem=PROBLEM, others=OTHERS):
-    return tune.Job(problem, lambda: (DEFAULT, *others))
-
-
-def sweep(journal, worker, *, resume=True, **given):
-    known = Known(journal.rows() if resume else [], H200)
-    return tune.Sweep(H200, journal, worker, output=journal.path.parent / "configs", made_with=MADE_WITH, effort=EFFORT,
-                      known=known, **given)
-
-
-def stored(journal, folder="configs"):
-    return {case.format(entry.problem): entry for path in store.files(journal.path.parent / folder)
-            for _, entry in configfile.read(path)}
-
-
-def outcomes(journal):
-    return {configfile.config_of(row["config"]): row["outcome"]
-            for row in journal.rows() if row["event"] == "candidate"}
+def journal(tmp_path, monkeypatch):
+    return tuned.journal_in(tmp_path, monkeypatch)
 
 
 def test_the_best_is_kept_with_what_it_was_compared_to(journal):
@@ -110,7 +47,7 @@ def test_the_default_stays_unless_it_is_beaten_by_more_than_noise(journal, compa
 
 
 def test_choose_never_returns_a_loser():
-    times = laboratories.TableTimer.times
+    times = trials.TableTimer.times
     assert results.choose({"a": times(50.0), "b": times(40.0), "default": times(100.0)}) == "b"
     assert results.choose({"a": times(100.0), "default": times(100.0)}) == "default"
     assert results.choose({"b": times(40.0), "a": times(40.0)}) == "a", "ties are decided by name"
@@ -175,7 +112,7 @@ def test_a_broken_device_ends_the_sweep(journal, monkeypatch):
     monkeypatch.setattr(tune, "LOST_IN_A_ROW", 3)
     monkeypatch.setattr(tune, "LOST_BY_PATH", (9, 9))
     worker = Answers({config: Failure("illegal access", "CUDA error") for config in (DEFAULT, *OTHERS)})
-    with pytest.raises(tune.DeviceBroken, match="3 workers were lost.*CUDA error.*nvidia-smi"):
+    with pytest.raises(DeviceBroken, match="3 workers were lost.*CUDA error.*nvidia-smi"):
         sweep(journal, worker).run([job()])
 
 
@@ -207,7 +144,7 @@ def test_rows_of_other_kernels_and_devices_count_for_nothing(journal, monkeypatc
 
 def test_the_budget_ends_between_candidates_and_what_is_known_is_compared(journal, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(tune.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
 
     class Slow(Answers):
         def ask(self, method, *rest, seconds):
@@ -216,15 +153,15 @@ def test_the_budget_ends_between_candidates_and_what_is_known_is_compared(journa
             return super().ask(method, *rest, seconds=seconds)
 
     worker = Slow({OTHERS[0]: 50.0})
-    assert sweep(journal, worker, deadline=25.0).run([job(), job(OTHER)]) == tune.Summary(better=1, open=1)
+    assert sweep(journal, worker, budget=Budget(25.0)).run([job(), job(OTHER)]) == tune.Summary(better=1, open=1)
     assert worker.examined_configs() == [DEFAULT, *OTHERS[:2]]
     clock[0] = 0.0
     later = Answers({OTHERS[0]: 50.0, OTHERS[3]: 20.0})
-    assert sweep(journal, later, deadline=1000.0).run([job()]).better == 1
+    assert sweep(journal, later, budget=Budget(1000.0)).run([job()]).better == 1
     assert later.examined_configs() == list(OTHERS[2:]), "it goes on where the time ran out"
     assert stored(journal)[case.format(PROBLEM)].config == OTHERS[3]
     hung = Answers({DEFAULT: Failure("hang", "no answer in 20 s")})
-    assert sweep(journal, hung, deadline=clock[0] + 5).run([job(OTHER)]).open == 1
+    assert sweep(journal, hung, budget=Budget(5.0)).run([job(OTHER)]).open == 1
     assert set(outcomes(journal).values()) == {"ok"}, "too little time is no hang"
 
 
@@ -266,103 +203,3 @@ def test_shards_merge_into_what_one_sweep_would_have_stored(journal, tmp_path):
     journal.append({"event": "bench"})
     with pytest.raises(ValueError, match="is no journal of tune"):
         results.merge([journal.path], tmp_path / "merged")
-
-
-def test_real_workers_survive_every_kind_of_candidate(journal, monkeypatch):
-    """The whole path: kernels in the interpreter in a process of its own, and a fault of each kind."""
-    kinds = ("wrong result", "red zone", "crash", "illegal access", "compile", "hang", "resources")
-    monkeypatch.setattr(tune, "LOST_BY_PATH", (9, 9))
-    faulty = tuple(replace(DEFAULT, block_m=m, stages=s) for m in (16, 32) for s in (1, 2, 3, 4))
-    faults = {str(config): kind for config, kind in zip(faulty, kinds)}
-    best = faulty[len(kinds)]
-    monkeypatch.setattr(tune, "WATCHDOG", 6.0)
-    with Worker(laboratories.laboratory, {str(best): 50.0}, faults) as worker:
-        assert sweep(journal, worker).run([job(others=faulty)]) == tune.Summary(better=1)
-    assert outcomes(journal) == {DEFAULT: "ok", **dict(zip(faulty, kinds)), best: "ok"}
-    assert all(row["reason"] for row in journal.rows() if row.get("outcome") not in ("ok", None))
-    assert stored(journal)[case.format(PROBLEM)].config == best
-
-
-SWEEP = """
-import laboratories, test_tune
-import sys; sys.path[:0] = ["tests/measuring", "tests/support", "."]
-from pathlib import Path
-from triton_conv3dt import store
-from triton_conv3dt.measuring import results, tune
-from triton_conv3dt.measuring.journal import Journal
-from triton_conv3dt.worker import Worker
-if __name__ == "__main__":
-    folder, problem = Path(sys.argv[1]), getattr(test_tune, sys.argv[2])
-    store.search_path = lambda: [folder / "configs"]
-    journal = Journal(folder / "tune.jsonl")
-    with Worker(laboratories.laboratory, {str(test_tune.OTHERS[2]): 50.0}, {}, float(sys.argv[3])) as worker:
-        test_tune.sweep(journal, worker).run([test_tune.job(problem)])
-"""
-
-
-def start(folder, problem="PROBLEM", delay=0.0):
-    return subprocess.Popen([sys.executable, "-c", SWEEP, str(folder), problem, str(delay)], cwd=ROOT,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_killed_in_the_middle_it_goes_on(journal, how):
-    process = start(journal.path.parent, delay=0.5)
-    deadline = time.monotonic() + 60
-    while len(journal.rows()) < 2 and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(how)
-    process.wait(10)
-    known = list(outcomes(journal))
-    assert 2 <= len(known) < 1 + len(OTHERS), "it was stopped in the middle"
-    worker = Answers({OTHERS[2]: 50.0})
-    assert sweep(journal, worker).run([job()]).better == 1
-    assert known + worker.examined_configs() == [DEFAULT, *OTHERS], "one candidate at most is examined twice"
-    assert stored(journal)[case.format(PROBLEM)].config == OTHERS[2]
-
-
-def test_two_sweeps_at_once_share_a_journal_and_the_config_files(journal):
-    processes = [start(journal.path.parent, problem) for problem in ("PROBLEM", "NEAR")]
-    for process in processes:
-        assert process.wait(120) == 0, process.stderr.read()
-    rows = journal.rows()
-    for problem in (PROBLEM, NEAR):
-        mine = [row["event"] for row in rows if row["case"] == case.format(problem)]
-        assert mine == ["candidate"] * (1 + len(OTHERS)) + ["result"]
-    assert {name: entry.config for name, entry in stored(journal).items()} == {
-        case.format(PROBLEM): OTHERS[2], case.format(NEAR): OTHERS[2]}
-
-
-def test_compiling_ahead_says_what_fails_and_survives_its_pool(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    compilers = Compilers(H200, processes=1)
-    try:
-        assert compilers.wait(PROBLEM, DEFAULT, 1.0) is None, "what was never begun is left to the worker"
-        compilers.submit(PROBLEM, DEFAULT)
-        compilers.submit(PROBLEM, DEFAULT)
-        refused = compilers.wait(PROBLEM, DEFAULT, 120)
-        assert refused.kind == "compile" and "TRITON_INTERPRET" in refused.reason
-        pids = list(compilers._pool._processes)
-        compilers.submit(PROBLEM, OTHERS[0])
-        os.kill(pids[0], signal.SIGKILL)
-        assert compilers.wait(PROBLEM, OTHERS[0], 120) in (None, refused)
-        compilers.submit(PROBLEM, OTHERS[1])
-        assert compilers.wait(PROBLEM, OTHERS[1], 120) == refused
-        pids = list(compilers._pool._processes)
-    finally:
-        compilers.close()
-    deadline = time.monotonic() + 10
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, pids))
-    assert compile_one(PROBLEM, H200, replace(DEFAULT, warps=3)).kind == "compile"
-
-
-def test_what_was_compiled_ahead_is_what_is_launched(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "precompiled.py"], capture_output=True, text=True,
-                            timeout=300, env=environment | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == {"answers": [None, None], "ahead": 2, "later": []}

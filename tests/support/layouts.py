@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from triton_conv3dt.checking import trial_tensors
+
 LAYOUTS = ("channels_first", "channels_last", "concatenated", "concatenated_channels_last", "sliced",
            "sliced_channels_last", "misaligned", "misaligned_channels_last", "transposed", "expanded")
 
@@ -26,31 +28,16 @@ def lay_out(t: torch.Tensor, layout: str) -> torch.Tensor:
     return _view(storage, t.shape, layout).copy_(t)
 
 
-class RedZone:
-    """An output to be written in place: `view` starts as NaN, and check() fails if memory around it was touched.
-
-    layout: any that lay_out knows except expanded.
-    """
-
-    PATTERN = 0x5A
-    GUARD = 64  # elements before and after; they keep the view as aligned as its layout says
+class RedZone(trial_tensors.RedZone):
+    """The package's, laid out as lay_out would, in any of its layouts except expanded; what lies around or between the
+    places of the view must survive."""
 
     def __init__(self, shape, dtype=torch.float32, layout="sliced", *, device="cpu"):
-        size = (_extent(shape, layout) + 2 * self.GUARD) * dtype.itemsize
-        self._bytes = torch.full((size,), self.PATTERN, dtype=torch.uint8, device=device)
-        self._pattern = self._bytes[:dtype.itemsize].clone().view(dtype)
-        self.view = _view(self._bytes.view(dtype)[self.GUARD:], shape, layout)
-        self.view.fill_(math.nan)
-
-    def check(self) -> None:
-        """Raises AssertionError if the surroundings changed or the view still holds NaN."""
-        nans = int(self.view.isnan().sum())
-        assert not nans, f"{nans} of {self.view.numel()} outputs are NaN: not written, or computed from a margin"
-        written = self.view.clone()
-        self.view.copy_(self._pattern.expand(self.view.shape))
-        changed = (self._bytes != self.PATTERN).nonzero().flatten()
-        self.view.copy_(written)
-        assert not len(changed), f"{len(changed)} bytes outside the output changed, the first at byte {int(changed[0])}"
+        extent = _extent(shape, layout)
+        placed = _view(torch.empty(extent, device="meta"), shape, layout)
+        before = placed.storage_offset()
+        after = extent - before - 1 - sum((size - 1) * stride for size, stride in zip(shape, placed.stride()))
+        super().__init__(shape, placed.stride(), dtype, device, before=before, after=after)
 
 
 def _order(layout: str) -> tuple[int, ...]:

@@ -2,15 +2,14 @@
 
 import dataclasses
 
-import laboratories
+import trials
 from triton_conv3dt.measuring import bench
 from triton_conv3dt.measuring.bench import Bench
-from triton_conv3dt.measuring.selection import CUDNN, OURS
-from triton_conv3dt.measuring.setting import Setting
+from triton_conv3dt.measuring.selection import CUDNN, OURS, Setting
 from triton_conv3dt.problems.layers import layers
 from triton_conv3dt.worker import Failure
 
-H200 = laboratories.H200
+H200 = trials.H200
 SMALL = dict(n=2, ci=8, co=6, in_size=(2, 3, 2), out_size=(4, 6, 4), padding=(0, 0, 0), output_padding=(0, 0, 0),
              kernel=(2, 2, 2), stride=(2, 2, 2), dtype="float32", tags=(), mode="train")
 LAYERS = {
@@ -49,7 +48,7 @@ class Answers:
             if isinstance(answer, BaseException):
                 raise answer
             return answer if isinstance(answer, Failure) else dict(answer)
-        times = laboratories.TableTimer.times
+        times = trials.TableTimer.times
         return {name: {kind: times(self.times.get(name, 100.0) - less).fields() for kind, less in
                        (("cold", 0), ("warm", 10), ("host", 90))} for name in arguments[1]}
 

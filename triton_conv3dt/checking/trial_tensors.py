@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..launching.tensors import DTYPES
 from ..planning.lowering import dense_strides
 from ..problems.problem import Problem
 from . import reference
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 X_BOUND, W_BOUND = 15, 7
 LARGEST_SUM = 2**15  # eight standard deviations of any sum stay below it: exact in fp32, and finite in fp16
 PATTERN, GUARD = 0x5A, 256  # what surrounds an output, and how many elements of it stand on either side
@@ -91,26 +91,45 @@ def exact(problem: Problem, given: Operands, dtype=None) -> torch.Tensor:
     return reference.grad_weight(given.x, given.y, kernel=problem.kernel, **geometry)
 
 
-class RedZone:
-    """An output to be written in place: `view` starts as NaN, between bytes that nobody may touch."""
+def truth(problem: Problem, integers: Operands) -> torch.Tensor:
+    """What the result on integers must be, within ulps(problem): in fp32 that of a smooth activation would lose digits.
+    """
+    return exact(problem, integers, torch.float64 if ulps(problem) else None)
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, layout: str, device):
-        count, guard = math.prod(shape), GUARD * dtype.itemsize
-        self._bytes = torch.full((count * dtype.itemsize + 2 * guard,), PATTERN, dtype=torch.uint8, device=device)
-        self._before, self._after = self._bytes[:guard], self._bytes[-guard:]
-        self.view = self._bytes[guard:-guard].view(dtype).as_strided(shape, dense_strides(shape, layout), GUARD)
+
+class RedZone:
+    """An output to be written in place: `view` starts as NaN, among elements that nobody may touch.
+
+    Args:
+        shape, strides: of the view, in elements; no two of its places are one.
+        before, after: elements of the surroundings, beside the GUARD on either side, which changes no alignment.
+    """
+
+    def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device="cpu", *,
+                 before: int = 0, after: int = 0):
+        count = sum((size - 1) * stride for size, stride in zip(shape, strides)) + 1 if 0 not in shape else 0
+        start, size = GUARD + before, before + count + after + 2 * GUARD
+        self._bytes = torch.full((size * dtype.itemsize,), PATTERN, dtype=torch.uint8, device=device)
+        self._dense, self._pattern = count == math.prod(shape), self._bytes[:dtype.itemsize].clone().view(dtype)
+        self._around = self._bytes[:start * dtype.itemsize], self._bytes[(start + count) * dtype.itemsize:]
+        self.view = self._bytes.view(dtype).as_strided(shape, strides, start)
         self.view.fill_(math.nan)
 
-    def check(self, expected: torch.Tensor, ulps: float = 0.0) -> None:
-        """Compare what was written with what should have been, rounded once to the output's dtype.
+    def check(self, expected: torch.Tensor | None = None, ulps: float = 0.0) -> None:
+        """Compare what was written with what should have been, rounded once to the output's dtype; without `expected`,
+        see that every value was written.
 
         Raises:
-            Wrong: the surroundings changed, or a value is beyond so many units in the last place.
+            Wrong: the surroundings changed, a value is beyond so many units in the last place, or one is still NaN.
         """
-        damaged = sum(int((part != PATTERN).sum()) for part in (self._before, self._after))
-        if damaged:
-            raise Wrong("red zone", f"{damaged} of the {2 * len(self._before)} bytes around the output were "
-                                    "overwritten")
+        if damaged := self._damaged():
+            around = len(self._bytes) - self.view.nbytes
+            raise Wrong("red zone", f"{damaged} of the {around} bytes around the output were overwritten")
+        if expected is None:
+            if missing := int(self.view.isnan().sum()):
+                raise Wrong("wrong result", f"{missing} of {self.view.numel()} values are NaN: not written, or "
+                                            "computed from NaN")
+            return
         expected = expected.to(self.view.dtype)
         wrong = self.view != expected
         if ulps:
@@ -125,11 +144,22 @@ class RedZone:
             raise Wrong("wrong result", f"{count} of {wrong.numel()} values are wrong{nans}; the first at {list(at)}: "
                                         f"{self.view[at].item()!r}, expected {expected[at].item()!r}")
 
+    def _damaged(self) -> int:
+        """How many bytes outside the view have changed."""
+        if self._dense:
+            return sum(int((part != PATTERN).sum()) for part in self._around)
+        written = self.view.clone()  # what lies between its places is seen when they are like it
+        self.view.copy_(self._pattern.expand(self.view.shape))
+        damaged = int((self._bytes != PATTERN).sum())
+        self.view.copy_(written)
+        return damaged
+
 
 def red_zone(problem: Problem, device) -> RedZone:
     """A red-zoned output of a problem."""
     name = written(problem)
-    return RedZone(shapes(problem)[name], DTYPES[problem.dtype], layout_of(problem, name), device)
+    shape = shapes(problem)[name]
+    return RedZone(shape, dense_strides(shape, layout_of(problem, name)), DTYPES[problem.dtype], device)
 
 
 def ulps(problem: Problem) -> float:

@@ -1,9 +1,9 @@
 """bench: measure layers against what people use instead."""
 
 import sys
-import time
 from pathlib import Path
 
+from ..measuring.budget import Budget
 from ..measuring.selection import MEASURED, OWN, PEERS
 from . import sweep
 
@@ -27,40 +27,40 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    started = time.monotonic()
+    budget = Budget(arguments.budget)
     if arguments.device and not arguments.dry_run:
         arguments.refuse("--device is for --dry-run: bench measures on the GPU that is here")
-    from ..measuring import bench, selection
+    from ..measuring import selection
 
     try:
         layers = sweep.layers_of(arguments)
         if arguments.case:
-            settings = [bench.Setting(layer, problem.direction, problem.dtype, problem.x_layout)
+            settings = [selection.Setting(layer, problem.direction, problem.dtype, problem.x_layout)
                         for layer, problem in zip(layers, arguments.case)]
         else:
-            settings = bench.settings(layers, arguments.direction, arguments.dtype or (OWN,),
+            settings = selection.settings(layers, arguments.direction, arguments.dtype or (OWN,),
                                       arguments.layout or (OWN,))
         settings = selection.shard(settings, arguments.shard)
         names = [PEERS[0], *(name for name in PEERS[1:] if name in (arguments.peer or PEERS))]
         if arguments.dry_run:
             return _dry_run(settings, names, sweep.device_planned(arguments))
-        return _bench(settings, names, arguments, started)
+        return _bench(settings, names, arguments, budget)
     except (ValueError, RuntimeError, OSError) as error:
         return sweep.error(error)
 
 
 def _dry_run(settings, names, device) -> int:
-    from ..measuring import bench
+    from ..measuring import selection
     from ..planning.explain import count
 
     for setting in settings:
-        print(f"{setting}  followed by {setting.after}  {', '.join(bench.peers_of(setting, names))}")
+        print(f"{setting}  followed by {setting.after}  {', '.join(selection.peers_of(setting, names))}")
     print(f"{count(len(settings), 'setting')} on {device.name}")
     return 0
 
 
-def _bench(settings, names, arguments, started: float) -> int:
-    from ..measuring import bench, journal, machine, naming, records
+def _bench(settings, names, arguments, budget: Budget) -> int:
+    from ..measuring import bench, journal, machine, naming, records, trial
     from ..planning.explain import count
     from ..progress import Progress
     from ..worker import Worker
@@ -74,10 +74,9 @@ def _bench(settings, names, arguments, started: float) -> int:
     print(f"{device.name}: {count(len(settings), 'setting')}, {len(settings) - left} known, {left} to do; "
           f"journal {book.path}")
     progress = Progress(left * len(names), arguments.quiet, every=30)
-    deadline = started + arguments.budget if arguments.budget else None
     try:
-        with Worker(bench.here) as worker, Worker(naming.here) as profiler:
-            run_ = bench.Bench(device, book, worker, naming.Names(profiler), known=known, deadline=deadline,
+        with Worker(trial.here) as worker, Worker(naming.here) as profiler:
+            run_ = bench.Bench(device, book, worker, naming.Names(profiler), known=known, budget=budget,
                                progress=progress)
             open_ = run_.run(settings, names, machine.facts(device))
     except KeyboardInterrupt:

@@ -19,11 +19,11 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    from ..measuring import measurements, report
+    from ..measuring import records, report
 
     folder = arguments.output or (arguments.results if arguments.results.is_dir() else arguments.results.parent)
     try:
-        results = measurements.load(arguments.results)
+        results = records.load(arguments.results)
         folder.mkdir(parents=True, exist_ok=True)
         written = report.write(results, folder)
         if arguments.readme:

@@ -1,9 +1,9 @@
 """tune: find the best configs for layers on this GPU."""
 
 import sys
-import time
 from pathlib import Path
 
+from ..measuring.budget import Budget
 from ..measuring.selection import OWN
 from ..problems.problem import DIRECTIONS
 from . import sweep
@@ -31,7 +31,7 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    started = time.monotonic()
+    budget = Budget(arguments.budget)
     if arguments.device and not arguments.dry_run:
         arguments.refuse("--device is for --dry-run: tune measures on the GPU that is here")
     from ..measuring import selection, tune
@@ -44,7 +44,7 @@ def run(arguments) -> int:
         if arguments.dry_run:
             effort = tune.EFFORTS[arguments.effort]
             return _dry_run(tune.jobs(problems, sweep.device_planned(arguments), effort), effort)
-        return _tune(problems, arguments, started)
+        return _tune(problems, arguments, budget)
     except (ValueError, RuntimeError, OSError) as error:
         return sweep.error(error)
 
@@ -65,7 +65,7 @@ def _dry_run(jobs, effort) -> int:
     return 0
 
 
-def _tune(problems, arguments, started: float) -> int:
+def _tune(problems, arguments, budget: Budget) -> int:
     from ..measuring import journal, machine, results, trial, tune
     from ..measuring.precompile import Compilers
     from ..planning import configfile, constraints, store
@@ -76,8 +76,8 @@ def _tune(problems, arguments, started: float) -> int:
     device = sweep.device_here("tune")
     output, without = arguments.output or store.user_cache(), constraints.current()
     if without and store.common(output):
-        raise ValueError(f"what is best without {without} would replace, in {output}, what is best of all: give --output "
-                         "a folder of its own, which TRITON_CONV3DT_CONFIG_DIR makes calls look into")
+        raise ValueError(f"what is best without {without} would replace, in {output}, what is best of all: give "
+                         "--output a folder of its own, which TRITON_CONV3DT_CONFIG_DIR makes calls look into")
     journals = output if without else store.user_cache().parent / "journals"
     path = arguments.journal or journals / f"{device.name}.jsonl"
     book, effort = journal.Journal(path), tune.EFFORTS[arguments.effort]
@@ -100,11 +100,10 @@ def _tune(problems, arguments, started: float) -> int:
         made_with = {}
     progress = Progress(len(left) * effort.expected, arguments.quiet, every=30)
     compilers = Compilers(device)
-    deadline = started + arguments.budget if arguments.budget else None
     try:
         with Worker(trial.here) as worker:
             summary = tune.Sweep(device, book, worker, output=output, made_with=made_with, effort=effort, known=known,
-                                 compilers=compilers, deadline=deadline, progress=progress).run(jobs)
+                                 compilers=compilers, budget=budget, progress=progress).run(jobs)
     except KeyboardInterrupt:
         print("\nstopped; what was found is stored. The same command with --resume goes on", file=sys.stderr)
         return 130

@@ -8,8 +8,6 @@ from ..planning.lowering import dense_strides
 from ..planning.plan import Plan
 from ..problems.problem import Problem
 
-DTYPES = {name: dtype for dtype, name in tensors.DTYPES.items()}
-
 
 def compile_plan(plan: Plan):
     """The compiled main kernel of a plan, as the launcher would have it for dense, aligned tensors.
@@ -72,4 +70,4 @@ def _operands(p: Problem) -> dict[str, torch.Tensor]:
 
 
 def _meta(size: tuple[int, ...], stride: tuple[int, ...], dtype: str) -> torch.Tensor:
-    return torch.empty_strided(size, stride, dtype=DTYPES[dtype], device="meta")
+    return torch.empty_strided(size, stride, dtype=tensors.DTYPES[dtype], device="meta")

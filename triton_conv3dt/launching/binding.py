@@ -12,10 +12,9 @@ import torch
 
 from ..planning import lowering
 from ..planning.launches import Launch, Schedule
-from .tensors import even_step, weight_strides
+from .tensors import DTYPES, even_step, weight_strides
 
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @functools.lru_cache(maxsize=None)

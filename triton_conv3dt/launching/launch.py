@@ -15,12 +15,12 @@ from ..planning.device import Device
 from ..planning.plan import plan
 from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
 from .binding import Call, interpreting
-from .tensors import DTYPES, empty, problem_of, reach
+from .tensors import NAMES, empty, problem_of, reach
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
-    if dtype not in DTYPES:
-        return (f"dtype {dtype} is not one of {', '.join(DTYPES.values())}; complex and integer tensors run on "
+    if dtype not in NAMES:
+        return (f"dtype {dtype} is not one of {', '.join(NAMES.values())}; complex and integer tensors run on "
                 "backend='torch'")
     try:
         import triton  # noqa: F401

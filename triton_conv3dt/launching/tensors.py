@@ -6,9 +6,10 @@ from math import prod
 import torch
 
 from ..problems.geometry import power_of_two_divisor
-from ..problems.problem import Problem
+from ..problems.problem import ITEM_SIZES, Problem
 
-DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+DTYPES = {name: getattr(torch, name) for name in ITEM_SIZES}  # by the name that a problem has for it
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def memory_format(t: torch.Tensor) -> torch.memory_format:
@@ -34,7 +35,7 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     return Problem(
         x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]), tuple(stride),
-        tuple(padding), tuple(dilation), groups, direction, DTYPES[x.dtype], precision, x_layout, y_layout, minor,
+        tuple(padding), tuple(dilation), groups, direction, NAMES[x.dtype], precision, x_layout, y_layout, minor,
         epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
         wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=even_step(gathered) is not None)
 

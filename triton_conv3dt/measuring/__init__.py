@@ -1,1 +1,1 @@
-"""Tuning and measuring: what times kernels, and what is made of the times. Nothing else in the package knows a clock."""
+"""Tuning and measuring: what times kernels, and what is made of the times. Nothing else does so."""

@@ -4,11 +4,11 @@ Whatever is killed, by Ctrl-C, by `kill -9` or by a power cut, loses the row tha
 Several processes may write to one journal at once.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
+
+from ..files import locked
 
 
 class Journal:
@@ -24,7 +24,7 @@ class Journal:
     def append(self, row: dict) -> None:
         """Add a row. It is on the disk when this returns."""
         line = json.dumps(row, separators=(", ", ": "), allow_nan=False).encode() + b"\n"
-        with _locked(self.path) as file:
+        with locked(self.path) as file:
             size = os.fstat(file).st_size
             torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
             try:
@@ -73,19 +73,8 @@ def writable(path: Path) -> None:
         OSError: it cannot be written, with the reason.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path):
         pass
-
-
-@contextlib.contextmanager
-def _locked(path: Path):
-    """A file descriptor that appends, held by this process alone."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-    finally:
-        os.close(file)  # and with it goes the lock
 
 
 def _write(file: int, data: bytes) -> None:

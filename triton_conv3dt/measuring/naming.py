@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..worker import Failure, Worker
-from . import peers, verification
-from .setting import Setting
+from . import peers, timing, verification
+from .selection import Setting
 
 SECONDS = 30.0  # for the names of a setting, torch.compile and cuDNN's search included
 NO_KERNEL = re.compile(r"cu(da)?[A-Z]|Activity|Lazy|Memset")  # what a profile has beside kernels: calls of the driver
@@ -39,8 +39,7 @@ class Profiler:
 
     def synchronize(self) -> None:
         """Wait for the device; raises where its context is lost."""
-        if torch.device(self._where).type == "cuda":
-            torch.cuda.synchronize(self._where)
+        timing.synchronize(self._where)
 
 
 class Names:

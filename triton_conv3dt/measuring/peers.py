@@ -13,13 +13,13 @@ from ..checking import reference, trial_tensors
 from ..ops import composite
 from ..problems.case import output_padding
 from ..problems.problem import Problem
-from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP
-from .setting import Setting
-from .verification import Tensors, concatenate, parts, upstream
+from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP, Setting
+from .verification import Tensors, concatenate, memory_format, parts, upstream
 
 
-class Waits:
-    """A call that waits for a result of its own kind: it is timed by the wall clock, with the host's part in it."""
+class SelfTimedCall:
+    """A call that waits for a result of its own kind: no event on our stream sees its end, so that it is timed by the
+    wall clock, with the host's part in it."""
 
     def __init__(self, call: Callable, convert: Callable):
         self._call, self._convert = call, convert
@@ -128,8 +128,8 @@ def _ours(setting: Setting, t: Tensors) -> Callable:
             return conv_transpose3d_sized(x, w, b, **given, residual=skip)
         if setting.direction == STEP:  # an `out` has no derivatives
             return concatenate(after, conv_transpose3d_sized(x, w, b, **given), skip)
-        form = torch.channels_last_3d if setting.layout == "channels_last" else torch.contiguous_format
-        both = torch.empty((p.n, 2 * p.co, *p.out_size), dtype=x.dtype, device=x.device, memory_format=form)
+        both = torch.empty((p.n, 2 * p.co, *p.out_size), dtype=x.dtype, device=x.device,
+                           memory_format=memory_format(setting.layout))
         own, other = parts(after, both, p.co)
         conv_transpose3d_sized(x, w, b, **given, out=own)
         other.copy_(skip)
@@ -205,8 +205,8 @@ def _jax(setting: Setting, t: Tensors) -> Callable:
         y = activations[after.activation.name](y) if after.activation else y
         return jnp.concatenate([y, skip] if after.concat == "first" else [skip, y], 1) if after.concat else y
 
-    return Waits(lambda: layer(x, w, b, skip).block_until_ready(),
-                 lambda y: torch.from_numpy(numpy.array(y.astype("float32"))).to(t.x.device))
+    return SelfTimedCall(lambda: layer(x, w, b, skip).block_until_ready(),
+                         lambda y: torch.from_numpy(numpy.array(y.astype("float32"))).to(t.x.device))
 
 
 _BUILDERS: dict[str, Callable[[Setting, Tensors], Callable]] = {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .measurements import Results, networks
+from .records import Results, networks
 
 COLOURS = {"forward": "#2f6fde", "grad_input": "#1c9c6b", "grad_weight": "#c9791f", "step": "#a23bbf"}
 BETTER, WORSE, INK, FAINT = "#2f6fde", "#c0392b", "#22262b", "#9aa3ad"

@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..files import replace
 from ..problems.layers import layers
-from .measurements import Line, Results, networks
-from .records import replace
+from .records import Line, Results, networks
 from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, MEASURED, OURS
 
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"

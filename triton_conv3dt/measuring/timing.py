@@ -60,6 +60,14 @@ class Timer(Protocol):
         """FLOP per second of a large matrix product; float32 in the precision that PyTorch is set to."""
 
 
+def synchronize(where) -> None:
+    """Wait for a torch device; raises where its context is lost."""
+    import torch
+
+    if torch.device(where).type == "cuda":
+        torch.cuda.synchronize(where)
+
+
 class EventTimer:
     """Times by CUDA events on the current stream of one device.
 

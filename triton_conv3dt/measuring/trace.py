@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from ..launching.tensors import DTYPES
 from ..problems.case import output_padding
 from ..problems.layers import Layer
 from ..problems.problem import Problem
@@ -60,9 +61,9 @@ def layers(model: Model, size: tuple[int, ...], *, name: str, dtype: str = "floa
     if not handles:
         raise ValueError(f"model {name!r} has no torch.nn.ConvTranspose3d")
     try:
-        model.to(device="meta", dtype=getattr(torch, dtype)).eval()
+        model.to(device="meta", dtype=DTYPES[dtype]).eval()
         with torch.no_grad():
-            model(torch.empty(size, dtype=getattr(torch, dtype), device="meta"))
+            model(torch.empty(size, dtype=DTYPES[dtype], device="meta"))
     except Exception as error:  # somebody's own code
         raise ValueError(f"model {name!r} does not run on an input of {list(size)} without data: "
                          f"{type(error).__name__}: {error}") from None

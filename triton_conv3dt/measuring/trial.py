@@ -1,7 +1,11 @@
-"""Trying configs: each is checked against the definition, into a red-zoned output, and only then timed.
+"""Trying whatever computes a layer: it is verified first, and only then timed.
 
-A laboratory lives in a worker process: what it runs may hang or take the process with it.
+Tuning tries configs of a problem, each to the bit and into a red-zoned output; benchmarking tries peers for a setting,
+whose results may differ by rounding. A trial lives in a worker process: what it runs may hang or take the process with
+it.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,20 +14,16 @@ from ..launching import launch
 from ..planning.config import Config
 from ..planning.device import Device
 from ..problems.problem import Problem
-from ..worker import failure
-from . import peers
+from . import machine, peers, timing, verification
 from .results import CUDNN
+from .selection import Setting
 from .timing import EventTimer, Timer, Times
 
-
-class Unprepared(Exception):
-    """A problem cannot be tried, whatever the config: its operands do not fit into memory, for instance."""
-
-    kind = "problem"
+COLD_SECONDS, WARM_SECONDS = 0.4, 0.15  # of measuring, all peers of a setting together
 
 
-class Laboratory:
-    """Tries configs of one problem after another on one device.
+class Trial:
+    """Verifies and times, on one device, one problem or setting after another.
 
     Args:
         device: what plans are made for.
@@ -33,7 +33,8 @@ class Laboratory:
 
     def __init__(self, device: Device, timer: Timer, where="cuda"):
         self._device, self._timer, self._where = device, timer, where
-        self._problem = self._given = self._truth = self._timed = None
+        self._current = self._given = None  # the problem or setting that is tried, and its tensors
+        self._right = {}  # the calls of the peers whose results for it were right, by name
 
     def examine(self, problem: Problem, config: Config, seconds: float) -> Times:
         """The time of a config that computes its problem rightly, cold L2.
@@ -43,66 +44,95 @@ class Laboratory:
             Unprepared: it is not the config's fault.
             Exception: whatever compiling and launching raise.
         """
-        self._prepare(problem)
-        record = self._bind(problem, config)
-        zone = trial_tensors.red_zone(problem, self._where)
-        self._run(record, self._given, zone.view)
-        zone.check(self._truth, trial_tensors.ulps(problem))
+        given = self._prepared(problem, verification.exact_tensors)
+        bound, zone = self._bind(problem, config), trial_tensors.red_zone(problem, self._where)
+        self._run(bound, given.integers, zone.view)
+        zone.check(given.truth, trial_tensors.ulps(problem))
         del zone
-        call = self._call(record, self._timed)
-        return self._timer.device({str(config): call}, cold=True, seconds=seconds)[str(config)]
+        name, call = str(config), self._call(bound, given.normals)
+        return self._timer.device({name: call}, cold=True, seconds=seconds)[name]
 
     def compare(self, problem: Problem, configs: dict[str, Config], seconds: float) -> dict[str, Times]:
         """The times of configs that were examined before, and PyTorch's under "cudnn", measured in turns, cold L2."""
-        self._prepare(problem)
-        calls = {name: self._call(self._bind(problem, config), self._timed) for name, config in configs.items()}
+        normals = self._prepared(problem, verification.exact_tensors).normals
+        calls = {name: self._call(self._bind(problem, config), normals) for name, config in configs.items()}
         try:
-            theirs = peers.product(problem, self._timed)
+            theirs = peers.product(problem, normals)
             theirs()
             calls[CUDNN] = theirs
         except Exception:  # a baseline that cannot run (Unavailable, or out of memory) is no reason to keep nothing
             pass
         return self._timer.device(calls, cold=True, seconds=seconds)
 
+    def card(self) -> dict:
+        """What this very card can do: bytes per second of a copy, FLOP per second of a matrix product by dtype and the
+        precision of those in float32, and the microseconds that a call which does nothing seems to take; and its clocks
+        while it does."""
+        rates = {f"rate_{dtype}": self._timer.matmul_rate(dtype) for dtype in ("float16", "bfloat16", "float32")}
+        rates["precision_float32"] = torch.backends.cuda.matmul.fp32_precision
+        clocks = machine.clocks()  # an idle card would show those of its sleep
+        nothing = self._timer.device({"": lambda: None}, cold=True, seconds=0.1)[""].median
+        return {"bandwidth": self._timer.bandwidth(), **rates, "floor_us": nothing, "clocks": clocks}
+
+    def check(self, name: str, setting: Setting) -> dict:
+        """The row of a peer so far: whether its result is right."""
+        given = self._prepared(setting, verification.tensors)
+        try:
+            call = peers.build(name, setting, given)
+        except peers.Unavailable as error:
+            return {"outcome": "unavailable", "reason": str(error)}
+        waits = isinstance(call, peers.SelfTimedCall)
+        error = verification.error(setting, given, call.result() if waits else call())
+        limit = verification.LIMITS[setting.dtype]
+        row = {"error": float(f"{error:.3g}"), "limit": limit, "clock": "wall" if waits else "events"}
+        if not error <= limit:
+            return {"outcome": "wrong result", "reason": f"RMS error {error:.2g} of the result, at most {limit:.2g} is "
+                                                         "explained by rounding", **row}
+        self._right[name] = call
+        return {"outcome": "ok", **row}
+
+    def measure(self, setting: Setting, names: Sequence[str]) -> dict[str, dict]:
+        """The times of peers that were right, in turns."""
+        calls = {name: self._right[name] for name in names}
+        waiting = {name: call for name, call in calls.items() if isinstance(call, peers.SelfTimedCall)}
+        on_device = {name: call for name, call in calls.items() if name not in waiting}
+        cold = self._timer.device(on_device, cold=True, seconds=COLD_SECONDS) if on_device else {}
+        warm = self._timer.device(on_device, cold=False, seconds=WARM_SECONDS) if on_device else {}
+        found = {name: {"cold": cold[name].fields(), "warm": warm[name].fields(),
+                        "host": self._timer.host(call).fields()} for name, call in on_device.items()}
+        torch.cuda.empty_cache()  # does nothing where CUDA was never used; else whoever names the kernels may need it
+        return found | {name: {"warm": self._timer.wall(call).fields()} for name, call in waiting.items()}
+
     def synchronize(self) -> None:
         """Wait for the device; raises where its context is lost."""
-        if torch.device(self._where).type == "cuda":
-            torch.cuda.synchronize(self._where)
+        timing.synchronize(self._where)
 
-    def _prepare(self, problem: Problem) -> None:
-        if problem == self._problem:
-            return
-        self._problem = self._given = self._truth = self._timed = None  # the memory of the last one goes first
-        torch.cuda.empty_cache()  # does nothing where CUDA was never used
-        try:
-            self._given = trial_tensors.integers(problem, self._where)
-            wide = torch.float64 if trial_tensors.ulps(problem) else None  # in fp32 smooth activations lose digits
-            self._truth = trial_tensors.exact(problem, self._given, wide)
-            self._timed = trial_tensors.normals(problem, self._where)
-        except Exception as error:
-            found = failure(error)
-            if found.lost:
-                raise
-            raise Unprepared(f"its operands cannot be made: {found.reason}") from error
-        self._problem = problem
+    def _prepared(self, what: Problem | Setting, make: Callable):
+        """The tensors that make(what, where) gives, kept until something else is tried."""
+        if what != self._current:
+            self._right.clear()  # the memory of the last one goes first
+            self._current = self._given = None
+            torch.cuda.empty_cache()  # does nothing where CUDA was never used
+            self._given, self._current = make(what, self._where), what
+        return self._given
 
-    def _bind(self, problem: Problem, config: Config):
+    def _bind(self, problem: Problem, config: Config) -> launch.Call:
         return launch.bind(launch.plan(problem, self._device, config))
 
-    def _call(self, record, given):
-        target = getattr(given, trial_tensors.written(record.plan.problem))
-        return lambda: self._run(record, given, target)
+    def _call(self, bound: launch.Call, given: trial_tensors.Operands) -> Callable:
+        target = getattr(given, trial_tensors.written(bound.plan.problem))
+        return lambda: self._run(bound, given, target)
 
-    def _run(self, record, given, target) -> None:
+    def _run(self, bound: launch.Call, given: trial_tensors.Operands, target: torch.Tensor) -> None:
         """Every launch of a plan, written to target."""
-        tensors = {"x": given.x, "w": given.w, "y": given.y} | {trial_tensors.written(record.plan.problem): target}
-        launch.run(record, **tensors, b=given.b, residual=given.residual)
+        tensors = {"x": given.x, "w": given.w, "y": given.y} | {trial_tensors.written(bound.plan.problem): target}
+        launch.run(bound, **tensors, b=given.b, residual=given.residual)
 
 
-def here(index: int = 0) -> Laboratory:
-    """The laboratory of the CUDA device with this index."""
+def here(index: int = 0) -> Trial:
+    """The trial of the CUDA device with this index."""
     from ..planning import device
 
-    torch.backends.cudnn.benchmark = True
+    peers.settle()  # the truth of a config stays exact: its integers, and their products, are so in TF32 as well
     torch.cuda.set_device(index)
-    return Laboratory(device.current(index), EventTimer(index), torch.device("cuda", index))
+    return Trial(device.current(index), EventTimer(index), torch.device("cuda", index))

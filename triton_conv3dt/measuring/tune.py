@@ -5,7 +5,6 @@ way and go on. Config files are derived from the journal: writing them again, fr
 nothing.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from ..problems.problem import Problem
 from ..progress import Progress
 from ..worker import LOST, Failure, Worker
 from . import results
+from .asking import Asker, OutOfTime, told
+from .budget import Budget
 from .journal import Journal
 from .precompile import Compilers
 from .results import CUDNN, DEFAULT, Known
@@ -75,10 +76,6 @@ class Summary:
     failed: dict[str, int] = field(default_factory=dict, compare=False)
 
 
-class DeviceBroken(RuntimeError):
-    """One worker after another was lost."""
-
-
 def jobs(problems: Iterable[Problem], device: Device, effort: Effort) -> list[Job]:
     """What there is to do: each problem once, its default, what is stored for it, and the best by the cost model, of
     what may be used now."""
@@ -98,22 +95,22 @@ class Sweep:
     Args:
         device: what is tuned for.
         journal: where every row goes.
-        worker: answers `examine` and `compare` as laboratory.Laboratory does.
+        worker: answers `examine` and `compare` as a Trial does.
         compilers: compile ahead; None leaves it to the worker.
         output: the folder of config files.
         made_with: what the results depend on, kept beside them.
         effort: how long each candidate is timed.
         known: rows that are not measured again.
-        deadline: on time.monotonic(); None for no limit.
+        budget: the time for all of it; None for no limit.
     """
 
     def __init__(self, device: Device, journal: Journal, worker: Worker, *, output: Path, made_with: dict[str, str],
-                 effort: Effort, known: Known, compilers: Compilers | None = None, deadline: float | None = None,
+                 effort: Effort, known: Known, compilers: Compilers | None = None, budget: Budget | None = None,
                  progress: Progress | None = None):
-        self._device, self._journal, self._worker, self._compilers = device, journal, worker, compilers
+        self._device, self._journal, self._compilers = device, journal, compilers
         self._output, self._made_with, self._effort, self._known = output, made_with, effort, known
-        self._deadline, self._progress = deadline, progress or Progress(0, quiet=True)
-        self._lost = 0
+        self._budget, self._progress = budget or Budget(), progress or Progress(0, quiet=True)
+        self._asker = Asker(worker, self._budget, (WATCHDOG, SHORTEST_WATCH), LOST_IN_A_ROW)
         self._lost_by_path, self._right_by_path, self._failed = Counter(), Counter(), Counter()
 
     def run(self, todo: list[Job]) -> Summary:
@@ -126,7 +123,7 @@ class Sweep:
         """
         left = [job for job in todo if not self._known.done(job.problem, self._effort.candidates)]
         for place, job in enumerate(left):
-            if self._late():
+            if self._budget.spent:
                 break
             self._compile_ahead(left[place:place + 2])
             self._decide(job, self._examine_all(job))
@@ -154,7 +151,7 @@ class Sweep:
         for config in job.candidates:
             row = self._known.tried(job.problem, config)
             if row is None:
-                if self._late():
+                if self._budget.spent:
                     break
                 self._progress.step(f"{case.format(job.problem)}: {config}")
                 row = self._examine(job.problem, config, lost)
@@ -171,24 +168,25 @@ class Sweep:
 
     def _examine(self, problem: Problem, config: Config, lost: Counter) -> dict | None:
         """The row of a candidate; None where the budget ended first. lost: workers that this problem cost, by path."""
-        start, patience = time.monotonic(), self._patience()
-        answer = self._left_out(config, lost)
+        wait, answer = self._asker.wait(), self._left_out(config, lost)
         if answer is None and self._compilers:
-            answer = self._compilers.wait(problem, config, patience)
+            answer = self._compilers.wait(problem, config, wait.seconds)
         if answer is None:
-            answer = self._ask("examine", problem, config, self._effort.seconds)
+            try:
+                answer = self._asker.ask("examine", problem, config, self._effort.seconds)
+            except OutOfTime:
+                return None
         if isinstance(answer, Failure):
-            waited = answer.kind == "hang" or time.monotonic() - start >= patience
-            if waited and patience < WATCHDOG:
+            if wait.short and wait.passed >= wait.seconds:
                 return None  # it was given less time than others, so nothing is said about it
-            outcome = {"outcome": answer.kind, "reason": answer.reason}
+            outcome = told(answer)
             self._lost_by_path[config.path] += answer.lost
             self._failed[answer.kind] += 1
         else:
             self._right_by_path[config.path] += 1
             outcome = {"outcome": "ok", "us": answer.fields()}
         return self._append("candidate", problem, config=results.plain(config), **outcome,
-                            seconds=round(time.monotonic() - start, 3))
+                            seconds=round(wait.passed, 3))
 
     def _left_out(self, config: Config, lost: Counter) -> Failure | None:
         """Why a config is not tried: others like it have cost many workers, each of them some seconds to replace."""
@@ -208,9 +206,12 @@ class Sweep:
         finalists = {str(config): config for config in best} | ({DEFAULT: job.default} if job.default in found else {})
         if not finalists:
             return
-        times = self._ask("compare", job.problem, finalists, COMPARE_SECONDS)
+        try:
+            times = self._asker.ask("compare", job.problem, finalists, COMPARE_SECONDS)
+        except OutOfTime as error:
+            times = error.failure
         if isinstance(times, Failure):
-            self._append("comparison", job.problem, outcome=times.kind, reason=times.reason)
+            self._append("comparison", job.problem, **told(times))
             return
         winner = results.choose({name: times[name] for name in finalists})
         us = {name: value for name, value in times[winner].fields().items() if name != "rounds"}
@@ -229,23 +230,6 @@ class Sweep:
         self._journal.append(row)
         self._known.add(row)
         return row
-
-    def _ask(self, method: str, *arguments):
-        answer = self._worker.ask(method, *arguments, seconds=self._patience())
-        self._lost = self._lost + 1 if isinstance(answer, Failure) and answer.lost else 0
-        if self._lost >= LOST_IN_A_ROW:
-            raise DeviceBroken(f"{self._lost} workers were lost one after another, the last one so: {answer.reason}. "
-                               "The device needs attention (nvidia-smi); --resume goes on from here")
-        return answer
-
-    def _patience(self) -> float:
-        """Seconds for one answer: near the end of the budget a hang must not take much more than is left."""
-        if self._deadline is None:
-            return WATCHDOG
-        return min(WATCHDOG, max(SHORTEST_WATCH, self._deadline - time.monotonic()))
-
-    def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
 
 
 def line(row: dict) -> str:

@@ -1,15 +1,51 @@
-"""The tensors of a setting, and whether what somebody computed from them is right: the truth is the definition's."""
+"""The tensors of what is tried, and whether what somebody computed from them is right: the truth is the definition's.
+
+Of a problem that a config computes, integers, whose result is known to the bit, and normal numbers to time it on; of a
+setting that peers compute, each rounding in its own way, normal numbers and how far from the truth a result is."""
 
 from dataclasses import dataclass
 
 import torch
 
 from ..checking import reference, trial_tensors
-from .selection import STEP
-from .setting import After, Setting
+from ..checking.trial_tensors import Operands
+from ..problems.problem import Problem
+from ..worker import failure
+from .selection import STEP, After, Setting
 
 # The RMS error that rounding the inputs and the result explains, over the RMS of the result, several times.
 LIMITS = {"float16": 4e-3, "bfloat16": 2e-2, "float32": 4e-3, "float64": 1e-12}
+
+
+class Unprepared(Exception):
+    """A problem cannot be tried, whatever the config: its operands do not fit into memory, for instance."""
+
+    kind = "problem"
+
+
+@dataclass
+class ExactTensors:
+    """Integer operands of a problem and their true result, and normal numbers to time it on."""
+
+    integers: Operands
+    truth: torch.Tensor
+    normals: Operands
+
+
+def exact_tensors(problem: Problem, device) -> ExactTensors:
+    """What a config of a problem is tried with.
+
+    Raises:
+        Unprepared: they cannot be made. (A context that was lost raises what it raises.)
+    """
+    try:
+        integers = trial_tensors.integers(problem, device)
+        return ExactTensors(integers, trial_tensors.truth(problem, integers), trial_tensors.normals(problem, device))
+    except Exception as error:
+        found = failure(error)
+        if found.lost:
+            raise
+        raise Unprepared(f"its operands cannot be made: {found.reason}") from error
 
 
 @dataclass
@@ -24,9 +60,13 @@ class Tensors:
 
     def to(self, layout: str) -> "Tensors":
         """The same values in another memory format."""
-        form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
-        move = lambda t: t if t is None or t.dim() != 5 else t.contiguous(memory_format=form)
+        move = lambda t: t if t is None or t.dim() != 5 else t.contiguous(memory_format=memory_format(layout))
         return Tensors(*map(move, (self.x, self.w, self.b, self.dy, self.skip)))
+
+
+def memory_format(layout: str) -> torch.memory_format:
+    """What PyTorch calls a layout."""
+    return torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
 
 
 def tensors(setting: Setting, device) -> Tensors:
@@ -40,7 +80,7 @@ def error(setting: Setting, given: Tensors, result) -> float:
     """The RMS error of a result against the definition, over the RMS of the truth; the worst of a step's results."""
     wide = torch.float32 if given.x.numel() + given.dy.numel() > 2**27 and setting.dtype != "float64" else torch.float64
     if setting.direction in ("grad_input", "grad_weight"):
-        exact = trial_tensors.exact(setting.problem, trial_tensors.Operands(given.x, given.w, given.dy, None, None), wide)
+        exact = trial_tensors.exact(setting.problem, Operands(given.x, given.w, given.dy, None, None), wide)
         return _rms(result, exact)
     results = result if setting.direction == STEP else (result,)
     return max(_rms(*pair) for pair in zip(results, _truth(setting, given, results[0], wide)))

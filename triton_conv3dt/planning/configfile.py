@@ -8,7 +8,6 @@ autotune_configs/README.md describes the format.
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
+from ..files import replace
 from ..problems import case
 from ..problems.problem import Problem
 from .config import Config
@@ -88,16 +88,7 @@ def write(path: Path, device: Device, entries) -> None:
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(_text(device, entries))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    replace(path, _text(device, entries))
 
 
 def file_name(problem: Problem) -> str:

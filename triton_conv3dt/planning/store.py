@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__
+from ..files import locked
 from ..problems import case
 from ..problems.geometry import power_of_two_divisor
 from ..problems.problem import Epilogue, Problem
@@ -119,7 +120,7 @@ def save(entries, device: Device, made_with: dict[str, str], directory: Path) ->
         entry = replace(entry, problem=normal(entry.problem), made_with=entry.made_with or made_with)
         new.setdefault(folder / file_name(entry.problem), {})[entry.problem] = entry
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with locked(folder / ".lock", temporary=True):
         merged = {path: {entry.problem: entry for _, entry in configfile.read(path)} if path.exists() else {}
                   for path in new}
         for path in new:
@@ -260,24 +261,3 @@ def _load(path: Path) -> dict[tuple, list[tuple[int, Entry]]]:
     except (ConfigFileError, OSError) as error:
         warnings.warn(f"{error}. Until then none of its configs is used", ConfigFileWarning, stacklevel=2)
         return {}
-
-
-@contextmanager
-def _locked(path: Path):
-    """No other process is in here with the same path. The lock is a file, which is gone afterwards."""
-    import fcntl  # there is none on Windows, where nothing is tuned either
-
-    while True:
-        file = open(path, "w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
-                break
-        except FileNotFoundError:
-            pass
-        file.close()  # another process was done with this one and removed it
-    try:
-        yield
-    finally:
-        path.unlink()
-        file.close()

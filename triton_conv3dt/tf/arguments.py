@@ -9,10 +9,11 @@ import operator
 
 import torch
 
+from ..launching import tensors
 from ..ops.arguments import AXES, autocasting
 from .lengths import accepted, crop
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = tuple(tensors.DTYPES.values())
 ORDERS = {"value": "in the order of data_format", "filter": "[depth, height, width, output_channels, in_channels]"}
 FORMATS = {"NDHWC": "[batch, depth, height, width, channels]", "NCDHW": "[batch, channels, depth, height, width]"}
 

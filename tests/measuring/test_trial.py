@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-import laboratories
+import trials
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.trial_tensors import RedZone, Wrong
 from triton_conv3dt.measuring import peers
-from triton_conv3dt.measuring.trial import Laboratory, Unprepared
+from triton_conv3dt.measuring.trial import Trial
+from triton_conv3dt.measuring.verification import Unprepared
 from triton_conv3dt.planning import search
 from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Problem
 from triton_conv3dt.worker import failure
@@ -21,7 +22,7 @@ PROBLEMS = {
 }
 
 
-class Spy(laboratories.TableTimer):
+class Spy(trials.TableTimer):
     """Remembers what was timed, and how."""
 
     timed = ()
@@ -35,10 +36,10 @@ class Spy(laboratories.TableTimer):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_right_configs_are_timed_and_compared(name, device):
     problem, spy = PROBLEMS[name], Spy({"default": 50.0})
-    laboratory = Laboratory(laboratories.H200, spy, device)
-    config = search.default(problem, laboratories.H200)
-    assert laboratory.examine(problem, config, 0.1).median == 100.0
-    times = laboratory.compare(problem, {"default": config, "other": config}, 1.0)
+    trial = Trial(trials.H200, spy, device)
+    config = search.default(problem, trials.H200)
+    assert trial.examine(problem, config, 0.1).median == 100.0
+    times = trial.compare(problem, {"default": config, "other": config}, 1.0)
     assert {name: t.median for name, t in times.items()} == {"default": 50.0, "other": 100.0, "cudnn": 100.0}
     assert spy.timed == (str(config), "default", "other", "cudnn")
 
@@ -49,11 +50,11 @@ def test_right_configs_are_timed_and_compared(name, device):
 @pytest.mark.parametrize("name", list(PROBLEMS)[::2])
 def test_a_config_that_does_harm_is_never_timed(name, fault, kind, said, device):
     problem = PROBLEMS[name]
-    config = search.default(problem, laboratories.H200)
-    laboratory = laboratories.FaultyLaboratory(faults={str(config): fault}, where=device)
-    laboratory._timer = spy = Spy()
+    config = search.default(problem, trials.H200)
+    trial = trials.FaultyTrial(faults={str(config): fault}, where=device)
+    trial._timer = spy = Spy()
     with pytest.raises(Wrong, match=said) as raised:
-        laboratory.examine(problem, config, 0.1)
+        trial.examine(problem, config, 0.1)
     assert raised.value.kind == kind and spy.timed == ()
 
 
@@ -64,18 +65,18 @@ def test_a_baseline_that_fails_is_left_out(monkeypatch, device):
         raise peers.Unavailable("no")
 
     monkeypatch.setattr(peers, "product", unavailable)
-    laboratory, config = Laboratory(laboratories.H200, Spy(), device), search.default(problem, laboratories.H200)
-    assert list(laboratory.compare(problem, {"default": config}, 1.0)) == ["default"]
+    trial, config = Trial(trials.H200, Spy(), device), search.default(problem, trials.H200)
+    assert list(trial.compare(problem, {"default": config}, 1.0)) == ["default"]
 
 
 def test_a_problem_that_no_config_can_be_tried_for(monkeypatch, device):
     """It is told apart from a config that fails, but not from a lost context."""
     problem = PROBLEMS["forward channels_first"]
-    laboratory = Laboratory(laboratories.H200, Spy(), device)
-    for raised, expected in ((laboratories._memory, Unprepared), (laboratories._illegal_access, RuntimeError)):
-        monkeypatch.setattr(operands, "exact", lambda *_: raised())
+    trial = Trial(trials.H200, Spy(), device)
+    for raised, expected in ((trials._memory, Unprepared), (trials._illegal_access, RuntimeError)):
+        monkeypatch.setattr(trial_tensors, "exact", lambda *_: raised())
         with pytest.raises(expected) as seen:
-            laboratory.examine(problem, search.default(problem, laboratories.H200), 0.1)
+            trial.examine(problem, search.default(problem, trials.H200), 0.1)
         assert failure(seen.value).kind == ("problem" if expected is Unprepared else "illegal access")
 
 
@@ -84,7 +85,7 @@ def test_a_problem_that_no_config_can_be_tried_for(monkeypatch, device):
 def test_red_zone_sees_every_byte_around_the_output(layout, dtype):
     shape = (2, 3, 2, 1, 4)
     truth = torch.arange(48.0).view(shape)
-    zone = RedZone(shape, dtype, layout, "cpu")
+    zone = RedZone(shape, trial_tensors.dense_strides(shape, layout), dtype)
     assert zone.view.stride() == trial_tensors.dense_strides(shape, layout) and zone.view.isnan().all()
     assert zone.view.data_ptr() % 16 == 0
     with pytest.raises(Wrong, match="48 of them NaN"):

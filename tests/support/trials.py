@@ -1,6 +1,8 @@
-"""What stands in for a GPU when the tuner is tested: the interpreter, a timer that reads a table, configs that fail.
+"""What stands in for a GPU where tuning and measuring are tested: the interpreter, a timer that reads a table, and
+configs that fail.
 
-laboratory, quick_laboratory, stand and profiler are called by name in a worker process, which then interprets, wherever it runs.
+trial, quick_trial, wrong_trial and profiler are called by name in a worker process, which then interprets, wherever it
+runs.
 """
 
 import os
@@ -8,10 +10,9 @@ import signal
 import time
 from dataclasses import replace
 
-from triton_conv3dt.measuring.bench import Stand
 from triton_conv3dt.measuring.naming import Profiler
 from triton_conv3dt.measuring.timing import Times
-from triton_conv3dt.measuring.trial import Laboratory
+from triton_conv3dt.measuring.trial import Trial
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.problem import Problem
@@ -52,19 +53,19 @@ class TableTimer:
         return Times(microseconds, microseconds - 0.5, microseconds + 0.5, 7)
 
 
-class FaultyLaboratory(Laboratory):
-    """A laboratory where some configs, by their text, fail in a way of their own."""
+class FaultyTrial(Trial):
+    """A trial where some configs, by their text, fail in a way of their own."""
 
     def __init__(self, table=(), faults=(), delay=0.0, where="cpu"):
         super().__init__(H200, TableTimer(table), where)
         self.faults, self.delay = dict(faults), delay
 
-    def _run(self, record, given, target):
+    def _run(self, bound, given, target):
         time.sleep(self.delay)
-        fault = self.faults.get(str(record.plan.config))
+        fault = self.faults.get(str(bound.plan.config))
         if fault in ("hang", "crash", "illegal access", "compile", "resources", "memory"):
             globals()["_" + fault.replace(" ", "_")]()
-        super()._run(record, given, target)
+        super()._run(bound, given, target)
         if fault == "wrong result":
             target.view(-1)[1] += 1
         if fault == "unwritten":
@@ -73,25 +74,20 @@ class FaultyLaboratory(Laboratory):
             target.as_strided((1,), (1,), target.storage_offset() + target.numel())[0] = 0.0
 
 
-def laboratory(*given):
+def trial(*given):
     os.environ["TRITON_INTERPRET"] = "1"
-    return FaultyLaboratory(*given)
+    return FaultyTrial(*given)
 
 
-def quick_laboratory():
+def quick_trial():
     """Where OTHERS[2] takes half the time of the rest."""
-    return laboratory({"gather, 32x16x16, 4 warps, 1 stages, phases merged along d, h, w": 50.0})
+    return trial({"gather, 32x16x16, 4 warps, 1 stages, phases merged along d, h, w": 50.0})
 
 
-def wrong_laboratory():
+def wrong_trial():
     """Where OTHERS[0] and OTHERS[2] do harm."""
     text = "gather, {}x16x16, 4 warps, 1 stages, phases merged along d, h, w"
-    return laboratory((), {text.format(16): "red zone", text.format(32): "wrong result"})
-
-
-def stand():
-    os.environ["TRITON_INTERPRET"] = "1"
-    return Stand(H200, TableTimer(), "cpu")
+    return trial((), {text.format(16): "red zone", text.format(32): "wrong result"})
 
 
 def profiler():
