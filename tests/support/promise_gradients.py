@@ -5,8 +5,7 @@ import random
 import numpy as np
 
 from promise_calls import Call
-from promise_tiles import (HALO, IN_STEP, MOVE, OFFSET, TAPS, Access, Counts, copy_of, inside, place, position, some,
-                           which)
+from promise_tiles import Access, Counts, copy_of, inside, place, position, some, which
 from triton_conv3dt.launching.tensors import empty
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.launches import Launch
@@ -18,7 +17,7 @@ class Copy:
 
     def __init__(self, call: Call, launch: Launch, rng: random.Random):
         self.call, self.k, self.rng = call, launch.constants, rng
-        self.places, self.channels, *self.sizes = launch.sizes
+        self.places, self.channels, self.sizes = launch.sizes
 
     def accesses(self):
         x, block_p, block_c = self.call.x, self.k["BLOCK_P"], self.k["BLOCK_C"]
@@ -38,8 +37,8 @@ class WeightGradient:
     def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
         self.call, self.c, self.k, self.rng = call, config, launch.constants, rng
         self.axes = self.k["AXIS_D"], self.k["AXIS_H"], self.k["AXIS_W"]
-        self.places, self.share, *steps = launch.sizes[:5]
-        self.steps, self.split, self.groups = steps, self.k.get("SPLIT", 1), problem.groups
+        self.places, self.share, self.steps = launch.sizes[:3]
+        self.split, self.groups = self.k["TILE"].split if config.dense else 1, problem.groups
 
     def accesses(self):
         k, block = self.k, self.c.block_k if self.c.dense else self.c.block_n
@@ -52,23 +51,23 @@ class WeightGradient:
         start = first + which(self.rng, -(-(last - first) // block)) * block
         o = some(self.rng, block)
         n, d, h, w = position(start + o, self.steps)
-        yield self.access("x", self.call.x, n, (d, h, w), start + o < last, k["X_LAST"], k["X_RUN"])
+        yield self.access("x", self.call.x, n, (d, h, w), start + o < last, k["X"])
         q = some(self.rng, block * self.split)
         n, *t = position(start + q // self.split, self.steps)
-        j = [which(self.rng, a[TAPS]) for a in self.axes]
-        moved = [i * a[MOVE] + a[OFFSET] for i, a in zip(j, self.axes)]
-        at = [i * a[IN_STEP] + m * s for i, a, m, s in zip(t, self.axes, moved, (1, 1, self.split))]
+        j = [which(self.rng, a.taps) for a in self.axes]
+        moved = [i * a.move + a.offset for i, a in zip(j, self.axes)]
+        at = [i * a.in_step + m * s for i, a, m, s in zip(t, self.axes, moved, (1, 1, self.split))]
         at[2] = at[2] + q % self.split
         live = start * self.split + q < last * self.split
-        live &= inside(at, self.call.y.shape[2:], [a[HALO] for a in self.axes])
-        yield self.access("dz", self.call.y, n, at, live, k["Z_LAST"], k["Z_RUN"])
+        live &= inside(at, self.call.y.shape[2:], [a.halo for a in self.axes])
+        yield self.access("dz", self.call.y, n, at, live, k["Z"])
 
-    def access(self, what, tensor, n, at, live, last, run) -> Access:
-        step = 1 if last else tensor.stride(1)
+    def access(self, what, tensor, n, at, live, memory) -> Access:
+        step = 1 if memory.last else tensor.stride(1)
         offsets = place(tensor.stride(), n, 0, *at)
         farthest = tensor.shape[1] // (self.groups if self.c.dense else 1) - 1  # groups are added in 64 bits
-        return Access(what, tensor, offsets, live, run, None if last else 0, (offsets, np.int64(farthest * step)),
-                      (tensor.shape[1] - 1) * step)
+        return Access(what, tensor, offsets, live, memory.run, None if memory.last else 0,
+                      (offsets, np.int64(farthest * step)), (tensor.shape[1] - 1) * step)
 
 
 class OnePass:
@@ -76,16 +75,15 @@ class OnePass:
 
     def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
         self.call, self.c, self.k, self.rng, self.p = call, config, launch.constants, rng, problem
-        self.places, *self.steps = launch.sizes
+        self.places, self.steps = launch.sizes
 
     def accesses(self):
         k, call, block = self.k, self.call, self.c.block_k
-        sd, sh, sw = k["SD"], k["SH"], k["SW"]
-        split = 1 if k["Z_LAST"] else sw
+        (sd, sh, sw), split = k["STRIDE"], k["TILE"].split
         tile = which(self.rng, -(-self.places // block))
         yield Counts([(tile + 1) * block * split, self.places * split])
         line, q, o = some(self.rng, self.c.block_n // split), some(self.rng, block * split), some(self.rng, block)
-        if k["Z_LAST"]:
+        if k["Z"].last:
             co, tap = line % k["CO"], line // k["CO"]
             kd, kh, kw = tap // (sw * sh), tap // sw % sh, tap % sw
             live_line = kd < sd
@@ -93,16 +91,15 @@ class OnePass:
             co, rest = line // (sd * sh), line % (sd * sh)
             kd, kh, kw, live_line = rest // sh, rest % sh, rest * 0, co < k["CO"]
         strides = call.y.stride()
-        lines = place((0, 1 if k["Z_LAST"] else strides[1], *strides[2:]), 0, co, kd, kh, kw)
+        lines = place((0, 1 if k["Z"].last else strides[1], *strides[2:]), 0, co, kd, kh, kw)
         n, d, h, w = position(tile * block + q // split, self.steps)
         columns = place(strides, n, 0, d * sd, h * sh, w * sw + q % split)
         live = live_line[:, None] & (tile * block * split + q < self.places * split)[None, :]
-        yield Access("dy", call.y, lines[:, None] + columns[None, :], live, k["Z_RUN"], 0 if k["Z_LAST"] else 1,
+        yield Access("dy", call.y, lines[:, None] + columns[None, :], live, k["Z"].run, 0 if k["Z"].last else 1,
                      (lines[:, None], columns[None, :]))
         n, *at = position(tile * block + o, self.steps)
         live = tile * block + o < self.places
-        for what, tensor, last, run in (("x", call.x, k["X_LAST"], k["X_RUN"]),
-                                        ("dx", empty(call.x.shape, call.y), k["O_LAST"], k["O_RUN"])):
+        for what, tensor, (last, run, _) in (("x", call.x, k["X"]), ("dx", empty(call.x.shape, call.y), k["O"])):
             offsets, step = place(tensor.stride(), n, 0, *at), 1 if last else tensor.stride(1)
             farthest = (tensor.shape[1] - 1) * step
             yield Access(what, tensor, offsets, live, run, None if last else 0, (offsets, np.int64(farthest)), farthest)

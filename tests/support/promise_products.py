@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from promise_calls import Call
-from promise_tiles import (EDGE, GUARD, HALO, IN_STEP, KERNEL, MERGED, MOVE, ORIGIN, OUT_STEP, PHASES, TAP_STEP, Access,
-                           Counts, axis_taps, copy_of, inside, place, position, row_parts, some, which)
+from promise_tiles import Access, Counts, axis_taps, copy_of, inside, place, position, row_parts, some, which
 from triton_conv3dt.launching.tensors import even_step, weight_strides
 from triton_conv3dt.planning import lowering
 from triton_conv3dt.planning.config import Config
@@ -26,9 +25,12 @@ class Product:
         self.source, self.target = (call.x, call.y) if self.forward else (call.y, call.x)
         if config.copy:
             self.source = copy_of(call.x)
-        self.places, self.steps = launch.sizes[0], launch.sizes[1:4]
+        self.places, self.steps = launch.sizes[:2]
         self.rows, self.red = self.k["ROWS"], self.k["RED"]
-        self.split, self.join, self.n = self.k.get("SPLIT", 1), self.k["JOIN"], config.block_n
+        self.split, self.join, self.phase_minor, self.n = 1, self.k.get("JOIN"), False, config.block_n
+        if config.dense:
+            tile = self.k["TILE"]
+            self.split, self.join, self.phase_minor = tile.split, tile.join, tile.phase_minor
         self.group = which(rng, problem.groups) if config.dense else 0
         self.box = config.box if any(config.box) else None
         tiles = -(-self.places // self.n)
@@ -36,9 +38,9 @@ class Product:
             tiles = problem.n * prod(-(-t // b) for t, b in zip(self.steps, self.box))
         self.tile = which(rng, tiles)
         # Where phases are joined, programs know one phase along w, and accumulate both.
-        phases = [rng.randrange(a[PHASES]) for a in self.axes]
+        phases = [rng.randrange(a.phases) for a in self.axes]
         self.phases, self.writing = phases, list(phases)
-        if self.join > (self.join if self.axes[2][MERGED] > 1 else 1):
+        if self.join > (self.join if self.axes[2].merged > 1 else 1):
             self.phases[2] = rng.randrange(self.join)
 
     def accesses(self):
@@ -47,8 +49,8 @@ class Product:
         if min(t for t, _, _ in taps) > 0:
             j = [which(self.rng, t) for t, _, _ in taps]
             first, offset = [f for _, f, _ in taps], [o for _, _, o in taps]
-            if self.k.get("FORM", "pointers") == "pointers":
-                yield self.gathered([o + i * a[MOVE] for o, i, a in zip(offset, j, self.axes)])
+            if self.k["X"].form == "pointers":
+                yield self.gathered([o + i * a.move for o, i, a in zip(offset, j, self.axes)])
             else:
                 yield self.described()
             if self.c.dense:
@@ -58,17 +60,17 @@ class Product:
     def gathered(self, moved) -> Access:
         q = some(self.rng, self.n * self.split)
         n, *t = position(self.tile * self.n + q // self.split, self.steps)
-        at = [i * a[IN_STEP] for i, a in zip(t, self.axes)]
+        at = [i * a.in_step for i, a in zip(t, self.axes)]
         at[2] = at[2] + q % self.split
         at = [i + m * s for i, m, s in zip(at, moved, (1, 1, self.split))]
         live = (self.tile * self.n * self.split + q < self.places * self.split) & inside(
-            at, self.source.shape[2:], [a[HALO] for a in self.axes])
-        last, strides = self.k["X_LAST"], self.source.stride()
+            at, self.source.shape[2:], [a.halo for a in self.axes])
+        last, strides = self.k["X"].last, self.source.stride()
         step = 1 if last else strides[1]
         farthest = np.int64((self.red - 1) * step)  # another group's channels are added in 64 bits
         offsets = place(strides, n, 0, *at)
         beyond = (self.source.shape[1] - 1) * step
-        return Access("gathered", self.source, offsets, live, self.k["X_RUN"], None if last else 0, (offsets, farthest),
+        return Access("gathered", self.source, offsets, live, self.k["X"].run, None if last else 0, (offsets, farthest),
                       beyond)
 
     def described(self) -> Access:
@@ -82,38 +84,38 @@ class Product:
                       beyond=-offsets.max())
 
     def weight(self, first, j) -> Access:
-        k, axes = self.k, self.axes
+        k, axes, minor = self.k, self.axes, self.k["W"].minor
         w, (ci, co, tap) = self.call.w, weight_strides(self.call.w) or (0, 0, 0)
         if "packed" in self.launch.tensors:
             co_group, taps = self.p.co_group, self.p.taps
             w = torch.empty(self.p.ci, taps, co_group, dtype=w.dtype, device="meta")
             ci, co, tap = taps * co_group, 1, co_group
         row, red = (co, ci) if self.forward else (ci, co)
-        row, red = 1 if k["W_MINOR"] == "row" else row, 1 if k["W_MINOR"] == "red" else red
+        row, red = 1 if minor == "row" else row, 1 if minor == "red" else red
         m, kk = some(self.rng, self.c.block_m), some(self.rng, self.c.block_k * self.split)
-        md, mh, mw = (a[MERGED] for a in axes)
-        interleave = k["JOIN"] if mw > 1 else 1
+        md, mh, mw = (a.merged for a in axes)
+        interleave = self.join if mw > 1 else 1
         i_row = which(self.rng, -(-md * mh * mw * self.rows // self.c.block_m))
         lines = self.c.block_m // interleave
         if interleave > 1:
-            rw, line = (m % interleave, m // interleave) if k["PHASE_MINOR"] else (m // lines, m % lines)
-            rd, rh, _, channel = row_parts(i_row * lines + line, self.rows, md, mh, 1, k["PHASE_MINOR"])
+            rw, line = (m % interleave, m // interleave) if self.phase_minor else (m // lines, m % lines)
+            rd, rh, _, channel = row_parts(i_row * lines + line, self.rows, md, mh, 1, self.phase_minor)
         else:
-            rd, rh, rw, channel = row_parts(i_row * self.c.block_m + m, self.rows, md, mh, mw, k["PHASE_MINOR"])
+            rd, rh, rw, channel = row_parts(i_row * self.c.block_m + m, self.rows, md, mh, mw, self.phase_minor)
         row_live = (channel < self.rows) & (rd < md)
-        rows = channel * row + ((rd * axes[1][KERNEL] + rh) * axes[2][KERNEL] + rw) * tap
+        rows = channel * row + ((rd * axes[1].kernel + rh) * axes[2].kernel + rw) * tap
         c0 = which(self.rng, -(-self.red // self.c.block_k)) * self.c.block_k
-        kd, kh, kw = (f + i * a[TAP_STEP] for f, i, a in zip(first, j, axes))
+        kd, kh, kw = (f + i * a.tap_step for f, i, a in zip(first, j, axes))
         split = kk // self.c.block_k
         columns = split * tap + (kk % self.c.block_k + c0) * red
-        columns += ((kd * axes[1][KERNEL] + kh) * axes[2][KERNEL] + kw) * tap
+        columns += ((kd * axes[1].kernel + kh) * axes[2].kernel + kw) * tap
         column_live = c0 + kk % self.c.block_k < self.red
-        if axes[2][GUARD]:
-            column_live &= (kw + split >= 0) & (kw + split < axes[2][KERNEL])
+        if axes[2].guard:
+            column_live &= (kw + split >= 0) & (kw + split < axes[2].kernel)
         live = row_live[:, None] & column_live[None, :]
-        axis = 0 if k["W_MINOR"] == "row" or k["PHASE_MINOR"] else 1 if k["W_MINOR"] == "red" else None
+        axis = 0 if minor == "row" or self.phase_minor else 1 if minor == "red" else None
         beyond = (self.p.groups - 1) * self.p.ci_group * ci
-        return Access("weight", w, rows[:, None] + columns[None, :], live, k["W_RUN"], axis,
+        return Access("weight", w, rows[:, None] + columns[None, :], live, k["W"].run, axis,
                       (rows[:, None], columns[None, :]), beyond)
 
     def written(self):
@@ -136,19 +138,19 @@ class Product:
             th = th * self.box[1] + column // width % self.box[1]
             tw = tw * self.box[2] + column % width // join
             column_live = (td < self.steps[0]) & (th < self.steps[1]) & (tw < self.steps[2])
-        base = [t * a[OUT_STEP] + r - a[ORIGIN] for t, a, r in zip((td, th, tw), self.axes, self.writing)]
+        base = [t * a.out_step + r - a.origin for t, a, r in zip((td, th, tw), self.axes, self.writing)]
         base[2] = base[2] + column % join
         at = [r[:, None] + b[None, :] for r, b in zip((rd, rh, rw), base)]
         live = line_live[:, None] & column_live[None, :]
-        live &= inside(at, self.target.shape[2:], [a[EDGE] for a in self.axes])
+        live &= inside(at, self.target.shape[2:], [a.edge for a in self.axes])
         everywhere = [np.broadcast_to(i, live.shape) for i in at]
         outside = live & ~inside(everywhere, self.target.shape[2:])
         assert not outside.any(), "a place outside the output is live"
-        axis = 0 if k["Y_LAST"] else 1
-        yield Access("written", self.target, self.offsets(self.target, n, channel, at), live, k["Y_RUN"], axis)
+        axis = 0 if k["Y"].last else 1
+        yield Access("written", self.target, self.offsets(self.target, n, channel, at), live, k["Y"].run, axis)
         if self.call.residual is not None:
             yield Access("residual", self.call.residual, self.offsets(self.call.residual, n, channel, at), live,
-                         k.get("R_RUN", 1), axis)
+                         k["R"].run, axis)
 
     @staticmethod
     def offsets(tensor, n, channel, at):
@@ -156,16 +158,16 @@ class Product:
 
     def lines(self):
         k, axes = self.k, self.axes
-        md, mh, mw = (a[MERGED] for a in axes)
-        interleave = k["JOIN"] if mw > 1 else 1
+        md, mh, mw = (a.merged for a in axes)
+        interleave = self.join if mw > 1 else 1
         mw, lines = mw // interleave, self.c.block_m // interleave
-        i_row = which(self.rng, -(-md * mh * axes[2][MERGED] * self.rows // self.c.block_m))
+        i_row = which(self.rng, -(-md * mh * axes[2].merged * self.rows // self.c.block_m))
         line = some(self.rng, lines)
-        if k["PHASE_MINOR"] and k["Y_LAST"]:
+        if self.phase_minor and k["Y"].last:
             channels = lines // (md * mh * mw)
             rd, rh, rw, channel = row_parts(line, channels, md, mh, mw, False)
             channel = channel + i_row * channels
         else:
-            rd, rh, rw, channel = row_parts(i_row * lines + line, self.rows, md, mh, mw, k["PHASE_MINOR"])
+            rd, rh, rw, channel = row_parts(i_row * lines + line, self.rows, md, mh, mw, self.phase_minor)
         live = (channel < self.rows) & (rd < md)
         return rd, rh, rw, self.group * self.rows + channel, live

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from triton_conv3dt.launching.tensors import extent
-(OUT_STEP, ORIGIN, IN_STEP, MOVE, KERNEL, TAP_STEP, TAPS, FIRST, OFFSET, RESIDUE, COMMON, INVERSE, DILATION, MERGED,
- PHASES, GUARD, EDGE, HALO) = range(18)  # as kernels/tiles.py names them
+from triton_conv3dt.planning.constants import AxisConstants
+
 LANES = 32  # of each axis of a tile that are looked at
 
 
@@ -100,13 +100,13 @@ def which(rng: random.Random, count: int) -> int:
     return rng.choice((0, count - 1, rng.randrange(count)))
 
 
-def axis_taps(a: tuple, r: int) -> tuple[int, int, int]:
-    if a[TAPS] >= 0:
-        return a[TAPS], a[FIRST], a[OFFSET]
-    q = r + a[RESIDUE]
-    first = q // a[COMMON] * a[INVERSE] % a[TAP_STEP]
-    taps = max(0, -(-(a[KERNEL] - first) // a[TAP_STEP])) if q % a[COMMON] == 0 else 0
-    return taps, first, a[OFFSET] + (q - first * a[DILATION]) // a[OUT_STEP]
+def axis_taps(a: AxisConstants, r: int) -> tuple[int, int, int]:
+    if a.taps >= 0:
+        return a.taps, a.first, a.offset
+    q = r + a.residue
+    first = q // a.common * a.inverse % a.tap_step
+    taps = max(0, -(-(a.kernel - first) // a.tap_step)) if q % a.common == 0 else 0
+    return taps, first, a.offset + (q - first * a.dilation) // a.out_step
 
 
 def row_parts(row, channels, md, mh, mw, phase_minor):

@@ -35,7 +35,8 @@ def check(call: Call, rng: random.Random) -> tuple[str, list[str]]:
     for access in (access for one in tried for access in one.accesses()):
         found += access.false_promises(problem.wide)
         runs = max(runs, getattr(access, "run", 1))
-    form = schedule.main.constants.get("FORM", config.path) + " of a copy" * config.copy
+    product = schedule.main
+    form = (product.constants["X"].form if product.kernel == "gather" else config.path) + " of a copy" * config.copy
     return f"{problem.direction} {form}{' wide' * problem.wide}{', runs' * (runs > 1)}", [
         f"{reason}: {problem}, {config}, {call}" for reason in found]
 
