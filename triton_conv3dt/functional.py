@@ -8,7 +8,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .ops import activations, arguments, composite
+from .ops import activations, arguments, composite, internals
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
 
@@ -103,7 +103,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
     numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
     """
     key, activation = None, activations.recognised(activation)  # a module may change between calls
-    if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
+    if not (torch.compiler.is_compiling() or internals.is_autocasting()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
             key = (numbers, *map(type, numbers), groups, type(groups), activation, precision, backend,
@@ -121,7 +121,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
     call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
     fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
-    if key is not None and call.then is None and not fell_back and not torch._C._get_tracing_state():
+    if key is not None and call.then is None and not fell_back and not internals.is_tracing():
         if len(_calls) >= _REMEMBERED_CALLS:
             _calls.clear()
         _calls[key] = call

@@ -36,6 +36,11 @@ def test_using_it_on_a_cpu_touches_no_gpu():
                "print(torch.cuda.is_initialized())") == "False"
 
 
+def test_the_operators_are_registered_without_triton():
+    assert run("import sys, torch, triton_conv3dt.ops.autograd; print('triton' in sys.modules,"
+               "torch.ops.triton_conv3dt.forward.default._schema.name)") == "False triton_conv3dt::forward"
+
+
 def test_without_triton_pytorchs_backend_remains():
     assert run("""
 import sys

@@ -8,6 +8,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ..problems.geometry import output_size
+from . import internals
 
 BACKENDS = ("auto", "triton", "torch")
 AXES = ("depth", "height", "width")
@@ -140,7 +141,7 @@ def check_memory(out, **inputs) -> None:
         raise RuntimeError(f"more than one element of out refers to a single place in memory: out has size "
                            f"{_shape(out)} and strides {out.stride()}. Pass a dense one, such as out.clone()")
     for name, t in inputs.items():
-        if t is None or not torch._C._is_alias_of(t, out):
+        if t is None or not internals.is_alias(t, out):
             continue
         if name == "residual" and t.data_ptr() == out.data_ptr() and t.stride() == out.stride():
             continue

@@ -6,45 +6,42 @@ implementation, it is left out: it costs more than many of these layers take on 
 """
 
 import torch
-from torch import _C
+from torch._C import _AutoDispatchBelowAutograd
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import _profiler_enabled, forward_ad
+from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction  # what Function is below functorch's dispatch
 
 from ..checking import reference
-from . import vmap  # noqa: F401 (registers its rules)
+from . import internals, vmap  # noqa: F401 (vmap registers its rules)
 from .arguments import refuse_derivatives
 from .schemas import IMPLEMENTATIONS, NAMESPACE, activation_of, backward, library, with_tuples
 
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
-_AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCUDA) | _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
-_is_wrapped = _C._functorch.is_functorch_wrapped_tensor  # a backward pass may see one after its transform is left
 _OPS = getattr(torch.ops, NAMESPACE)
-_VMAP = _C._dispatch_key_parse("VmapMode")  # of torch.autograd.grad(is_grads_batched=True)
 
 
 def _plain(tensors) -> bool:
     """Whether nothing is active that has to see the operator: no compiler, mode, transform, autocast or subclass."""
-    if (_is_compiling() or _C._len_torch_dispatch_stack() or _C._len_torch_function_stack()
-            or _C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or _C._is_any_autocast_enabled()
-            or _C._get_tracing_state() or _profiler_enabled() or _C._dispatch_tls_is_dispatch_key_included(_VMAP)):
+    if (_is_compiling() or internals.has_dispatch_mode() or internals.has_function_mode() or internals.has_transform()
+            or internals.forward_level._current_level >= 0 or internals.is_autocasting() or internals.is_tracing()
+            or internals.has_profiler() or internals.has_vmap_mode()):
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or _is_wrapped(t)):
+        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or internals.is_wrapped(t)):
             return False
     return tensors[0].is_cuda or tensors[0].is_cpu
 
 
 def _transformed() -> bool:
     """Whether a transform that may want derivatives, or a batch of them, is active."""
-    return (_C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-            or _C._dispatch_tls_is_dispatch_key_included(_VMAP))
+    return internals.has_transform() or internals.forward_level._current_level >= 0 or internals.has_vmap_mode()
 
 
 def _tracked(tensors) -> bool:
     """Whether a derivative may be asked for."""
-    return _is_grad_enabled() and _C._any_requires_grad(*tensors) or forward_ad._current_level >= 0
+    return (_is_grad_enabled() and internals.any_requires_grad(*tensors)
+            or internals.forward_level._current_level >= 0)
 
 
 class Operator:
@@ -63,10 +60,10 @@ class Operator:
         tensors = args[:self.tensors]
         if _plain(tensors):
             return self.function(True, *args) if _tracked(tensors) else self.implementation(*args, **memory)
-        if _is_compiling() or not _C._is_any_autocast_enabled():
+        if _is_compiling() or not internals.is_autocasting():
             return self.overload(*args)
         # The dtypes are settled by now, and those of a derivative are those of its forward pass.
-        with _C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        with internals.without_autocast():
             return self.overload(*args)
 
     def below_autograd(self, direct: bool, *args):
@@ -74,21 +71,21 @@ class Operator:
         if direct:
             return self.implementation(*args)
         # A Function switches both gradient modes off; under functorch, the levels below this one need them.
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _C._AutoDispatchBelowAutograd():
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
             return self.overload(*args)
 
     def _autograd(self, *args):
         if _tracked(args[:self.tensors]):
             with enable_single_level_autograd_function():
                 return self.function(False, *with_tuples(args))
-        with _C._AutoDispatchBelowAutograd():
+        with _AutoDispatchBelowAutograd():
             return self.overload(*args)
 
 
 def _saved_where_needed(ctx, a, b):
     """(a, b) of a product of the two, each only where the gradient of the other is asked for."""
     needs_a, needs_b = ctx.needs_input_grad[1:3]
-    if forward_ad._current_level >= 0:
+    if internals.forward_level._current_level >= 0:
         ctx.save_for_forward(a, b)
     return a if needs_b else None, b if needs_a else None
 
@@ -123,7 +120,7 @@ class _Forward(_SingleLevelFunction):
             saved = y if activation_of(activation, parameters).derivative_from == "output" else pre
         needs_x, needs_w = ctx.needs_input_grad[1:3]
         ctx.save_for_backward(x if needs_w else None, w if needs_x else None, saved)
-        if forward_ad._current_level >= 0:
+        if internals.forward_level._current_level >= 0:
             ctx.save_for_forward(x, w, saved)
         return (y, pre) if keep_pre else y
 

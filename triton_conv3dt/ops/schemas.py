@@ -19,6 +19,7 @@ import torch
 from ..launching import launch
 from ..launching.tensors import memory_format
 from ..problems.activations import Activation
+from . import internals
 from .arguments import lower_precision
 
 NAMESPACE = "triton_conv3dt"
@@ -35,7 +36,6 @@ SCHEMAS = {
                 "str? activation, float[] parameters) -> (Tensor dx, Tensor dw, Tensor db)",
     "activation_grad": "(Tensor dy, Tensor saved, str activation, float[] parameters) -> Tensor",
 }
-AUTOCAST_KEYS = {"cuda": "AutocastCUDA", "cpu": "AutocastCPU"}
 
 library = torch.library.Library(NAMESPACE, "DEF")
 # The fake results have exact strides, so the compiler must not choose others for what it hands in.
@@ -51,8 +51,7 @@ def _precision(given: str | None, dtype: torch.dtype) -> str:
         return "tf32"
     if given is not None:
         return given
-    # torch.backends.cudnn.conv.fp32_precision, without the cost of the property.
-    return "tf32" if torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32" else "ieee"
+    return "tf32" if internals.convolution_precision() == "tf32" else "ieee"
 
 
 # Implementations: every sequence is a tuple. `forward` returns None for a pre-activation that is not kept.
@@ -169,10 +168,9 @@ FAKES = {
 
 def _autocast(name: str, device_type: str):
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST_KEYS[device_type]))
 
     def cast(x, w, b, residual, *rest):
-        with torch._C._ExcludeDispatchKeyGuard(keys):
+        with internals.without_autocast():
             return operator(*lower_precision(device_type, x, w, b, residual), *rest)
 
     return cast
@@ -183,5 +181,5 @@ for _name in SCHEMAS:
     library.impl(_name, _dispatched(_name), "CPU")
     torch.library.register_fake(f"{NAMESPACE}::{_name}", FAKES[_name], lib=library)
 for _name in ("forward", "forward_out"):
-    for _device_type, _key in AUTOCAST_KEYS.items():
+    for _device_type, _key in internals.AUTOCAST_KEYS.items():
         library.impl(_name, _autocast(_name, _device_type), _key)
