@@ -8,17 +8,10 @@ from typing import Callable, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .ops import activations, arguments, composite, internals
+from .launching.launch import unsupported
+from .ops import activations, arguments, autograd, composite, internals
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
-
-try:
-    from .launching.launch import unsupported
-    from .ops import autograd
-except ImportError as error:
-    if error.name != "triton":
-        raise
-    autograd = None
 
 _REMEMBERED_CALLS = 4096
 
@@ -192,7 +185,7 @@ def _takes_triton(backend: str, x, w) -> bool:
     """
     if backend == "torch" or backend == "auto" and x.device.type != "cuda":
         return False
-    reason = _unsupported(x, w)
+    reason = unsupported(x, w)
     if reason is None:
         return True
     if backend == "triton":
@@ -203,12 +196,6 @@ def _takes_triton(backend: str, x, w) -> bool:
 
 
 _warned: set[str] = set()
-
-
-def _unsupported(x, w) -> str | None:
-    if autograd is None:
-        return "Triton is not installed"
-    return unsupported(x, w)
 
 
 def _fall_back(reason: str) -> None:

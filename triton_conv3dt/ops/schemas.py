@@ -8,8 +8,9 @@
     backward         all three from dy, in one pass where that is possible; without derivatives of its own
     activation_grad  dz from dy and the one tensor that the activation's derivative needs
 
-Derivatives are in autograd.py, the rules for vmap in vmap.py. `padding` is what is cropped before the output, any integers;
-`out_size` settles what is cropped after it. A `precision` of None follows PyTorch's setting when a kernel is launched.
+Derivatives are in autograd.py, the rules for vmap in vmap.py. `padding` is what is cropped before the output, any
+integers; `out_size` settles what is cropped after it. A `precision` of None follows PyTorch's setting when a kernel is
+launched.
 """
 
 import functools
