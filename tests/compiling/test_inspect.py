@@ -170,7 +170,7 @@ def test_the_default_is_compiled_whatever_has_been_tuned(cache, capsys, tmp_path
     tuned = Config("direct", 16, 16)
     store.save([store.Entry(case.parse(DEPTHWISE), tuned)], H200, {}, tmp_path)
     asked = []
-    monkeypatch.setattr(inspection, "inspect", lambda tasks, *_: asked.extend(tasks) or [])
+    monkeypatch.setattr(survey, "inspect", lambda tasks, *_: asked.extend(tasks) or [])
     for extra in ([], ["--default"]):
         assert cli.main(["inspect", "--case", DEPTHWISE, "--device", "nvidia_h200", "--quiet", *extra]) == 0
     assert asked[0].config == tuned and asked[0].source.startswith("tuned")

@@ -44,7 +44,7 @@ def test_phantom_where_nibabel_is_missing(monkeypatch):
                                           ("missing/demo.png", "does not exist"), ("folder.png", "is a directory")])
 def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch, name, reason):
     (tmp_path / "folder.png").mkdir()
-    monkeypatch.setattr(demo, "load", lambda: pytest.fail("the work had begun"))
+    monkeypatch.setattr(upsample, "load", lambda: pytest.fail("the work had begun"))
     with pytest.raises(ValueError, match=reason):
         upsample.run(tmp_path / name)
     with pytest.raises(SystemExit) as stopped:
@@ -79,7 +79,7 @@ def test_without_matplotlib_the_rest_is_done(no_gpu_no_kernels, tmp_path, capsys
 
 
 def test_a_wrong_result_is_reported_and_fails(no_gpu_no_kernels, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "_our_layer", lambda backend, x, w, b: upsample._torch_layer(x, w, b) + 1e-5)
+    monkeypatch.setattr(upsample, "_our_layer", lambda backend, x, w, b: upsample._torch_layer(x, w, b) + 1e-5)
     assert cli.main(["demo", "--quiet", "--output", str(tmp_path / "demo.png")]) == 1
     assert "TOO LARGE" in capsys.readouterr().out
 

@@ -1,7 +1,6 @@
 """The runner of the GPU tests, on tests that need none: whatever becomes of a part, its file says so."""
 
 import json
-import os
 import signal
 import subprocess
 import sys

@@ -1,5 +1,10 @@
-"""What launches kernels in tests: with which config, and compared with the definition."""
+"""What launches kernels in tests: with which config and epilogue, and compared with the definition."""
 
+from dataclasses import replace
+
+import torch
+
+from cases import CORPUS
 from tolerances import assert_exact
 from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch, tensors
@@ -7,6 +12,15 @@ from triton_conv3dt.ops.autograd import dense_strides
 from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
+from triton_conv3dt.problems.activations import Activation
+
+# The interpreter keeps bfloat16 as 16-bit integers: its products are not those of the numbers, and it truncates.
+SIXTEEN = (torch.float16, torch.bfloat16) if torch.cuda.is_available() else (torch.float16,) * 2
+QUARTER = Activation.of(("leaky_relu", 0.25))  # exact in every dtype
+RELU = Activation.of("relu")
+EPILOGUES = ((True, False, None), (False, True, RELU), (True, True, QUARTER), (False, False, None), (True, True, RELU),
+             (False, False, QUARTER), (False, True, None))  # bias, residual, activation
+BY_NAME = {case.name: case for case in CORPUS}
 
 
 def use(monkeypatch, config):
@@ -48,3 +62,24 @@ def check(direction, case, t, epilogue=(False, False, None), precision="ieee", o
 
 def places(direction, case) -> dict:
     return dict(stride=case.stride, padding=case.padding) if direction == "forward" else {}
+
+
+def random_config(rng, paths=("gather", "descriptor", "direct")):
+    """A chooser in place of search.default: small tiles of one of the paths, any merged axes that fit the problem."""
+    def choose(problem, device):
+        while True:
+            path = rng.choice(paths)
+            if path == "direct" and problem.direction == "grad_weight" and problem.taps > 27:
+                continue  # a program for every tap and channel: more than the interpreter bears
+            if path == "direct":
+                tried = Config("direct", rng.choice((16, 32)), rng.choice((32, 64)))
+            else:
+                blocks = (rng.choice((16, 32, 64)), rng.choice((16, 32)), rng.choice((16, 32)))
+                merge = tuple(rng.random() < 0.5 for _ in range(3)) if problem.direction == "forward" else (False,) * 3
+                d, h = rng.choice((1, 1, 2)), rng.choice((1, 2, 4))
+                box = rng.choice(((d, h, blocks[1] // (d * h)), (0, 0, 0))) if path == "descriptor" else (0, 0, 0)
+                tried = Config(path, *blocks, merge=merge, box=box)
+            tried = replace(tried, shares=rng.choice((1, 2, 5)) if problem.direction == "grad_weight" else 1)
+            if fits(tried, problem, device) is None:
+                return tried
+    return choose

@@ -119,7 +119,7 @@ class Product:
                       (rows[:, None], columns[None, :]), beyond)
 
     def written(self):
-        k, (a_d, a_h, a_w), join = self.k, self.axes, self.join
+        k, join = self.k, self.join
         if self.c.dense:
             rd, rh, rw, channel, line_live = self.lines()
         else:

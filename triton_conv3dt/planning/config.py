@@ -204,7 +204,6 @@ def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | 
     copied = config.copy
     forward = problem.direction == "forward"
     layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
-    channels = problem.ci if forward else problem.co
     if not copied and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
         return "a descriptor reads channels_last tensors with one stride for all places and 16-byte alignment"
     reduction = rows_and_reduction(problem)[1]

@@ -4,8 +4,6 @@ Nothing is copied on the way to the kernels. TensorFlow's filter is PyTorch's we
 kernels read through strides, and NDHWC is what PyTorch calls channels_last_3d.
 """
 
-import torch
-
 from ..checking import reference
 from ..functional import conv_transpose3d_sized
 from . import arguments

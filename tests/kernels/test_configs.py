@@ -1,0 +1,77 @@
+"""Any config computes the same, by every form of reading, with offsets of any width, and always the same bits."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cases import CORPUS
+from launched import BY_NAME, EPILOGUES, RELU, check, random_config, use
+from triton_conv3dt.launching import launch, tensors
+from triton_conv3dt.planning import search
+from triton_conv3dt.problems.problem import DIRECTIONS
+
+each_direction = pytest.mark.parametrize("direction", DIRECTIONS)
+
+
+@each_direction
+@pytest.mark.parametrize("layout", ("channels_first", "channels_last"))
+@pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", "k4s2p1", "k3s4 holes, cropped", "TF SAME, odd output", "channels 17 and 7",
+                                  "two groups, k=s"))
+def test_any_config_computes_the_same(name, layout, direction, device, monkeypatch):
+    rng = random.Random(f"{name} {layout} {direction}")
+    use(monkeypatch, random_config(rng))
+    t = BY_NAME[name].tensors(torch.float16, layout, device=device)
+    check(direction, BY_NAME[name], t, (True, True, RELU))
+
+
+def described():
+    """The corpus with channels enough for a descriptor, wherever one can see what is gathered."""
+    for case in CORPUS:
+        groups = case.groups if case.groups == 2 else 1
+        wide = replace(case, ci=16 * groups, co=16 * groups, groups=groups)
+        if case.n:
+            yield wide, "forward"
+            if not any(out % s for out, s in zip(case.out_size[1:], case.stride[1:])):
+                yield wide, "grad_input"
+
+
+@pytest.mark.parametrize("i, asked", [pytest.param(i, asked, id=f"{asked[0]}, {asked[1]}")
+                                      for i, asked in enumerate(described())])
+def test_descriptors(i, asked, device, monkeypatch):
+    """Every form of descriptor, of dense tensors and of channel slices, whose margins are NaN."""
+    (case, direction), used = asked, []
+    choose = random_config(random.Random(i), paths=("descriptor",))
+    use(monkeypatch, lambda problem, device: used.append(choose(problem, device)) or used[-1])
+    layout = ("channels_last", "concatenated_channels_last")[i % 2]
+    dtype = (torch.float16, torch.float32)[i // 2 % 2]
+    check(direction, case, case.tensors(dtype, layout, device=device), EPILOGUES[i % 7])
+    assert [config.path for config in used] == ["descriptor"]
+
+
+@each_direction
+@pytest.mark.parametrize("name", ("k3s2p1op1", "two groups"))
+def test_offsets_of_64_bits(name, direction, device, monkeypatch):
+    monkeypatch.setattr(launch, "_records", {})
+    monkeypatch.setattr(tensors, "extent", lambda t: 2**31)
+    check(direction, BY_NAME[name], BY_NAME[name].tensors(torch.float32, device=device))
+
+
+@each_direction
+@pytest.mark.parametrize("name", ("k3s2p1op1", "depthwise k3s2"))
+def test_two_runs_are_equal(name, direction, device, monkeypatch):
+    """With data whose sum depends on the order, and with the reduction over positions shared."""
+    case, default = BY_NAME[name], search.default
+    shared = lambda problem: problem.direction == "grad_weight"
+    use(monkeypatch, lambda problem, device: replace(default(problem, device), shares=3 if shared(problem) else 1))
+    t = case.tensors(torch.float32, device=device)
+    for tensor in (t.x, t.w, t.dz):
+        tensor.copy_(torch.randn(tensor.shape))
+    given = dict(**case.geometry, precision="ieee")
+    run = {"forward": lambda: launch.forward(t.x, t.w, t.b, None, **given, out_size=case.out_size, activation=None)[0],
+           "grad_input": lambda: launch.grad_input(t.dz, t.w, **given, in_size=case.in_size),
+           "grad_weight": lambda: launch.grad_weight(t.x, t.dz, **given, kernel=case.kernel, strides=t.w.stride()),
+           }[direction]
+    assert torch.equal(run(), run())
+    assert torch.equal(launch.grad_bias(t.dz), launch.grad_bias(t.dz))
