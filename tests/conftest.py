@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,12 @@ if not HAS_GPU:
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores
 
+from triton.runtime.interpreter import interpreter_builder  # noqa: E402
+
 from triton_conv3dt.planning import constraints, store  # noqa: E402
+
+# Half of the interpreter's time went into looking for overflow in every sum; `overflow` does where offsets are large.
+interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 
 pytest_plugins = ("gpu_journal",)
 PACKAGE = "triton_conv3dt"
@@ -138,3 +144,9 @@ def _poison_value(dtype: torch.dtype):
     if dtype.is_floating_point or dtype.is_complex:
         return float("nan")
     return True if dtype == torch.bool else int.from_bytes(b"\x7f" * dtype.itemsize, "little")
+
+
+@pytest.fixture
+def overflow(monkeypatch):
+    """Sums and products of 32 bits that overflow in the interpreter are errors."""
+    monkeypatch.setattr(interpreter_builder, "options", replace(interpreter_builder.options, sanitize_overflow=True))

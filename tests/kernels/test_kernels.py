@@ -167,7 +167,7 @@ def test_nan_reaches_its_own_taps_alone(name, path, layout, direction, device, m
     assert torch.equal(found.cpu().isfinite(), exact.isfinite())
 
 
-def test_a_residual_out_of_a_huge_tensor(device):
+def test_a_residual_out_of_a_huge_tensor(device, overflow):
     """Offsets are as wide as the farthest of all operands asks for."""
     case = BY_NAME["batch of three"]
     t = case.tensors(torch.float16, device=device)

@@ -16,6 +16,7 @@ from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.problems.problem import DIRECTIONS, OVERHANG, Epilogue, Problem
 
+pytestmark = pytest.mark.usefixtures("overflow")
 LIMIT = 2**31 - OVERHANG  # the most that 31 bits leave room for
 FAR = 2**30  # elements between neighbours: the third is 2**31 away, 2**31 in front where that wraps
 
