@@ -14,7 +14,7 @@ from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
-H200, A100, B200, T4 = map(Device.named, ("nvidia_h200", "nvidia_a100", "nvidia_b200", "nvidia_t4"))
+H200, A100, B200 = map(Device.named, ("nvidia_h200", "nvidia_a100", "nvidia_b200"))
 K2S2 = "forward n2 ci64 co32 in16 k2 s2 float16 channels_first"
 DEPTHWISE = "forward n1 ci32 co32 in8 k3 s2 p1 g32 float16 channels_first"
 HALF = case.parse(K2S2)
@@ -56,7 +56,6 @@ def test_disassembly_is_read():
     (replace(GOOD, registers=32, shared=0), GATHER, H200, 16),  # warps: 64 of them
     (replace(GOOD, registers=32, shared=0), replace(GATHER, warps=1), H200, 32),  # blocks
     (replace(GOOD, registers=255), replace(GATHER, warps=8), A100, 1),
-    (replace(GOOD, registers=40, shared=32768), GATHER, T4, 2),  # nothing is reserved before sm_80
     (replace(GOOD, shared=232448), GATHER, A100, 0),
     (GOOD, GATHER, replace(H200, capability=(13, 0)), None),
 ])

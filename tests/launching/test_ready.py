@@ -38,7 +38,7 @@ def refused():
 
 @pytest.mark.parametrize("taken, said", [
     (dict(gpu=None), "no CUDA device is available; it takes an NVIDIA GPU of compute capability 8.0 or later"),
-    (dict(gpu=Device.named("nvidia_t4")), "nvidia_t4 has compute capability 7.5; the kernels need 8.0 or later"),
+    (dict(gpu=Device("nvidia_t4", (7, 5), 40, 65536)), "nvidia_t4 has compute capability 7.5; the kernels need 8.0 or later"),
     (dict(programs=()), "finds neither gcc nor clang: install one (Debian: apt-get install gcc)"),
     (dict(headers="/nowhere"), "/nowhere/Python.h is not there: install them (Debian: apt-get install python3-dev)"),
     (dict(driver=refused), "Triton cannot use this GPU: RuntimeError: 0 active drivers. There should only be one."),

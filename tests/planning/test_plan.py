@@ -14,7 +14,7 @@ from triton_conv3dt.planning.search import default
 from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
 
 DATACENTER = ("nvidia_h200", "nvidia_a100", "nvidia_b200")
-ANY = (*DATACENTER, "nvidia_t4", "nvidia_rtx_4090")
+ANY = (*DATACENTER, "nvidia_l4", "nvidia_rtx_4090")
 H200 = Device.named("nvidia_h200")
 LAYER = dict(n=2, ci=32, co=32, in_size=(8, 8, 8), kernel=2, stride=2)
 
@@ -117,8 +117,8 @@ REFUSED = {  # problem, device, config: the reason
     "copy of aligned taps": ({}, "nvidia_h200", replace(GATHER, copy=True), "a copy to channels_last is made"),
     "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
                          "one stride from tap to tap"),
-    "shared memory": ({"dtype": "float32"}, "nvidia_t4", Config("gather", 64, 64, 64, stages=3),
-                      "bytes of shared memory are needed, nvidia_t4 has 65536"),
+    "shared memory": ({"dtype": "float32"}, "nvidia_l4", Config("gather", 128, 128, 64, 8, stages=3),
+                      "bytes of shared memory are needed, nvidia_l4 has 101376"),
 }
 
 

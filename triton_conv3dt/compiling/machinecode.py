@@ -23,11 +23,10 @@ WARPGROUPS = re.compile(r"(H|I|Q)GMMA|UTC[A-Z]*MMA")
 ONE_ACCESS = 128  # bits a thread moves at most
 INSTRUCTION_BYTES = 16
 REGISTERS, REGISTER_UNIT = 65536, 256  # of an SM, and how many a warp is given at a time
-RESERVED = 1024  # bytes of shared memory that the system keeps of every block, from capability 8.0 on
+RESERVED = 1024  # bytes of shared memory that the system keeps of every block
 # Blocks, warps and KiB of shared memory of an SM: CUDA C++ programming guide, technical specifications per capability.
-LIMITS = {(7, 5): (16, 32, 64), (8, 0): (32, 64, 164), (8, 6): (16, 48, 100), (8, 7): (16, 48, 164),
-          (8, 9): (24, 48, 100), (9, 0): (32, 64, 228), (10, 0): (32, 64, 228), (10, 3): (32, 64, 228),
-          (12, 0): (24, 48, 100)}
+LIMITS = {(8, 0): (32, 64, 164), (8, 6): (16, 48, 100), (8, 7): (16, 48, 164), (8, 9): (24, 48, 100),
+          (9, 0): (32, 64, 228), (10, 0): (32, 64, 228), (10, 3): (32, 64, 228), (12, 0): (24, 48, 100)}
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,7 @@ def blocks(used: Resources, config: Config, device: Device) -> int | None:
         return None
     most, warps, shared = LIMITS[device.capability]
     per_warp = -(-used.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
-    reserved = RESERVED * (device.capability >= (8, 0))
-    return min(most, warps // config.warps, REGISTERS // per_warp // config.warps,
-               (shared << 10) // (used.shared + reserved) if used.shared + reserved else most)
+    return min(most, warps // config.warps, REGISTERS // per_warp // config.warps, (shared << 10) // (used.shared + RESERVED))
 
 
 def occupancy(used: Resources, config: Config, device: Device) -> float | None:

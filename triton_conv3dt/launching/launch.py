@@ -4,7 +4,6 @@ The plan of a call is remembered by its shapes, strides and alignments and by th
 nothing again. Every function returns without a synchronisation and allocates through torch alone.
 """
 
-
 import torch
 
 from ..planning import device as devices

@@ -170,7 +170,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     rows, reduction = rows_and_reduction(problem)
     wide = (64 if problem.item == 2 else 32) // split_factor(problem)
     floor = SMALLEST_DOT if thorough or not device.warpgroups else 64
-    stages = (1,) if device.capability < (8, 0) and not thorough else (2, 3, 4, 5) if thorough else (3, 4)
+    stages = (2, 3, 4, 5) if thorough else (3, 4)
     for merge in _merges(problem, thorough):
         merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
         joined = join_factor(problem, merge)
@@ -187,7 +187,7 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
     split, floor = split_factor(problem), 64 if device.warpgroups and not thorough else SMALLEST_DOT
     wide = max(SMALLEST_DOT, (64 if problem.item == 2 else 32) // split)
-    stages = (2, 3, 4) if thorough else (3,) if device.capability >= (8, 0) else (1,)
+    stages = (2, 3, 4) if thorough else (3,)
     for block_m in _around(problem.ci_group, floor, 256 if thorough else 128, thorough):
         for block_n in _around(problem.co_group, SMALLEST_DOT, max(SMALLEST_DOT, 128 // split), thorough):
             tiles = problem.taps // split * ceil_div(problem.ci_group, block_m) * ceil_div(problem.co_group, block_n)

@@ -126,11 +126,6 @@ class Axis:
         """Coarse step t reads input t and no other, and there are as many steps as inputs."""
         return self.reads <= {0} and self.padding % self.stride == 0 and self.steps(0) == self.size
 
-    def halo(self) -> tuple[int, int]:
-        """How many inputs beyond its own share a block of outputs reads, before and after, per coarse step."""
-        reads = self.reads
-        return (max(0, -min(reads)), max(0, max(reads))) if reads else (0, 0)
-
     def multiplications(self) -> int:
         """Pairs (input, tap) that meet an output: what has to be computed along this axis."""
         lowest = lambda k: max(0, ceil_div(self.padding - k * self.dilation, self.stride))
