@@ -8,7 +8,7 @@ import torch
 
 from promise_calls import Call
 from promise_tiles import Access, Counts, axis_taps, copy_of, inside, place, position, row_parts, some, which
-from triton_conv3dt.launching.tensors import even_step, weight_strides
+from triton_conv3dt.launching.tensors import place_stride, weight_strides
 from triton_conv3dt.planning import lowering
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.launches import Launch
@@ -49,7 +49,7 @@ class Product:
         if min(t for t, _, _ in taps) > 0:
             j = [which(self.rng, t) for t, _, _ in taps]
             first, offset = [f for _, f, _ in taps], [o for _, _, o in taps]
-            if self.k["X"].form == "pointers":
+            if self.k["X"].reading == "pointers":
                 yield self.gathered([o + i * a.move for o, i, a in zip(offset, j, self.axes)])
             else:
                 yield self.described()
@@ -75,7 +75,7 @@ class Product:
 
     def described(self) -> Access:
         """A descriptor asks for an address and strides of 16 bytes."""
-        step = even_step(self.source)
+        step = place_stride(self.source)
         shape, strides, block = lowering.described(self.p, self.c, step)
         assert max(shape) < 2**31 and max(block) <= 256 and strides[-1] == 1 == self.source.stride(1)
         offsets = np.array([0, *strides[:-1]], dtype=np.int64)

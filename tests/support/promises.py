@@ -36,7 +36,7 @@ def check(call: Call, rng: random.Random) -> tuple[str, list[str]]:
         found += access.false_promises(problem.wide)
         runs = max(runs, getattr(access, "run", 1))
     product = schedule.main
-    form = (product.constants["X"].form if product.kernel == "gather" else config.path) + " of a copy" * config.copy
+    form = (product.constants["X"].reading if product.kernel == "gather" else config.path) + " of a copy" * config.copy
     return f"{problem.direction} {form}{' wide' * problem.wide}{', runs' * (runs > 1)}", [
         f"{reason}: {problem}, {config}, {call}" for reason in found]
 

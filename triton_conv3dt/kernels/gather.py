@@ -6,7 +6,7 @@ Weights are the first operand, positions the second: a tile of positions then re
 passing through registers. Rows are (phase, channel), so that a layer with few channels still fills the tensor cores and
 kernel = stride is one product that reads its input once.
 
-X.form says how the gathered tensor is read: by "pointers", whatever its strides; or by a tensor descriptor over channels-last
+X.reading says how the gathered tensor is read: by "pointers", whatever its strides; or by a tensor descriptor over channels-last
 memory, which fills with zeros what lies outside: "rows" [place, channel] where positions are places, "box" [n, d, h, w,
 channel], or "strided" [(n, d), h // step, h % step, w // step, (w % step, channel)], in which the places of a tap are neighbours.
 
@@ -33,9 +33,9 @@ def described(x, box, tap, c, x_size, x_w, AXIS_D: tl.constexpr, AXIS_H: tl.cons
     """One tile of a descriptor, [TILE.k, TILE.n]: the box that begins at (n, d, h, w), moved by a tap's (d, h, w)."""
     n, td, th, tw = box
     dd, dh, dw = tap
-    if X.form == "rows":
+    if X.reading == "rows":
         tile = x.load([tw, c])
-    elif X.form == "box":
+    elif X.reading == "box":
         tile = x.load([n, (td + dd).to(tl.int32), (th + dh).to(tl.int32), (tw + dw).to(tl.int32), c])
     else:
         SH: tl.constexpr = AXIS_H.in_step
@@ -78,7 +78,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
-        if X.form == "pointers":
+        if X.reading == "pointers":
             m_seen = x_live
             if AXIS_D.halo:
                 m_seen = m_seen & inside(id0 + dd, x_size[0])
@@ -145,7 +145,7 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     phase = phase_of_program(i_phase, AXIS_D, AXIS_H, AXIS_W)
     P, x_stride = tl.cast(P, INDEX), widen(x_stride, X.last, INDEX)
 
-    if X.form == "pointers":
+    if X.reading == "pointers":
         box = (0, 0, 0, 0)
         o_n = tl.arange(0, BLOCK_N * SPLIT)
         x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
@@ -156,7 +156,7 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
         x += group.to(tl.int64) * RED * x_stride[1]
     else:
         x_offset, x_live, id0, ih0, iw0 = 0, True, 0, 0, 0
-        if X.form == "rows":
+        if X.reading == "rows":
             box = (0, 0, 0, i_position.to(tl.int32) * BLOCK_N)
         else:
             box = box_origin(i_position.to(tl.int32), size, BOX)

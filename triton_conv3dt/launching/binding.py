@@ -12,7 +12,7 @@ import torch
 
 from ..planning import lowering
 from ..planning.launches import Launch, Schedule
-from .tensors import DTYPES, even_step, weight_strides
+from .tensors import DTYPES, place_stride, weight_strides
 
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
 
@@ -86,7 +86,7 @@ class Descriptor:
 
     def __init__(self, launch: Launch, tensor):
         self.kind = load()["descriptor"]
-        self.fields = vars(self.kind(tensor, *lowering.described(*launch.described, even_step(tensor)))) | {"base": None}
+        self.fields = vars(self.kind(tensor, *lowering.described(*launch.described, place_stride(tensor)))) | {"base": None}
 
     def __call__(self, tensor):
         described = object.__new__(self.kind)
@@ -153,7 +153,7 @@ def _of_sums(w, ci_group: int):
 
 def _described(x):
     """The strides of a tensor with one step between all its places, which stands for the last of them."""
-    return *x.stride()[:4], even_step(x)
+    return *x.stride()[:4], place_stride(x)
 
 
 SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "described": _described}

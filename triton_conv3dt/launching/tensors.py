@@ -37,7 +37,7 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
         x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]), tuple(stride),
         tuple(padding), tuple(dilation), groups, direction, NAMES[x.dtype], precision, x_layout, y_layout, minor,
         epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
-        wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=even_step(gathered) is not None)
+        wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=place_stride(gathered) is not None)
 
 
 def layout_of(t) -> str:
@@ -74,20 +74,20 @@ def empty(shape, like):
 
 def weight_strides(w) -> tuple[int, int, int] | None:
     """(ci, co, tap) strides where one stride serves all taps, else None."""
-    tap = _one_step(w.shape[2:], w.stride()[2:], 1)
+    tap = _one_stride(w.shape[2:], w.stride()[2:], 1)
     return None if tap is None else (w.stride(0), w.stride(1), tap)
 
 
-def even_step(t) -> int | None:
+def place_stride(t) -> int | None:
     """Elements between neighbouring places of t [N, C, D, H, W] where that is one number above 0, else None. A single
     place has what is 16 bytes in every dtype that is read by descriptor.
     """
     n, _, *sizes = t.shape
-    return _one_step((n, *sizes), (t.stride(0), *t.stride()[2:]), 8) or None
+    return _one_stride((n, *sizes), (t.stride(0), *t.stride()[2:]), 8) or None
 
 
-def _one_step(sizes, strides, alone: int) -> int | None:
-    """The stride that steps through all of these axes in turn; `alone` for a single place; None where there is none."""
+def _one_stride(sizes, strides, single: int) -> int | None:
+    """The stride that steps through all of these axes in turn; `single` for a single place; None where there is none."""
     step, span = None, 1
     for size, stride in zip(reversed(sizes), reversed(strides)):
         if size > 1:
@@ -95,4 +95,4 @@ def _one_step(sizes, strides, alone: int) -> int | None:
             if stride != step * span:
                 return None
         span *= size
-    return alone if step is None else step
+    return single if step is None else step

@@ -129,8 +129,8 @@ class _Forward(_SingleLevelFunction):
         x, w, saved = ctx.saved_tensors
         _, needs_x, needs_w, needs_b, needs_residual, *_ = ctx.needs_input_grad
         dx = dw = db = None
-        alone = dpre is None and needs_x and needs_w and not needs_residual
-        if dy is not None and alone and not (_is_grad_enabled() or _transformed()):
+        in_one_pass = dpre is None and needs_x and needs_w and not needs_residual
+        if dy is not None and in_one_pass and not (_is_grad_enabled() or _transformed()):
             # Nobody differentiates these, so they may come from one pass over memory.
             args = (dy, x, w, saved, needs_b, ctx.w_strides, *ctx.geometry, ctx.activation, ctx.parameters)
             dx, dw, db = backward(*args) if _plain((dy, x, w, saved)) else _OPS.backward(*args)

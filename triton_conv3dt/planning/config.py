@@ -211,7 +211,7 @@ def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | 
     if (strided or problem.groups > 1) and reduction % config.block_k:
         return f"block_k = {config.block_k} does not divide {reduction} channels, and a box would read beyond them"
     if not any(config.box):
-        if strided or not all(axis.still for axis in problem.axes):
+        if strided or not all(axis.reads_in_place for axis in problem.axes):
             return "neighbours in flat order are not what a tap reads; a box is needed"
         if config.block_n > LARGEST_BOX:
             return f"block_n = {config.block_n} is above {LARGEST_BOX}"

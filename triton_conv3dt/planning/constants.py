@@ -35,12 +35,12 @@ class Memory(NamedTuple):
     """How a tensor lies in memory and is read.
 
     last: its channels lie side by side. run: neighbouring elements that may be moved at once, along channels where last, else
-    along w. form: "pointers", or the tensor descriptor, as kernels/gather.py explains.
+    along w. reading: "pointers", or the tensor descriptor, as kernels/gather.py explains.
     """
 
     last: bool
     run: int
-    form: str = "pointers"
+    reading: str = "pointers"
 
 
 class WeightMemory(NamedTuple):

@@ -107,7 +107,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     r_run = written(p.r_run) if p.epilogue.residual else 1
     constants = _axes(p, c) | dict(
         ROWS=rows, RED=red,
-        X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.form(p, c)),
+        X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.reading(p, c)),
         Y=Memory(y_last, written(y_run)), R=Memory(y_last and r_run > 1, r_run),
         **_activation("ACTIVATION", p.epilogue.activation))
     if c.dense:
@@ -127,12 +127,12 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     tensors = (source, weight, target, *(name if present else None for name, present in (
         ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre))))
     kernel = "gather" if c.dense else "direct"
-    reading = f", reads by {READINGS[lowering.form(p, c)]}" * c.dense
+    read = f", reads by {READINGS[lowering.reading(p, c)]}" * c.dense
     launches.append(Launch(
         kernel, lowering.grid(p, c), tensors, (p.n * prod(steps), steps, *sizes),
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
-        constants, f"{kernel}{reading}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
+        constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
     return launches, workspaces
 
 

@@ -91,8 +91,8 @@ def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     return tuple(result)
 
 
-def form(problem: Problem, config: Config) -> str:
-    """How the gathered tensor is read: the form of constants.Memory."""
+def reading(problem: Problem, config: Config) -> str:
+    """How the gathered tensor is read: the reading of constants.Memory."""
     if config.path != "descriptor":
         return "pointers"
     if problem.direction == "grad_input" and problem.stride != (1, 1, 1):
@@ -102,7 +102,7 @@ def form(problem: Problem, config: Config) -> str:
 
 def described(problem: Problem, config: Config, step: int) -> tuple[list[int], list[int], list[int]]:
     """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart."""
-    forward, kind = problem.direction == "forward", form(problem, config)
+    forward, kind = problem.direction == "forward", reading(problem, config)
     channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
     if kind == "rows":
         return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]

@@ -252,7 +252,7 @@ def _readings(problem: Problem, device: Device, merge, block_n: int, thorough: b
 def _boxes(problem: Problem, merge, block_n: int, thorough: bool):
     """Boxes of block_n positions, those that leave the fewest places unused first; none where neighbours in a row do."""
     strided = problem.direction == "grad_input" and problem.stride != (1, 1, 1)
-    if not strided and all(axis.still for axis in problem.axes):
+    if not strided and all(axis.reads_in_place for axis in problem.axes):
         return [(0, 0, 0)]
     places = lowering.steps(problem, Config("descriptor", 1, 1, merge=merge))
     filled = lambda box: prod(ceil_div(t, b) * b for t, b in zip(places, box)) * (1 if box[2] >= 4 else 1.25)

@@ -122,7 +122,7 @@ class Axis:
         return frozenset(p.offset - j * self.input_step for p in self.phases() for j in range(p.taps))
 
     @cached_property
-    def still(self) -> bool:
+    def reads_in_place(self) -> bool:
         """Coarse step t reads input t and no other, and there are as many steps as inputs."""
         return self.reads <= {0} and self.padding % self.stride == 0 and self.steps(0) == self.size
 
