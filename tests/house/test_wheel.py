@@ -20,7 +20,8 @@ SHIPPED = ("triton_conv3dt", "autotune_configs", "pyproject.toml", "README.md", 
 LAYER = Problem.of_layer(n=2, ci=48, co=24, in_size=8, kernel=2, stride=2)  # no real layer's channels
 LOOK_UP = """
 import json, sys
-from triton_conv3dt import device, layers, store
+from triton_conv3dt.planning import device, store
+from triton_conv3dt.problems import layers
 from triton_conv3dt.problems.problem import Problem
 problem = Problem.of_layer(n=2, ci=48, co=24, in_size=8, kernel=2, stride=2)
 found = store.lookup(problem, device.Device.named("nvidia_h200"))
