@@ -141,6 +141,7 @@ def test_what_failed_is_told(gpu, capsys, monkeypatch):
     assert "candidates that failed: 1 red zone, 1 wrong result; the journal has the reasons" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_and_report_from_the_first_run_to_the_last(gpu, capsys):
     given = ["bench", "--case", CASE, "--peer", "cudnn", "matmul", "--output", "results"]
     assert cli.main(given) == 0
@@ -191,6 +192,7 @@ def test_no_permission(gpu, capsys, monkeypatch, command):
 
 
 @pytest.mark.parametrize("command", [["tune", "--journal", "tune.jsonl"], ["bench"]])
+@pytest.mark.slow
 def test_a_full_disk_ends_it_with_an_error_and_whole_files(gpu, capsys, monkeypatch, command):
     write, space = os.write, [900]
 

@@ -41,6 +41,7 @@ class Parrot:
             raise RuntimeError("CUDA error: some error that stays")
 
 
+@pytest.mark.slow
 def test_a_worker_answers_is_lost_and_is_replaced():
     with Worker(Parrot) as worker:
         first = worker.ask("pid", seconds=60)

@@ -106,6 +106,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.slow
 def test_inspect_compiles_where_kernels_are_interpreted(cache, capsys):
     """Here TRITON_INTERPRET is set, unless there is a GPU; the processes that compile do not have it."""
     asked = ["inspect", "--case", K2S2, "--case", DEPTHWISE, "--arch", "sm_90", "80", "--jobs", "2", "--quiet"]
@@ -177,7 +178,7 @@ def test_the_default_is_compiled_whatever_has_been_tuned(cache, capsys, tmp_path
 
 
 @pytest.mark.parametrize("arguments, expected", [
-    (["--arch", "sm_91", "--layers", "nnunet"], "expected one of sm_75, sm_80"),
+    (["--arch", "sm_91", "--layers", "nnunet"], "expected one of sm_80, sm_86"),
     (["--arch", "sm_90", "--device", "nvidia_h200", "--layers", "nnunet"], "not allowed with argument"),
     (["--configs", "--layers", "nnunet"], "it stands alone"),
     (["--jobs", "0", "--layers", "nnunet"], "a positive integer"),

@@ -84,6 +84,7 @@ def test_a_wrong_result_is_reported_and_fails(no_gpu_no_kernels, tmp_path, capsy
     assert "TOO LARGE" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_whole_command(tmp_path):
     pytest.importorskip("matplotlib")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

@@ -38,6 +38,7 @@ def test_a_scan_is_upsampled_as_interpolate_does(tmp_path):
     assert (tmp_path / "scan.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_a_unet_learns(tmp_path):
     pytest.importorskip("matplotlib")
     printed = run("train_unet.py", tmp_path, "--steps", "70", "--output", "unet.png")

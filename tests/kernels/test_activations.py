@@ -106,6 +106,7 @@ def compile_all():
                     assert not lost or activation.name not in CLAMPED, (activation, lost)
 
 
+@pytest.mark.slow
 def test_compiles_for_every_architecture(tmp_path):
     here = Path(__file__).parent
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

@@ -56,6 +56,7 @@ def test_a_profiler_that_sees_nothing_says_so():
     assert row["kernels"] == [] and row["kernels_unknown"].startswith("the profiler ")
 
 
+@pytest.mark.slow
 def test_names_come_from_a_process_where_nothing_is_timed(journal, monkeypatch):
     """The trial, which times, has nothing that profiles; whoever profiles lives elsewhere."""
     with Worker(trials.trial) as trial, Worker(trials.profiler) as profiler:

@@ -29,6 +29,7 @@ def journal(tmp_path, monkeypatch):
     return tuned.journal_in(tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_real_workers_survive_every_kind_of_candidate(journal, monkeypatch):
     """The whole path: kernels in the interpreter in a process of its own, and a fault of each kind."""
     kinds = ("wrong result", "red zone", "crash", "illegal access", "compile", "hang", "resources")
@@ -67,6 +68,7 @@ def start(folder, problem="PROBLEM", delay=0.0):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(journal, how):
     process = start(journal.path.parent, delay=0.5)
     deadline = time.monotonic() + 60
@@ -83,6 +85,7 @@ def test_killed_in_the_middle_it_goes_on(journal, how):
     assert stored(journal)[case.format(PROBLEM)].config == OTHERS[2]
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_a_journal_and_the_config_files(journal):
     processes = [start(journal.path.parent, problem) for problem in ("PROBLEM", "NEAR")]
     for process in processes:

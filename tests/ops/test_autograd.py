@@ -67,6 +67,7 @@ def test_first_derivatives(device, activation, keep_pre):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.slow
 def test_second_derivatives(device, activation):
     gradgradcheck(layer(activation), operands(device), fast_mode=True, check_fwd_over_rev=True)
 

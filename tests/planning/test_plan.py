@@ -25,6 +25,7 @@ def problem_of(layer, direction, layout, dtype, w_minor=None) -> Problem:
 
 @pytest.mark.parametrize("dtype", ("float16", "float32"))
 @pytest.mark.parametrize("name", ANY)
+@pytest.mark.slow
 def test_default_fits_all_layers(name, dtype):
     """Every real layer in every direction and layout has a plan; asking twice gives the same."""
     device = Device.named(name)

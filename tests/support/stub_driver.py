@@ -79,16 +79,21 @@ class StubDriver:
         return True
 
 
-def ratio(call, unit, calls=300, repeats=30):
-    """The cost of call in units of the CPU time, in turns and the least of each: the machine has other things to do."""
-    best = [float("inf")] * 2
-    for _ in range(repeats):
-        for i, function in enumerate((call, unit)):
-            start = time.thread_time()
-            for _ in range(calls):
-                function()
-            best[i] = min(best[i], time.thread_time() - start)
-    return best[0] / best[1]
+def ratio(call, unit, calls=300, rounds=8, repeats=8):
+    """The cost of call in units of the CPU time: the least of some rounds, in each of which the two take turns and the least
+    of either counts. The machine has other things to do, which cost the one with more code more."""
+    found = []
+    for _ in range(rounds):
+        best = [float("inf")] * 2
+        for _ in range(repeats):
+            for i, function in enumerate((call, unit)):
+                start = time.thread_time()
+                for _ in range(calls):
+                    function()
+                best[i] = min(best[i], time.thread_time() - start)
+        found.append(best[0] / best[1])
+        time.sleep(0.05)
+    return min(found)
 
 
 def tensors(layout, ci, co, size, kernel, groups=1):

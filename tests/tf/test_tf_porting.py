@@ -192,6 +192,7 @@ def trained(net, steps, size):
 
 
 @pytest.mark.parametrize("backend, levels, width, stride", [("torch", 2, 2, 2), ("triton", 1, 1, (1, 2, 2))])
+@pytest.mark.slow
 def test_a_unet_trains_in_step_with_pytorchs(backend, levels, width, stride, device):
     """To the last bits: the order of summation is all that differs."""
     def ours(ci, co, kernel, stride, padding):
