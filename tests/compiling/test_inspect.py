@@ -120,11 +120,13 @@ def test_inspect_compiles_where_kernels_are_interpreted(cache, capsys):
         assert row["blocks"] >= 1 and 0 < row["occupancy"] <= 1 and row["registers"] > 16
         assert list(row["tensor_cores"]) == ([] if "g32" in text else ["HGMMA" if device == "nvidia_h200" else "HMMA"])
         assert row["triton"].startswith("3.")
+        assert row["bound"]["limit"] >= 1 and row["bound"]["limit"] >= row["bound"][row["bound"]["binds"]]
     assert found[K2S2, "nvidia_h200"]["warnings"] == []
     assert "128" in found[K2S2, "nvidia_h200"]["accesses"]["STG"]
     assert cli.main(asked) == 0
     shown = capsys.readouterr().out
     assert "nvidia_a100, sm_80, compiled by triton 3." in shown and " HGMMA " in shown and "LDG" in shown
+    assert "x dram" in shown or "x issue" in shown or "x l2" in shown or "x integer" in shown
     assert shown.count("2 kernels: 0 do not compile or fit") == 2 and "\x1b" not in shown and "\r" not in shown
 
 

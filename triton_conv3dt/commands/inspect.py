@@ -14,8 +14,9 @@ def add(commands) -> None:
     inspect = commands.add_parser(
         "inspect", help="compile what would run, and report what the kernels use",
         description="Compile the main kernel of layers, or of tuned configs, for GPUs that need not be here, and "
-                    "report registers, shared memory, tensor-core instructions, load and store widths, and what "
-                    "should be better.",
+                    "report registers, shared memory, the bound (what the machine code permits at best, over the "
+                    "roofline, and what binds), tensor-core instructions, load and store widths, and what should be "
+                    "better.",
         epilog="exit status 1 where a kernel does not compile or does not fit. example: triton-conv3dt inspect "
                "--layers nnunet --device nvidia_h200 nvidia_a100")
     options.add_problems(inspect)

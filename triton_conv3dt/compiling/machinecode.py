@@ -67,13 +67,17 @@ class Resources:
         return sum((Counter(self.accesses.get(family, {})) for family in families), Counter())
 
 
-def resources(kernel) -> Resources:
-    """What one of Triton's compiled kernels uses."""
+def listing(kernel) -> tuple[str, str]:
+    """What cuobjdump says of the use of one of Triton's compiled kernels, and what nvdisasm of its instructions."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        usage = _tool("cuobjdump", "-res-usage", cubin.name)
-        return read(usage, _tool("nvdisasm", "-c", cubin.name), kernel.metadata.shared)
+        return _tool("cuobjdump", "-res-usage", cubin.name), _tool("nvdisasm", "-c", cubin.name)
+
+
+def resources(kernel) -> Resources:
+    """What one of Triton's compiled kernels uses."""
+    return read(*listing(kernel), kernel.metadata.shared)
 
 
 def read(usage: str, disassembly: str, shared: int) -> Resources:

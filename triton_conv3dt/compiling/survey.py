@@ -16,9 +16,10 @@ from ..planning.explain import aligned, count
 from ..problems import case
 from ..problems.problem import Problem
 from ..progress import Progress
+from .bounds import Bound
 from .machinecode import BULK, LOADS, STORES, Resources
 
-COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "tensor cores", "loads", "stores",
+COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "bound", "tensor cores", "loads", "stores",
            "remarks")
 
 
@@ -38,14 +39,15 @@ class Kernel:
     """What became of a task.
 
     failure: why there is no kernel (used is None then), or why it cannot run. blocks: how many an SM holds at once;
-    occupancy: which part of its warps they are; None where the limits of the device are not known. triton: the version
-    that compiled it.
+    occupancy: which part of its warps they are; None where the limits of the device are not known. bound: what the machine
+    code permits at best, None where the device's clock is not known. triton: the version that compiled it.
     """
 
     task: Task
     used: Resources | None = None
     blocks: int | None = None
     occupancy: float | None = None
+    bound: Bound | None = None
     warnings: tuple[str, ...] = ()
     failure: str | None = None
     triton: str = ""
@@ -58,7 +60,7 @@ class Kernel:
                 "warnings": list(self.warnings)}
         return said if used is None else said | asdict(used) | {
             "spills": used.spills, "tensor_cores": used.tensor_cores, "blocks": self.blocks,
-            "occupancy": self.occupancy}
+            "occupancy": self.occupancy, "bound": self.bound and self.bound.as_json()}
 
 
 def inspect(tasks: list[Task], processes: int | None = None, progress: Progress | None = None) -> list[Kernel]:
@@ -81,11 +83,15 @@ def compile_task(task: Task) -> Kernel:
     import triton
 
     from ..launching import launch
-    from . import machinecode
+    from . import bounds, machinecode
     from .compile import compile_plan
 
     try:
-        used = machinecode.resources(compile_plan(launch.plan(task.problem, task.device, task.config)))
+        plan = launch.plan(task.problem, task.device, task.config)
+        kernel = compile_plan(plan)
+        usage, disassembly = machinecode.listing(kernel)
+        used = machinecode.read(usage, disassembly, kernel.metadata.shared)
+        bound = bounds.bound(plan, disassembly)
     except Exception as error:  # whatever a compiler raises, the other tasks go on
         what = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         return Kernel(task, failure=what, triton=triton.__version__)
@@ -95,7 +101,7 @@ def compile_task(task: Task) -> Kernel:
         failure = (f"no block fits {device.name}: {used.registers} registers per thread, {used.shared} bytes of shared "
                    "memory")
     remarks = machinecode.warnings(used, config, task.problem, device)
-    return Kernel(task, used, blocks, machinecode.occupancy(used, config, device), tuple(remarks), failure,
+    return Kernel(task, used, blocks, machinecode.occupancy(used, config, device), bound, tuple(remarks), failure,
                   triton.__version__)
 
 
@@ -110,10 +116,11 @@ def _row(kernel: Kernel) -> tuple[str, ...]:
     task, used = kernel.task, kernel.used
     name = f"{task.name} {task.problem.direction}" if task.name else case.format(task.problem)
     if used is None:
-        return (name, str(task.config), *[""] * 8, f"FAILED {kernel.failure.splitlines()[0]}")
+        return (name, str(task.config), *[""] * 9, f"FAILED {kernel.failure.splitlines()[0]}")
     remarks = [f"FAILED {kernel.failure}"] * (kernel.failure is not None) + list(kernel.warnings)
     blocks, part = ("?", "?") if kernel.blocks is None else (str(kernel.blocks), f"{kernel.occupancy:.0%}")
-    return (name, str(task.config), str(used.registers), str(used.shared), blocks, part, str(used.code),
+    bound = f"{kernel.bound.limit:.1f}x {kernel.bound.binds}" if kernel.bound else "?"
+    return (name, str(task.config), str(used.registers), str(used.shared), blocks, part, str(used.code), bound,
             _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES), "; ".join(remarks))
 
 

@@ -18,7 +18,8 @@ class Device:
     """A GPU: canonical name, compute capability, and the limits that tiles must respect.
 
     shared_memory is what one block may use, in bytes. bandwidth (bytes/s) and matmul rates (FLOP/s, dense) are the
-    vendor's figures, for the cost model and the roofline; 0 where they are not known.
+    vendor's figures, for the cost model and the roofline; clock (Hz, of an SM under load) and l2 (bytes/s that all SMs
+    read, by micro-benchmarks) are for bounds. 0 where they are not known.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Device:
     bandwidth: float = 0.0
     rate_16bit: float = 0.0
     rate_tf32: float = 0.0
+    clock: float = 0.0
+    l2: float = 0.0
 
     @property
     def arch(self) -> int:
@@ -58,9 +61,9 @@ class Device:
 # Vendor data sheets (SXM parts, dense rates) and the CUDA programming guide's table of capabilities.
 KNOWN = {d.name: d for d in (
     Device("nvidia_b200", (10, 0), 148, 232448, 8.0e12, 2250e12, 1125e12),
-    Device("nvidia_h200", (9, 0), 132, 232448, 4.8e12, 989e12, 494e12),
-    Device("nvidia_h100", (9, 0), 132, 232448, 3.35e12, 989e12, 494e12),
-    Device("nvidia_a100", (8, 0), 108, 166912, 2.0e12, 312e12, 156e12),
+    Device("nvidia_h200", (9, 0), 132, 232448, 4.8e12, 989e12, 494e12, 1.755e9, 5.5e12),
+    Device("nvidia_h100", (9, 0), 132, 232448, 3.35e12, 989e12, 494e12, 1.755e9, 5.5e12),
+    Device("nvidia_a100", (8, 0), 108, 166912, 2.0e12, 312e12, 156e12, 1.41e9),
     Device("nvidia_a10", (8, 6), 72, 101376, 0.6e12, 125e12, 62.5e12),
     Device("nvidia_l4", (8, 9), 58, 101376, 0.3e12, 121e12, 60e12),
     Device("nvidia_rtx_4090", (8, 9), 128, 101376, 1.008e12, 165e12, 82.6e12),

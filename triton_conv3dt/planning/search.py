@@ -85,7 +85,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     if not config.dense:
         work = problem.flops / 2 / SCALAR_RATE / min(programs, device.sms)
         return extra + max(work, problem.bytes / bandwidth) + LATENCY
-    steps, tile = _steps(config, problem), _tile_bytes(config, problem)
+    steps, tile = loop_steps(config, problem), step_bytes(config, problem)
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * min(config.stages, ceil_div(steps, programs))
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
@@ -96,7 +96,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     return extra + max(memory, work, chain) + LATENCY
 
 
-def _steps(config: Config, problem: Problem) -> int:
+def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
     if problem.direction == "grad_weight":
         return prod(lowering.grid(problem, config)) * ceil_div(_positions(problem), config.block_k * config.shares)
@@ -107,7 +107,7 @@ def _steps(config: Config, problem: Problem) -> int:
     return prod(lowering.grid(problem, config)) // phases * loops * ceil_div(rows_and_reduction(problem)[1], config.block_k)
 
 
-def _tile_bytes(config: Config, problem: Problem) -> int:
+def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
     split = split_factor(problem)
     if problem.direction == "grad_weight":
