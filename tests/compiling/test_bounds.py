@@ -85,7 +85,7 @@ def test_trips_come_from_the_plan(direction, config, trips):
 
 
 def test_the_limit_is_the_worst_term_and_the_passes():
-    found = Bound(roofline=2.0, instructions=1, trips=1, issue=3.0, integer=5.0, l2=4.0, tensor=1.0, dram=2.0, passes=1.0)
+    found = Bound(roofline=2.0, instructions=1, trips=9, issue=3.0, integer=5.0, l2=4.0, tensor=1.0, dram=2.0, passes=1.0)
     assert (found.limit, found.binds) == (3.0, "integer")
     assert found.as_json() | {"dram": 1.0, "issue": 1.5, "passes": 0.5, "binds": "integer"} == found.as_json()
 

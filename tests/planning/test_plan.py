@@ -7,10 +7,11 @@ import pytest
 
 from cases import layers
 from triton_conv3dt.launching.launch import plan
-from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning import explain, lowering
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.search import default
+from triton_conv3dt.planning.terms import terms
 from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
 
 DATACENTER = ("nvidia_h200", "nvidia_a100", "nvidia_b200")
@@ -144,3 +145,13 @@ def test_shares_are_summed_in_order():
     steps = plan(problem, H200, replace(GATHER, shares=4)).steps
     assert "sum_parts, 4 shares in order" in steps
     assert math.prod(problem.kernel) == problem.taps == 8
+
+
+def test_explain_says_what_binds_before_anything_is_compiled():
+    problem = Problem.of_layer(n=2, ci=64, co=32, in_size=16, kernel=4, stride=2, padding=1)
+    found, = [line for line in explain.text(plan(problem, H200)).splitlines() if line.startswith("bound ")]
+    known = terms(plan(problem, H200))
+    assert found.startswith(f"bound     {known.limit:.2f} times the roofline at best: dram {known.over['dram']:.2f}, l2 ")
+    assert f"passes {known.passes / known.roofline:.2f}" in found and known.passes > 0
+    unknown = Device("nvidia_own", (9, 0), 132, 232448)
+    assert "bound  " not in explain.text(plan(problem, unknown)), "its rates are not known"

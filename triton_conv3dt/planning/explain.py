@@ -11,6 +11,7 @@ from . import lowering, search
 from .config import rows_and_reduction
 from .device import LEAST_CAPABILITY
 from .plan import Plan
+from .terms import terms
 
 COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline us", "bound", "source")
 
@@ -21,6 +22,10 @@ def text(plan: Plan) -> str:
     if plan.problem.direction != "forward":
         if config := search.one_pass(backward(plan.problem), plan.device, plan.constraints):
             lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
+    if found := terms(plan):
+        said = ", ".join(f"{name} {times:.2f}" for name, times in found.over.items() if times)
+        lines.append(f"bound     {found.limit:.2f} times the roofline at best: {said}, passes {found.passes / found.roofline:.2f}; "
+                     "inspect counts instructions, too")
     if plan.device.capability < LEAST_CAPABILITY:
         lines.append(f"note      {too_old()}")
     elif tuned(plan) != "exact":
