@@ -93,6 +93,8 @@ REFUSED = {  # problem, device, config: the reason
                     "may count 2097152 positions beyond the last"),
     "rows beyond 31 bits": (LAST | {"ci": 8, "in_size": (2**11, 2**10, 2**10)}, "nvidia_h200",
                             replace(ROWS, merge=(True, True, True)), "4294967296 places in a row are more than"),
+    "boxes beyond 31 bits": (LAST | {"ci": 8, "in_size": (2**31, 1, 1), "kernel": 3, "padding": 1}, "nvidia_h200",
+                             replace(ROWS, box=(8, 1, 8)), "2147483648 places in a row are more than"),
     "shares": ({}, "nvidia_h200", replace(GATHER, shares=2), "shares are those of a grad_weight"),
     "descriptor on Ampere": (LAST, "nvidia_a100", ROWS, "no engine for tensor descriptors"),
     "descriptor of a weight gradient": (LAST | {"direction": "grad_weight"}, "nvidia_h200", ROWS, "has no descriptor form"),

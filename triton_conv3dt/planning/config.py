@@ -210,13 +210,16 @@ def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | 
     strided = not forward and problem.stride != (1, 1, 1)
     if (strided or problem.groups > 1) and reduction % config.block_k:
         return f"block_k = {config.block_k} does not divide {reduction} channels, and a box would read beyond them"
+    sizes = problem.in_size if forward else problem.out_size
+    places = max(problem.n * sizes[0] if strided else problem.n, *sizes) if any(config.box) else problem.n * prod(sizes)
+    if exceed_31_bits(places):
+        return f"{places} places in a row are more than a coordinate of 32 bits can count"
     if not any(config.box):
         if strided or not all(axis.reads_in_place for axis in problem.axes):
             return "neighbours in flat order are not what a tap reads; a box is needed"
         if config.block_n > LARGEST_BOX:
             return f"block_n = {config.block_n} is above {LARGEST_BOX}"
-        places = problem.n * prod(problem.in_size if forward else problem.out_size)
-        return f"{places} places in a row are more than a coordinate of 32 bits can count" if exceed_31_bits(places) else None
+        return None
     if min(config.box) < 1 or config.box[0] * config.box[1] * config.box[2] != config.block_n:
         return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
     if max(config.box) > LARGEST_BOX:
