@@ -289,6 +289,7 @@ def test_a_models_own_layers(tmp_path, monkeypatch, capsys):
     assert "does not run on an input of [2, 3, 16, 16, 12]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tune_without_a_path_stores_where_nothing_better_is_hidden(gpu, capsys):
     given = ["tune", "--case", CASE]
     assert cli.main(given) == 0

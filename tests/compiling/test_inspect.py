@@ -137,6 +137,7 @@ class Bomb:
         return os._exit, (3,)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_with_one_kernel_is_said_of_it_alone(cache):
     problem = case.parse(DEPTHWISE)
     direct = Config("direct", 16, 32)
@@ -150,6 +151,7 @@ def test_what_goes_wrong_with_one_kernel_is_said_of_it_alone(cache):
     assert "FAILED the compiler crashed" in shown and "3 kernels: 2 do not compile or fit" in shown
 
 
+@pytest.mark.slow
 def test_every_config_of_a_folder(cache, capsys, tmp_path):
     """Also of a device that this version does not know; an entry that does not fit is a failure."""
     assert cli.main(["inspect", "--configs", str(tmp_path), "--quiet"]) == 0

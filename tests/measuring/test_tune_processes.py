@@ -123,6 +123,7 @@ def test_compiling_ahead_says_what_fails_and_survives_its_pool(monkeypatch):
     assert compile_one(PROBLEM, H200, replace(DEFAULT, warps=3)).kind == "compile"
 
 
+@pytest.mark.slow
 def test_what_was_compiled_ahead_is_what_is_launched(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}

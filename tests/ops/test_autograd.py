@@ -61,6 +61,7 @@ def launched(monkeypatch):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 @pytest.mark.parametrize("keep_pre", [False, True])
+@pytest.mark.slow
 def test_first_derivatives(device, activation, keep_pre):
     gradcheck(layer(activation, keep_pre), operands(device), fast_mode=True, check_forward_ad=True,
               check_batched_grad=True)

@@ -94,6 +94,7 @@ def test_jacobians_agree(device):
 
 
 @each_backend
+@pytest.mark.slow
 def test_torch_compile_takes_the_operator(backend, device):
     def double(value, filter):
         n, d, h, w, _ = value.shape
