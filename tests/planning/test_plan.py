@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from cases import layers
 from triton_conv3dt.launching.launch import plan
 from triton_conv3dt.planning import explain, lowering
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.search import default
 from triton_conv3dt.planning.terms import terms
+from triton_conv3dt.problems.layers import layers
 from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
 
 DATACENTER = ("nvidia_h200", "nvidia_a100", "nvidia_b200")

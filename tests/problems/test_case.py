@@ -4,10 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from cases import CORPUS, layers, sample
+from cases import CORPUS, sample
 from triton_conv3dt.problems import case
-from triton_conv3dt.problems.layers import layers as shipped
-from triton_conv3dt.problems.layers import select
+from triton_conv3dt.problems.layers import layers, select
 from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
 from triton_conv3dt.problems.problem import DIRECTIONS, Epilogue, Problem
 
@@ -25,7 +24,7 @@ def test_every_problem_comes_back(direction):
     for c in (*CORPUS, *sample(3, 200), *layers()):
         problem = Problem.of_shape(c, direction)
         assert case.parse(case.format(problem)) == problem, c
-    for layer in shipped():
+    for layer in layers():
         problem = layer.problem(direction)
         assert case.parse(case.format(problem)) == problem, layer.name
 
@@ -86,11 +85,11 @@ def test_layers_are_chosen_by_name_network_kind_and_tag():
     names = lambda *patterns: {layer.name for layer in select(patterns)}
     assert names("nnunet_iso128_up1") == {"nnunet_iso128_up1"}
     assert names("nnunet") == names("NNU-NET") >= names("nnU-Net v2") != set()
-    assert names("k=s") == {layer.name for layer in shipped() if "k=s" in layer.tags}
-    assert names("k3s2") == {layer.name for layer in shipped() if (layer.kernel, layer.stride) == ((3,) * 3, (2,) * 3)}
+    assert names("k=s") == {layer.name for layer in layers() if "k=s" in layer.tags}
+    assert names("k3s2") == {layer.name for layer in layers() if (layer.kernel, layer.stride) == ((3,) * 3, (2,) * 3)}
     assert names("*_up4", "depthwise") == names("*_up4") | names("depthwise")
-    assert names("all") == {layer.name for layer in shipped()} and len(names("all")) == len(select(["all"])) == 220
-    assert list(select(["medn", "nnunet"])) == sorted(select(["nnunet", "medn"]), key=shipped().index)
+    assert names("all") == {layer.name for layer in layers()} and len(names("all")) == len(select(["all"])) == 220
+    assert list(select(["medn", "nnunet"])) == sorted(select(["nnunet", "medn"]), key=layers().index)
 
 
 @pytest.mark.parametrize("pattern, hint", (("nnunt", "nnU-Net v2"), ("k7s9", "k9s2"), ("zzz", "explain --layers all"),

@@ -2,21 +2,20 @@
 
     CORPUS              degenerate and boundary problems, small enough for the interpreter
     sample(seed, n)     n random problems, always the same for a seed
-    layers()            the layers of real networks, at their real size (triton_conv3dt/problems/layers.json)
-    layer_classes()     one small problem for each distinct class of those layers
+    layer_classes()     one small problem for each distinct class of the layers of real networks
     case.tensors(...)   integer tensors of a problem, small enough for every partial sum to be exact in fp32
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 
 import torch
 
 from layouts import lay_out
-from triton_conv3dt.problems import layers as shipped
 from triton_conv3dt.problems import sampling
+from triton_conv3dt.problems.layers import layers
 from triton_conv3dt.problems.sampling import reduced, uncropped
 from triton_conv3dt.problems.shape import Shape
 
@@ -161,29 +160,17 @@ def sample(seed: int, n: int) -> list[Case]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer(Case):
-    """A layer of a real network, with what the network surrounds it with."""
+class LayerClass(Case):
+    """What layers of real networks have in common, and the memory format that they run in."""
 
-    network: str
-    source: str
-    bias: bool
-    dtype: str
     layout: str
-    followed_by: str
-    mode: str
-    tags: tuple[str, ...]
 
 
 @lru_cache(maxsize=None)
-def layers() -> tuple[Layer, ...]:
-    ours = [field.name for field in fields(Layer)]
-    return tuple(Layer(**{name: getattr(layer, name) for name in ours}) for layer in shipped.layers())
-
-
-@lru_cache(maxsize=None)
-def layer_classes() -> tuple[Layer, ...]:
+def layer_classes() -> tuple[LayerClass, ...]:
     """Each distinct class once: kernel, stride, crop, kind of groups, divisibility of the channels, size-1 axes."""
     seen = {}
-    for layer in map(reduced, layers()):
-        seen.setdefault((*(layer.numbers | dict(n=0)).values(), layer.layout), layer)
+    for layer in layers():
+        small = LayerClass(name=layer.name, layout=layer.layout, **reduced(layer).numbers)
+        seen.setdefault((*(small.numbers | dict(n=0)).values(), small.layout), small)
     return tuple(seen.values())
