@@ -7,7 +7,7 @@ tap and reduction channel.
 import triton
 import triton.language as tl
 
-from .tiles import axis_taps, inside, phase_of_program, place, position, tap_of_step, widen, write
+from .tiles import axis_taps, gathered, phase_of_program, place, position, tap_of_step, widen, write
 
 
 @triton.jit
@@ -31,13 +31,7 @@ def accumulate(x, w, n, origin, live, channel, phase, x_size, x_stride, w_stride
         red, tap = step % RED, step // RED
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
-        m_seen = live
-        if AXIS_D.halo:
-            m_seen = m_seen & inside(id0 + dd, x_size[0])
-        if AXIS_H.halo:
-            m_seen = m_seen & inside(ih0 + dh, x_size[1])
-        if AXIS_W.halo:
-            m_seen = m_seen & inside(iw0 + dw, x_size[2])
+        m_seen = gathered(live, id0 + dd, ih0 + dh, iw0 + dw, x_size, AXIS_D, AXIS_H, AXIS_W)
         p_x = x + (x_offset + tl.multiple_of(dd * x_stride[2] + dh * x_stride[3] + dw * x_stride[4], X_RUN))
         kd, kh, kw = first_d + jd * AXIS_D.tap_step, first_h + jh * AXIS_H.tap_step, first_w + jw * AXIS_W.tap_step
         tap_index = (kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw

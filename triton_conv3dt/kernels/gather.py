@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 
 from .tiles import (
-    axis_taps, box_origin, inside, phase_of_program, place, position, round_tf32, row_parts, tap_of_step, widen, write
+    axis_taps, box_origin, gathered, inside, phase_of_program, place, position, round_tf32, row_parts, tap_of_step, widen,
+    write
 )
 
 
@@ -79,14 +80,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
         if X.reading == "pointers":
-            m_seen = x_live
-            if AXIS_D.halo:
-                m_seen = m_seen & inside(id0 + dd, x_size[0])
-            if AXIS_H.halo:
-                m_seen = m_seen & inside(ih0 + dh, x_size[1])
-            if AXIS_W.halo:
-                m_seen = m_seen & inside(iw0 + dw * SPLIT, x_size[2])
-            m_x = m_seen[None, :]
+            m_x = gathered(x_live, id0 + dd, ih0 + dh, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)[None, :]
             if RED % BLOCK_K != 0:
                 m_x = m_x & (c0 + o_c < RED)[:, None]
             shift = tl.multiple_of(dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4], X_RUN)

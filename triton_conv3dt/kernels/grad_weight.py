@@ -7,7 +7,7 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .tiles import inside, place, position, round_tf32, widen
+from .tiles import gathered, inside, place, position, round_tf32, widen
 
 
 @triton.jit
@@ -64,14 +64,7 @@ def grad_weight(x, z, parts, P, SHARE, size, z_size, x_stride, z_stride, p_strid
         n, d, h, w = position(start + o_q // SPLIT, size)
         zd, zh = d * AXIS_D.in_step + shift[0], h * AXIS_H.in_step + shift[1]
         zw = w * AXIS_W.in_step + shift[2] * SPLIT + o_q % SPLIT
-        m_seen = start * SPLIT + o_q < last * SPLIT
-        if AXIS_D.halo:
-            m_seen = m_seen & inside(zd, z_size[0])
-        if AXIS_H.halo:
-            m_seen = m_seen & inside(zh, z_size[1])
-        if AXIS_W.halo:
-            m_seen = m_seen & inside(zw, z_size[2])
-        m_z = m_seen[None, :]
+        m_z = gathered(start * SPLIT + o_q < last * SPLIT, zd, zh, zw, z_size, AXIS_D, AXIS_H, AXIS_W)[None, :]
         if CO % BLOCK_N != 0:
             m_z = m_z & (co < CO)[:, None]
         z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_stride) + zw * z_stride[4], Z_RUN)

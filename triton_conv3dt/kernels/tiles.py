@@ -93,6 +93,18 @@ def inside(place, size):
 
 
 @triton.jit
+def gathered(live, d, h, w, size, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr):
+    """Which of the live places of a gathered tensor are inside, along the axes where some are not."""
+    if AXIS_D.halo:
+        live = live & inside(d, size[0])
+    if AXIS_H.halo:
+        live = live & inside(h, size[1])
+    if AXIS_W.halo:
+        live = live & inside(w, size[2])
+    return live
+
+
+@triton.jit
 def round_tf32(x):
     """fp32 values rounded to the 10 bits of fraction that tensor cores read; unrounded, the others would be cut off."""
     return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
