@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 from ..planning.plan import Plan
 from ..planning.terms import Terms, terms, trips
@@ -30,15 +31,12 @@ class Bound(Terms):
     instructions: what one warp issues. trips: of the loop, by one program.
     """
 
+    resources: ClassVar = (*Terms.resources, "issue", "integer")
+
     instructions: float
     trips: float
     issue: float
     integer: float
-
-    @property
-    def over(self) -> dict[str, float]:
-        """What may bind the product, as multiples of the roofline."""
-        return {name: value for name, value in super().over.items() if name not in ("instructions", "trips")}
 
     def as_json(self) -> dict:
         """In JSON's types; terms and passes as multiples of the roofline."""

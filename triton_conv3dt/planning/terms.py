@@ -2,8 +2,9 @@
 product. What only machine code can say, compiling/bounds.py adds.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import ceil, prod
+from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
 from . import search
@@ -11,7 +12,6 @@ from .config import split_factor
 from .plan import Plan
 
 PRODUCTS = {"tf32": 1, "tf32x3": 3, "ieee": 0}  # on tensor cores, for one of fp32
-BESIDE = ("roofline", "passes")  # of the fields below, those that are not of the product alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class Terms:
     over workspaces beside the product, one after another.
     """
 
+    resources: ClassVar = ("dram", "l2", "tensor")
+
     roofline: float
     dram: float
     l2: float
@@ -31,7 +33,7 @@ class Terms:
     @property
     def over(self) -> dict[str, float]:
         """What may bind the product, as multiples of the roofline."""
-        return {field.name: getattr(self, field.name) / self.roofline for field in fields(self) if field.name not in BESIDE}
+        return {name: getattr(self, name) / self.roofline for name in self.resources}
 
     @property
     def binds(self) -> str:
