@@ -5,6 +5,8 @@
     load_tf_weights    weights of a TensorFlow layer into ours
     from_torch         our layer from a torch.nn.ConvTranspose3d, where it can express one
     to_torch           and back
+
+Knows no kernel, no plan and no device: it says what TensorFlow says in the terms of the layer's own function.
 """
 
 from .layer import Conv3DTranspose
