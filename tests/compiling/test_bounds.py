@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from triton_conv3dt.compiling import bounds
-from triton_conv3dt.compiling.bounds import Bound, bound, count
+from triton_conv3dt.compiling.bounds import Bound, bound, count, execution, wavefronts
 from triton_conv3dt.launching import launch
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
@@ -32,13 +32,14 @@ ALL = listing("MOV R1, c[0x0][0x28]", "IADD3 R2, R1, 0x1, RZ", *SPIN, *LOOP, "@!
 
 
 def test_loops_count_as_often_as_they_run_and_waiting_once():
-    assert count(ALL, 10) == {"MOV": 1, "IADD3": 1, "SYNCS": 1, "BRA": 1 + 10, "HGMMA": 10, "LDGSTS": 30, "IMAD": 200, "STG": 1,
+    issued = lambda text: count(execution(text, 10))
+    assert issued(ALL) == {"MOV": 1, "IADD3": 1, "SYNCS": 1, "BRA": 1 + 10, "HGMMA": 10, "LDGSTS": 30, "IMAD": 200, "STG": 1,
                               "EXIT": 1}
     two = listing(*LOOP, *(part.replace("L_x_1", "L_x_2") for part in LOOP))
-    assert count(two, 10)["HGMMA"] == 10, "loops one after another share the trips"
+    assert issued(two)["HGMMA"] == 10, "loops one after another share the trips"
     nested = listing(".L_x_3:", *LOOP, "@P2 BRA `(.L_x_3)")
-    assert count(nested, 10)["IMAD"] == 200, "an inner loop is part of the outer one"
-    assert count(listing("@P1 BRA `(.L_x_9)", *["MOV R1, R2"] * 30, ".L_x_9:", "EXIT"), 10)["MOV"] == 30, "forward: no loop"
+    assert issued(nested)["IMAD"] == 200, "an inner loop is part of the outer one"
+    assert issued(listing("@P1 BRA `(.L_x_9)", *["MOV R1, R2"] * 30, ".L_x_9:", "EXIT"))["MOV"] == 30, "forward: no loop"
 
 
 def test_the_terms_of_a_product():
@@ -55,6 +56,26 @@ def test_the_terms_of_a_product():
     assert found.tensor == pytest.approx(2 * (8 * 32) * (2 * 16**3) * 64 / 989e12), "nothing is padded"
     moved = 2 * (2 * 64 * 16**3 + 2 * 32 * 32**3 + 64 * 32 * 8)
     assert found.dram == found.roofline == pytest.approx(moved / 4.8e12) and found.passes == 0
+
+
+@pytest.mark.parametrize("text, clocks", [
+    ("LDGSTS.E.BYPASS.LTC128B.128 [R1], [R2]", 4), ("LDGSTS.E [R1], [R2]", 1), ("STS.U16 [R1], R2", 1), ("LDS.64 R2, [R1]", 2),
+    ("LDSM.16.MT88.4 R4, [R1]", 4), ("LDSM.16.M88.2 R4, [R1]", 2), ("STSM.16.M88.4 [R1], R4", 4), ("LDG.E.128 R4, [R1]", 0),
+    # 64 rows and 128 columns by 32 bytes, shared by the 4 warps of a warpgroup; rows in registers are not read
+    ("HGMMA.64x128x16.F32 R24, gdesc[UR4], R24, gsb0", (64 + 128) * 32 / 128 / 4),
+    ("HGMMA.64x32x8.F32.TF32 R24, R4, gdesc[UR4], R24", 32 * 32 / 128 / 4), ("HMMA.16816.F32 R4, R8, R12, R4", 0)], ids=str)
+def test_what_holds_shared_memory(text, clocks):
+    assert wavefronts(execution(listing(text), 1)) == clocks
+
+
+def test_shared_memory_is_written_by_copies_and_read_by_products():
+    problem = Problem.of_layer(**LAYER)
+    found = bound(launch.plan(problem, H200, replace(WHOLE, path="descriptor")), ALL)
+    program = (128 * 32 * 2 / 128 / 4 + 3 * 4 + (64 + 128) / 16) * 2  # the copy engine's box, the weight, one product; two steps
+    assert found.wavefronts == pytest.approx(program)
+    assert found.shared == pytest.approx(program * 4 * (8 * 32 // 64) * (2 * 16**3 // 128) / (132 * 1.755e9))
+    pointers = bound(launch.plan(problem, H200, WHOLE), ALL)
+    assert found.wavefronts - pointers.wavefronts == 2 * 128 * 32 * 2 / 128 / 4
 
 
 def test_padding_is_multiplied_too():
@@ -85,9 +106,9 @@ def test_trips_come_from_the_plan(direction, config, trips):
 
 
 def test_the_limit_is_the_worst_term_and_the_passes():
-    found = Bound(roofline=2.0, instructions=1, trips=9, issue=3.0, integer=5.0, l2=4.0, tensor=1.0, dram=2.0, passes=1.0)
+    found = Bound(roofline=2.0, instructions=1, trips=9, wavefronts=2, issue=3.0, integer=5.0, shared=4.0, l2=4.0, tensor=1.0, dram=2.0, passes=1.0)
     assert (found.limit, found.binds) == (3.0, "integer")
-    assert found.as_json() | {"dram": 1.0, "issue": 1.5, "passes": 0.5, "binds": "integer"} == found.as_json()
+    assert found.as_json() | {"dram": 1.0, "issue": 1.5, "shared": 2.0, "wavefronts": 2, "passes": 0.5, "binds": "integer"} == found.as_json()
 
 
 def test_there_is_none_where_a_rate_is_not_known():

@@ -1,18 +1,19 @@
 """What a compiled kernel permits at best on a GPU that need not be here: a bound, never a time.
 
-To the terms of the plan it adds the schedulers, which issue an instruction a clock each, and the integer pipes, half as wide.
-Loops are found in the machine code; how often they run, the plan says.
+To the terms of the plan it adds the schedulers, which issue an instruction a clock each, the integer pipes, half as wide, and
+shared memory, 128 bytes a clock. Loops are found in the machine code; how often they run, the plan says.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
 from ..planning.plan import Plan
-from ..planning.terms import Terms, terms, trips
+from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips
+from .machinecode import bits
 
 SCHEDULERS = 4  # of an SM, on every architecture from sm_80 on
 INTEGER = {"LOP3", "IADD3", "ISETP", "SEL", "FSETP", "FSEL", "FMNMX", "PRMT", "LEA", "SHF", "IABS", "VIADD", "VIADDMNMX", "IMNMX",
@@ -21,27 +22,33 @@ MULTIPLY = {"IMAD"}  # another pipe of the same width
 LINE = re.compile(r"\s*(?:(?P<label>\.L_x?_?\d+|\$[\w$]+):|/\*[0-9a-f]{4,}\*/\s+(?P<text>.*?);)")
 BRANCH = re.compile(r"BRA.*?`\((?P<label>\.L_x?_?\d+)\)")
 PREDICATE = re.compile(r"^@!?U?P\w+\s+")
+SHARED = {"LDS", "STS", "LDGSTS"}
+MATRICES = re.compile(r"(?:LDSM|STSM)\..*?(?P<matrices>[124])$")  # of 8 rows of 16 bytes
+PRODUCT = re.compile(r"[HIQ]GMMA\.64x(?P<columns>\d+)x")  # of a warpgroup, reduced by 32 bytes of each operand
 SPIN, SMALLEST = 12, 20  # instructions: a shorter loop may wait at a barrier, a longer one is a loop of the source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound(Terms):
-    """The terms of a plan, and what its machine code adds: issue slots and integer pipes, in seconds.
+    """The terms of a plan, with shared memory as its machine code uses it, and what only that says: issue slots and integer
+    pipes, in seconds.
 
-    instructions: what one warp issues. trips: of the loop, by one program.
+    instructions: what one warp issues. trips: of the loop, by one program. wavefronts: clocks in which one warp holds the shared
+    memory of its SM, without bank conflicts.
     """
 
     resources: ClassVar = (*Terms.resources, "issue", "integer")
 
     instructions: float
     trips: float
+    wavefronts: float
     issue: float
     integer: float
 
     def as_json(self) -> dict:
         """In JSON's types; terms and passes as multiples of the roofline."""
         return {"limit": self.limit, "binds": self.binds, "roofline_seconds": self.roofline,
-                "instructions": self.instructions, "trips": self.trips, **self.over, "passes": self.passes / self.roofline}
+                "instructions": self.instructions, "trips": self.trips, "wavefronts": self.wavefronts, **self.over, "passes": self.passes / self.roofline}
 
 
 def bound(plan: Plan, disassembly: str) -> Bound | None:
@@ -50,16 +57,17 @@ def bound(plan: Plan, disassembly: str) -> Bound | None:
     known, device = terms(plan), plan.device
     if known is None or not device.clock:
         return None
-    issued = count(disassembly, trips(plan))
+    executed = execution(disassembly, trips(plan))
+    issued, held = count(executed), wavefronts(executed) + described_bytes(plan) / WAVEFRONT / plan.config.warps
     warps = prod(plan.schedule.main.grid) * plan.config.warps
-    slot = warps / (device.sms * SCHEDULERS * device.clock)  # seconds in which all warps issue one instruction each
+    clocks = warps / (device.sms * device.clock)  # seconds in which every warp has its SM for one clock
     pipes = max(sum(issued[family] for family in families) for families in (INTEGER, MULTIPLY))
-    return Bound(**vars(known), instructions=issued.total(), trips=trips(plan), issue=issued.total() * slot,
-                 integer=2 * pipes * slot)
+    return Bound(**vars(known) | dict(shared=held * clocks), instructions=issued.total(), trips=trips(plan), wavefronts=held,
+                 issue=issued.total() * clocks / SCHEDULERS, integer=2 * pipes * clocks / SCHEDULERS)
 
 
-def count(disassembly: str, trips: float) -> Counter:
-    """How often one warp issues instructions of each family, when the loops of the source run so often."""
+def execution(disassembly: str, trips: float) -> list[tuple[str, float]]:
+    """The instructions of a kernel, and how often one warp issues each when the loops of the source run so often."""
     texts, labels = [], {}
     for match in map(LINE.match, disassembly.splitlines()):
         if match and match["label"]:
@@ -69,9 +77,30 @@ def count(disassembly: str, trips: float) -> Counter:
     often, loops = [1.0] * len(texts), _loops(texts, labels)
     for first, last in loops:  # one after another they share the trips: the two halves of a joined product, say
         often[first:last + 1] = [trips / len(loops)] * (last + 1 - first)
+    return list(zip(texts, often))
+
+
+def count(executed: Iterable[tuple[str, float]]) -> Counter:
+    """How often one warp issues instructions of each family."""
     found = Counter()
-    for text, times in zip(texts, often):
+    for text, times in executed:
         found[text.split()[0].split(".")[0]] += times
+    return found
+
+
+def wavefronts(executed: Iterable[tuple[str, float]]) -> float:
+    """Clocks in which one warp's instructions hold shared memory: 128 bytes each, whatever part of them is used. A product of a
+    warpgroup reads both operands anew, or the second alone where the first lies in registers."""
+    found = 0.0
+    for text, times in executed:
+        name, *operands = text.split()
+        if match := PRODUCT.match(name):
+            first = 0 if re.match(r"R\d", operands[1]) else 64
+            found += times * (first + int(match["columns"])) * 32 / WAVEFRONT / 4
+        elif match := MATRICES.match(name):
+            found += times * int(match["matrices"])
+        elif (parts := name.split("."))[0] in SHARED:
+            found += times * max(1, bits(parts) / 32)
     return found
 
 

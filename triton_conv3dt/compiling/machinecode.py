@@ -88,7 +88,7 @@ def read(usage: str, disassembly: str, shared: int) -> Resources:
         family, *modifiers = name.split(".")
         instructions[family] += 1
         if family in LOADS + STORES:
-            accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else _bits(modifiers)] += 1
+            accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else bits(modifiers)] += 1
         # The accumulator comes first, then the first operand: a register, or a descriptor of shared memory.
         register_operands += bool(re.fullmatch("[HIQ]GMMA", family) and re.match(r"\s*R\w+, R\d", operands))
     return Resources(int(limits["REG"]), int(limits["STACK"]), shared, len(found) * INSTRUCTION_BYTES,
@@ -140,7 +140,8 @@ def _narrow(what: str, moved: Counter, element: int) -> list[str]:
     return [f"narrow {what}: {max(moved)} bits at most"] if moved and max(moved) < ONE_ACCESS else []
 
 
-def _bits(modifiers: list[str]) -> int:
+def bits(modifiers: list[str]) -> int:
+    """What an instruction with these modifiers moves per thread."""
     narrow = {"U8": 8, "S8": 8, "U16": 16, "S16": 16}
     numbers = [int(m) for m in modifiers if m in ("64", "128", "256")]
     return numbers[0] if numbers else next((narrow[m] for m in modifiers if m in narrow), 32)

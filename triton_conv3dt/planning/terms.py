@@ -1,5 +1,5 @@
-"""What a plan costs at least by resource, before anything is compiled: DRAM, L2, tensor cores and the passes beside the
-product. What only machine code can say, compiling/bounds.py adds.
+"""What a plan costs at least by resource, before anything is compiled: DRAM, L2, tensor cores, shared memory and the passes
+beside the product. What only machine code can say, compiling/bounds.py adds.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,26 @@ from .config import split_factor
 from .plan import Plan
 
 PRODUCTS = {"tf32": 1, "tf32x3": 3, "ieee": 0}  # on tensor cores, for one of fp32
+WAVEFRONT = 128  # bytes that the shared memory of an SM moves in a clock
+ROWS, COLUMNS = 64, 256  # of one instruction of a warpgroup, which reads both its operands from shared memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """Least times in seconds, and the roofline's, which knows DRAM and tensor cores without padding.
 
-    dram: every byte of the operands once. l2: what the loops read, 0 where that is not known. tensor: whole tiles. passes:
-    over workspaces beside the product, one after another.
+    dram: every byte of the operands once. l2: what the loops read, 0 where that is not known. tensor: whole tiles. shared: what
+    the loops write to shared memory and their products read from it, 0 where that is not known. passes: over workspaces beside
+    the product, one after another.
     """
 
-    resources: ClassVar = ("dram", "l2", "tensor")
+    resources: ClassVar = ("dram", "l2", "tensor", "shared")
 
     roofline: float
     dram: float
     l2: float
     tensor: float
+    shared: float
     passes: float
 
     @property
@@ -55,7 +59,7 @@ def terms(plan: Plan) -> Terms | None:
     read = steps * search.step_bytes(c, p) if c.path in ("gather", "descriptor") else 0
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
     return Terms(roofline=plan.roofline[0], dram=p.bytes / device.bandwidth, l2=read / device.l2 if device.l2 else 0.0,
-                 tensor=_tensor(plan, steps), passes=passes / device.bandwidth)
+                 tensor=_tensor(plan, steps), shared=_shared(plan, steps), passes=passes / device.bandwidth)
 
 
 def trips(plan: Plan) -> float:
@@ -68,6 +72,23 @@ def trips(plan: Plan) -> float:
     if p.direction == "grad_weight":
         return ceil(p.n * prod(p.in_size) / c.block_n / c.shares)
     return p.taps * p.ci_group / prod(p.stride) if p.direction == "forward" else p.taps * p.co_group
+
+
+def _shared(plan: Plan, steps: float) -> float:
+    """Seconds for what the loops of a plan move through shared memory."""
+    p, c, device = plan.problem, plan.config, plan.device
+    if c.path not in ("gather", "descriptor") or not device.clock:
+        return 0.0
+    columns, split = (split_factor(p), 1) if p.direction == "grad_weight" else (1, split_factor(p))
+    m, n, k = c.block_m, c.block_n * columns, c.block_k * split
+    read = p.item * k * (ceil(n / COLUMNS) * m + ceil(m / ROWS) * n)
+    return steps * (search.step_bytes(c, p) + read) / (device.sms * WAVEFRONT * device.clock)
+
+
+def described_bytes(plan: Plan) -> float:
+    """Bytes that the loop of a program reads by tensor descriptor, which machine code does not show."""
+    c = plan.config
+    return plan.problem.item * c.block_k * c.block_n * trips(plan) if c.path == "descriptor" else 0
 
 
 def _tensor(plan: Plan, steps: float) -> float:
