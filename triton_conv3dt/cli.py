@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from .commands import bench, check, demo, explain, info, inspect, merge, options, report, tune
+from .commands import bench, check, demo, explain, info, inspect, limits, merge, options, report, tune
 
-COMMANDS = (info, demo, explain, inspect, check, tune, bench, report, merge)
+COMMANDS = (info, demo, explain, inspect, limits, check, tune, bench, report, merge)
 
 
 def main(argv: list[str] | None = None) -> int:

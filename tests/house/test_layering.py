@@ -21,7 +21,7 @@ ROOMS = {  # room: what it answers, and from which others it may import
     "ops": ("what is the operator, and what are its derivatives?", ("problems", "launching", "checking")),
     "surface": ("what may a user write?", ("problems", "launching", "checking", "ops")),
     "compiling": ("what did the compiler make of it, for a GPU that is not here?",
-                  ("problems", "planning", "launching", "tools")),
+                  ("files", "problems", "planning", "launching", "tools")),
     "measuring": ("how fast is it?",
                   ("files", "problems", "planning", "launching", "tools", "checking", "ops", "surface", "compiling")),
     "demo": ("what does it look like?", ("problems", "planning", "launching", "tools", "surface")),

@@ -1,10 +1,13 @@
-"""The pictures of a report."""
+"""The pictures of a report, and of the record of bounds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..compiling.limits import Record
+from ..problems.problem import BACKWARD, DIRECTIONS
 from .records import Results, networks
 
-COLOURS = {"forward": "#2f6fde", "grad_input": "#1c9c6b", "grad_weight": "#c9791f", "step": "#a23bbf"}
+COLOURS = {"forward": "#2f6fde", "grad_input": "#1c9c6b", "grad_weight": "#c9791f", "step": "#a23bbf", BACKWARD: "#a23bbf"}
 BETTER, WORSE, INK, FAINT = "#2f6fde", "#c0392b", "#22262b", "#9aa3ad"
 MOST_LABELS, LONGEST_LABEL = 60, 26  # bars with their names below; more, or longer ones, cannot be read
 
@@ -68,6 +71,32 @@ def speedup(path: Path, results: Results) -> Path:
             axes.set_yscale("log")
         labels = [name[:LONGEST_LABEL] for _, name in bars] if len(bars) <= MOST_LABELS else []
         axes.set_xticks(range(len(labels)), labels, rotation=90, size=6)
+    return _save(figure, path)
+
+
+def limits(path: Path, records: Sequence[Record]) -> Path:
+    """The bound of every layer over its arithmetic intensity, a panel for each device; the median of a direction is a line.
+
+    Raises: as roofline does.
+    """
+    figure, _ = _figure(4.2 * len(records) + 0.6, 4.6, axes=False)
+    first = None
+    for place, record in enumerate(records, 1):
+        axes = first = _plain(figure.add_subplot(1, len(records), place, sharey=first))
+        for direction in (*DIRECTIONS, BACKWARD):
+            points = [(row.intensity, row.limit) for row in record.rows if row.direction == direction]
+            if points:
+                median = record.quantiles(direction)[0]
+                axes.scatter(*zip(*points), s=9, color=COLOURS[direction], alpha=0.6, linewidths=0,
+                             label=f"{direction}, median {median:.1f}")
+                axes.axhline(median, color=COLOURS[direction], linewidth=0.9)
+        axes.axhline(1, color=INK, linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel="FLOP per byte that has to be moved",
+                 ylabel="bound over the roofline" if place == 1 else "", title=f"{record.device}: a bound, not a time")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
+        axes.legend(frameon=False, fontsize=7, loc="upper right")
     return _save(figure, path)
 
 

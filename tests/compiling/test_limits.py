@@ -1,0 +1,75 @@
+"""The record of bounds: what is written is read again, and a record that is no longer true is told."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from triton_conv3dt import cli
+from triton_conv3dt.compiling import limits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.layers import select
+
+RECORDS = Path(__file__).parents[2] / "benchmarks" / "limits"
+H200 = Device.named("nvidia_h200")
+CHOSEN = ["nnunet_iso128_up4"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A record of one layer, by the command."""
+    folder = tmp_path_factory.mktemp("limits")
+    assert cli.main(["limits", "--layers", *CHOSEN, "--device", H200.name, "--output", str(folder), "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def record(folder):
+    return limits.read(folder / "nvidia_h200.csv")
+
+
+def test_a_record_has_every_direction_and_is_read_as_it_was_written(record, tmp_path):
+    assert [row.direction for row in record.rows] == ["forward", "grad_input", "grad_weight", "backward"]
+    for row in record.rows:
+        largest = max(getattr(row, name) for name in limits.TERMS if name != "passes")
+        assert row.limit == pytest.approx(largest + row.passes, rel=1e-3) and getattr(row, row.binds) == largest
+        assert row.limit >= 1 and row.instructions > 100 and not row.spills
+    assert limits.read(limits.write(record, tmp_path / "again.csv")) == record
+    assert limits.summary(record)[1][:2] == ("forward", "1")
+
+
+def test_a_picture_is_drawn(folder):
+    pytest.importorskip("matplotlib")
+    assert (folder / "limits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_record_that_is_no_longer_true_is_told(record):
+    layers = select(CHOSEN)
+    assert limits.stale(record, layers) == []
+    assert "digest was 0123" in limits.stale(replace(record, kernels="0123"), layers)[0]
+    first, *rest = record.rows
+    assert limits.stale(replace(record, rows=(replace(first, plan="0123"), *rest)), layers) == [
+        "nnunet_iso128_up4 forward runs otherwise than recorded"]
+    assert limits.stale(replace(record, rows=tuple(rest)), layers) == ["nnunet_iso128_up4 forward runs otherwise than recorded"]
+    assert len(limits.stale(record, ())) == 4, "what no longer runs"
+
+
+@pytest.mark.parametrize("device", ["nvidia_h200", "nvidia_h100", "nvidia_a100"])
+def test_the_record_of_the_project_is_true(device):
+    record = limits.read(RECORDS / f"{device}.csv")
+    found = limits.stale(record, select(["all"]))
+    assert record.device == device and not found, \
+        f"{found[:3]} and {len(found)} in all: `triton-conv3dt limits` makes the record again"
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    path = tmp_path / "nvidia_h200.csv"
+    path.write_text("layer,direction\nx,y\n")
+    with pytest.raises(ValueError, match="no record of bounds .*triton-conv3dt limits writes one"):
+        limits.read(path)
+
+
+def test_devices_without_a_clock_are_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["limits", "--device", "nvidia_l4"])
+    assert ended.value.code == 2 and "nvidia_l4" in capsys.readouterr().err
