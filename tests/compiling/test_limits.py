@@ -62,9 +62,10 @@ def test_the_record_of_the_project_is_true(device):
         f"{found[:3]} and {len(found)} in all: `triton-conv3dt limits` makes the record again"
 
 
-def test_what_is_no_record_is_refused(tmp_path):
+@pytest.mark.parametrize("text", ["", "\n", "layer,direction\nx,y\n", "# nvidia_h200, triton 3, kernels 0, today\nlayer\nx\n"])
+def test_what_is_no_record_is_refused(text, tmp_path):
     path = tmp_path / "nvidia_h200.csv"
-    path.write_text("layer,direction\nx,y\n")
+    path.write_text(text)
     with pytest.raises(ValueError, match="no record of bounds .*triton-conv3dt limits writes one"):
         limits.read(path)
 

@@ -15,7 +15,7 @@ def add(commands) -> None:
         description="Compile what runs for layers in every direction, for GPUs that need not be here, and record the bound "
                     "of each: what its machine code permits at best, over the roofline. Nothing is timed.",
         epilog="writes DIR/<device>.csv and DIR/limits.png; exit status 1 where a kernel does not compile")
-    limits.add_argument("--layers", type=options.layers, nargs="+", metavar="NAME", default=None,
+    limits.add_argument("--layers", type=options.layers, nargs="+", metavar="NAME",
                         help="layers of real networks, as for inspect (default: all)")
     limits.add_argument("--device", nargs="+", choices=DEVICES, metavar="NAME", default=DEVICES,
                         help=f"devices whose clock is known: {', '.join(DEVICES)} (default: all of them)")
@@ -32,14 +32,13 @@ def run(arguments) -> int:
     from ..planning.explain import aligned
     from ..problems.layers import select
 
-    chosen = select(["all"]) if arguments.layers is None else \
-        tuple(dict.fromkeys(layer for _, found in arguments.layers for layer in found))
+    chosen = options.layers_of(arguments) if arguments.layers else select(["all"])
     records = []
     try:
         devices = [Device.named(name) for name in dict.fromkeys(arguments.device)]
         arguments.output.mkdir(parents=True, exist_ok=True)
         for device in devices:
-            record = _record(arguments, limits, limits.tasks(device, chosen))
+            record = _record(arguments, device, limits.tasks(device, chosen))
             path = limits.write(record, arguments.output / f"{device.name}.csv")
             records.append(record)
             print(f"{device.name}, bounds over the roofline, written to {path}")
@@ -53,8 +52,9 @@ def run(arguments) -> int:
     return 0
 
 
-def _record(arguments, limits, tasks):
-    from ..compiling import survey
+def _record(arguments, device: Device, tasks: list):
+    """The tasks, compiled, as the record of a device."""
+    from ..compiling import limits, survey
     from ..planning import store
     from ..progress import Progress
 
@@ -63,5 +63,5 @@ def _record(arguments, limits, tasks):
         kernels = survey.inspect(tasks, arguments.jobs, progress)
     finally:
         progress.close()
-    return limits.Record(tasks[0].device.name, kernels[0].triton, store.kernel_digest(), str(datetime.date.today()),
+    return limits.Record(device.name, kernels[0].triton, store.kernel_digest(), str(datetime.date.today()),
                          tuple(map(limits.row, kernels)))

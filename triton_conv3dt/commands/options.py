@@ -105,9 +105,13 @@ def problems_of(arguments) -> list[tuple[str, Problem]]:
     directions = dict.fromkeys(arguments.direction or arguments.directions)
     if arguments.input:
         return [("", _layer(arguments, direction)) for direction in directions]
-    chosen = dict.fromkeys(layer for _, found in arguments.layers for layer in found)
     return [(layer.name, layer.problem(direction, arguments.dtype, arguments.layout, arguments.precision))
-            for layer in chosen for direction in directions]
+            for layer in layers_of(arguments) for direction in directions]
+
+
+def layers_of(arguments) -> tuple:
+    """The layers that --layers names, each once."""
+    return tuple(dict.fromkeys(layer for _, found in arguments.layers for layer in found))
 
 
 def _layer(arguments, direction: str) -> Problem:

@@ -19,9 +19,10 @@ from ..planning.explain import backward
 from ..planning.launches import schedule
 from ..problems.layers import Layer
 from ..problems.problem import BACKWARD, DIRECTIONS
+from .bounds import Bound
 from .survey import Kernel, Task
 
-TERMS = ("dram", "l2", "tensor", "shared", "issue", "integer", "passes")
+TERMS = (*Bound.resources, "passes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +85,17 @@ def row(kernel: Kernel) -> Row:
     """The row of a kernel that was compiled.
 
     Raises:
-        ValueError: it was not, or its device has no bounds.
+        ValueError: it was not or does not fit, or its device has no bounds.
     """
     task, used, bound = kernel.task, kernel.used, kernel.bound
-    if used is None or bound is None:
+    if kernel.failure or bound is None:
         raise ValueError(f"{task.name} {task.problem.direction} on {task.device.name}: {kernel.failure or 'no bound is known'}")
     p, round4 = task.problem, lambda value: float(f"{value:.4g}")
-    said = {name: round4(bound.passes / bound.roofline if name == "passes" else bound.over[name]) for name in TERMS}
-    counts = {name: round4(getattr(bound, name)) for name in ("instructions", "wavefronts", "trips")}
+    said = bound.as_json()
+    numbers = {name: round4(said[name]) for name in ("limit", *TERMS, "instructions", "wavefronts", "trips")}
     return Row(layer=task.name, direction=p.direction, dtype=p.dtype, layout=p.y_layout, config=str(task.config),
-               intensity=round4(p.flops / p.bytes), limit=round4(bound.limit), binds=bound.binds, **said, **counts,
-               registers=used.registers, spills=used.spills, plan=digest(task))
+               intensity=round4(p.flops / p.bytes), binds=bound.binds, **numbers, registers=used.registers,
+               spills=used.spills, plan=digest(task))
 
 
 def digest(task: Task) -> str:
@@ -121,14 +122,14 @@ def read(path: Path) -> Record:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is none, with the line.
+        ValueError: it is none, with the reason.
     """
-    first, *lines = path.read_text("utf-8").splitlines()
     kinds = {field.name: field.type for field in fields(Row)}
     try:
+        first, *lines = path.read_text("utf-8").splitlines()
         device, triton, kernels, date = (words.split()[-1] for words in first.removeprefix("# ").split(", ")[:4])
         rows = tuple(Row(**{name: kinds[name](value) for name, value in one.items()}) for one in csv.DictReader(lines))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no record of bounds ({error}); triton-conv3dt limits writes one") from None
     return Record(device, triton, kernels, date, rows)
 
