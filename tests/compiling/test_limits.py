@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from triton_conv3dt import cli
+from triton_conv3dt.commands.limits import DEVICES
 from triton_conv3dt.compiling import limits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.layers import select
@@ -54,7 +55,7 @@ def test_a_record_that_is_no_longer_true_is_told(record):
     assert len(limits.stale(record, ())) == 4, "what no longer runs"
 
 
-@pytest.mark.parametrize("device", [path.stem for path in sorted(RECORDS.glob("*.csv"))])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_record_of_the_project_is_true(device):
     record = limits.read(RECORDS / f"{device}.csv")
     found = limits.stale(record, select(["all"]))
