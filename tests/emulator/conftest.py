@@ -1,0 +1,99 @@
+"""Every test file here runs in one process of its own, which compiles kernels instead of interpreting them.
+
+What is to be run of a file is run by a pytest of its own, without TRITON_INTERPRET, whose reports become those of this one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .driver import TARGETS, emulating
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "build" / "emulator-cache"  # Triton's; nothing in it is assembled, so it is nobody else's
+REPORTS = "EMULATOR_REPORTS"  # the file descriptor that reports are written to; set in such a process alone
+_running = {}  # by file: the process, and the lines that it writes
+
+
+def pytest_configure(config):
+    if REPORTS in os.environ:
+        config.pluginmanager.register(Reporter(config))
+
+
+class Reporter:
+    """Hands the reports of its process to the one that started it."""
+
+    def __init__(self, config):
+        self.config, self.pipe = config, open(int(os.environ[REPORTS]), "w")
+
+    def pytest_runtest_logreport(self, report):
+        data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        print(json.dumps(data, default=str), file=self.pipe, flush=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if REPORTS in os.environ:
+        return None
+    if item.path not in _running:
+        _running[item.path] = _start(item)
+    lines, said = _running[item.path]
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports(item, lines, said):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.session._setupstate.teardown_exact(nextitem)
+    return True
+
+
+def environment() -> dict:
+    """Of a process that compiles."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TRITON_INTERPRET"))}
+    return kept | {"TRITON_CACHE_DIR": str(CACHE), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _start(item):
+    """A process for all tests of a file that this session has; the lines it writes, and where what it says lands."""
+    chosen = [other.nodeid for other in item.session.items if other.path == item.path]
+    read, write = os.pipe()
+    said = CACHE.parent / f"{item.path.stem}-{os.getpid()}.txt"
+    said.parent.mkdir(exist_ok=True)
+    with open(said, "w") as output:
+        options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *chosen]
+        subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT, pass_fds=[write], stdin=subprocess.DEVNULL,
+                         env=environment() | {REPORTS: str(write)}, stdout=output, stderr=subprocess.STDOUT)
+    os.close(write)
+    return open(read), said
+
+
+def _reports(item, lines, said):
+    """The reports of one test; a failure that tells what was said where the process has ended before them."""
+    while line := lines.readline():
+        report = item.config.hook.pytest_report_from_serializable(config=item.config, data=json.loads(line))
+        yield report
+        if report.when == "teardown":
+            return
+    text = f"the process of {item.path.name} ended before this test:\n{said.read_text()[-4000:]}"
+    yield pytest.TestReport(item.nodeid, item.location, {item.name: 1}, "failed", text, "call")
+
+
+def pytest_sessionfinish(session):
+    for lines, said in _running.values():
+        lines.close()
+        said.unlink(missing_ok=True)
+
+
+@pytest.fixture(params=TARGETS)
+def emulator(request):
+    with emulating(request.param, races=True) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def hopper():
+    with emulating("nvidia_h200", races=True) as emulator:
+        yield emulator
