@@ -1,6 +1,6 @@
 """Every test file here runs in one process of its own, which compiles kernels instead of interpreting them.
 
-What is to be run of a file is run by a pytest of its own, without TRITON_INTERPRET, whose reports become those of this one.
+What is to be run of a file is run by a pytest of its own, without TRITON_INTERPRET, whose reports become this one's.
 """
 
 import json
@@ -16,7 +16,7 @@ from .driver import TARGETS, emulating
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "emulator-cache"  # Triton's; nothing in it is assembled, so it is nobody else's
 REPORTS = "EMULATOR_REPORTS"  # the file descriptor that reports are written to; set in such a process alone
-_running = {}  # by file: the process, and the lines that it writes
+_running = {}  # by file: the process, the lines that it writes, and what it says
 
 
 def pytest_configure(config):
@@ -41,7 +41,7 @@ def pytest_runtest_protocol(item, nextitem):
         return None
     if item.path not in _running:
         _running[item.path] = _start(item)
-    lines, said = _running[item.path]
+    _, lines, said = _running[item.path]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in _reports(item, lines, said):
         item.ihook.pytest_runtest_logreport(report=report)
@@ -57,17 +57,18 @@ def environment() -> dict:
 
 
 def _start(item):
-    """A process for all tests of a file that this session has; the lines it writes, and where what it says lands."""
+    """A process for all tests of a file that this session has, the lines it writes, and where what it says lands."""
     chosen = [other.nodeid for other in item.session.items if other.path == item.path]
     read, write = os.pipe()
     said = CACHE.parent / f"{item.path.stem}-{os.getpid()}.txt"
     said.parent.mkdir(exist_ok=True)
     with open(said, "w") as output:
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *chosen]
-        subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=ROOT, pass_fds=[write], stdin=subprocess.DEVNULL,
-                         env=environment() | {REPORTS: str(write)}, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *options], cwd=ROOT, pass_fds=[write], env=environment() | {REPORTS: str(write)},
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     os.close(write)
-    return open(read), said
+    return process, open(read), said
 
 
 def _reports(item, lines, said):
@@ -82,8 +83,10 @@ def _reports(item, lines, said):
 
 
 def pytest_sessionfinish(session):
-    for lines, said in _running.values():
+    for process, lines, said in _running.values():
         lines.close()
+        process.terminate()  # where this session ended before its tests did
+        process.wait()
         said.unlink(missing_ok=True)
 
 

@@ -108,7 +108,8 @@ class Launcher:
             for region in regions:
                 region.watch()
         threads = program.kernel.threads or self.metadata.num_warps * 32
-        warnings = launch(program, (x, y, z), params, maps, regions, self.metadata.shared, threads, emulator.options, counters)
+        warnings = launch(program, (x, y, z), params, maps, regions, self.metadata.shared, threads, emulator.options,
+                          counters)
         for region in regions if emulator.options.races else ():
             if region.rewritten:
                 text = f"bytes of {region.name} were written more than once by {self.name}"
@@ -194,10 +195,11 @@ def emulating(target="nvidia_h200", *, counting=False, exact=False, assemble=Fal
         RuntimeError: this process interprets kernels.
     """
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes"):
-        raise RuntimeError("TRITON_INTERPRET is set, and this process can compile nothing; unset it before Triton is imported")
+        raise RuntimeError("TRITON_INTERPRET is set: this process can compile nothing; unset it before Triton is imported")
     emulator, before = Emulator(target, Options(**options), counting, exact), runtime._active
     assembled = CUDABackend.make_cubin if assemble else _not_assembled
-    with mock.patch.object(CUDABackend, "make_cubin", assembled), mock.patch.object(CompiledKernel, "_init_handles", _handles):
+    with (mock.patch.object(CUDABackend, "make_cubin", assembled),
+          mock.patch.object(CompiledKernel, "_init_handles", _handles)):
         runtime.set_active(Driver(target))
         _active.append(emulator)
         try:

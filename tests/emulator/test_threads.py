@@ -6,14 +6,17 @@ import torch
 from .byhand import run_ptx
 from .machine.faults import Deadlock
 
+EXCHANGES = (
+    "shfl.sync.bfly.b32 %r3, %r2, 5, 31, -1;", "shfl.sync.up.b32 %r3, %r2, 3, 0, -1;", "shfl.sync.down.b32 %r3, %r2, 3, 31, -1;",
+    "shfl.sync.idx.b32 %r3, %r2, 7, 31, -1;", "shfl.sync.bfly.b32 %r3, %r2, 1, 0x1c1f, -1;",
+    "setp.lt.u32 %p1, %r1, 5; vote.sync.ballot.b32 %r3, %p1, -1;", "elect.sync %r3|%p1, -1; selp.b32 %r3, 1, 0, %p1;",
+    "shfl.sync.idx.b32 %r3|%p1, %r2, 1, 0x1c03, -1;")
+
 
 def test_shuffles_votes_and_elections():
     out = torch.zeros(8, 64, dtype=torch.int32)
     lines = ["mov.u32 %r1, %tid.x; ld.param.b64 %rd1, [p_0]; mad.wide.s32 %rd2, %r1, 4, %rd1; mul.lo.s32 %r2, %r1, 3;"]
-    for i, text in enumerate(("shfl.sync.bfly.b32 %r3, %r2, 5, 31, -1;", "shfl.sync.up.b32 %r3, %r2, 3, 0, -1;", "shfl.sync.down.b32 %r3, %r2, 3, 31, -1;",
-                              "shfl.sync.idx.b32 %r3, %r2, 7, 31, -1;", "shfl.sync.bfly.b32 %r3, %r2, 1, 0x1c1f, -1;",
-                              "setp.lt.u32 %p1, %r1, 5; vote.sync.ballot.b32 %r3, %p1, -1;", "elect.sync %r3|%p1, -1; selp.b32 %r3, 1, 0, %p1;",
-                              "shfl.sync.idx.b32 %r3|%p1, %r2, 1, 0x1c03, -1;")):
+    for i, text in enumerate(EXCHANGES):
         lines.append(f"{text} st.global.b32 [%rd2+{i * 256}], %r3;")
     run_ptx("\n".join(lines), out, threads=64)
     t = torch.arange(64)
@@ -56,9 +59,11 @@ def test_deadlocks_are_found():
     with pytest.raises(Deadlock):
         run_ptx("""mov.b32 %r1, global_smem; mov.u32 %r2, %tid.x; setp.eq.u32 %p1, %r2, 0;
             @%p1 mbarrier.init.shared::cta.b64 [%r1], 1; bar.sync 0;
-            { .reg .pred complete; waitLoop: mbarrier.try_wait.parity.shared::cta.b64 complete, [%r1], 0; @!complete bra.uni waitLoop; }""", shared=64)
+            { .reg .pred complete;
+            waitLoop: mbarrier.try_wait.parity.shared::cta.b64 complete, [%r1], 0; @!complete bra.uni waitLoop; }""", shared=64)
     with pytest.raises(Deadlock):
-        run_ptx("mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 3; @%p1 bra $L1; bar.sync 0; bra.uni $L2; $L1: bar.sync 1; $L2:")
+        run_ptx("mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 3; @%p1 bra $L1; bar.sync 0; bra.uni $L2; "
+                "$L1: bar.sync 1; $L2:")
 
 
 def test_unknown_is_refused():
