@@ -51,9 +51,9 @@ def main() -> int:
                 for _ in range(max(0, spent - seconds) if args.case is None else 1):
                     progress.step(f"{part} on {target}, case {number}, {failed} failed")
                 seconds = max(seconds, spent)
-        found += Counter({f"cases of {part} on {target}": cases.done, "skipped": cases.skipped})
-        found += Counter({f"launches of {name}": count for name, count in cases.kernels.items()})
-        found += Counter({f"launches with {name}": count for name, count in cases.forms.items()})
+        found.update({f"cases of {part} on {target}": cases.done, "skipped": cases.skipped})
+        found.update({f"launches of {name}": count for name, count in cases.kernels.items()})
+        found.update({f"launches with {name}": count for name, count in cases.forms.items()})
     progress.close()
     for name, count in found.items():
         print(f"{count:8d} {name}")

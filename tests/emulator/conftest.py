@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -57,16 +58,14 @@ def environment() -> dict:
 
 
 def _start(item):
-    """A process for all tests of a file that this session has, the lines it writes, and where what it says lands."""
+    """A process for all tests of a file that this session has, the lines of its reports, and a file of what it says."""
     chosen = [other.nodeid for other in item.session.items if other.path == item.path]
     read, write = os.pipe()
-    said = CACHE.parent / f"{item.path.stem}-{os.getpid()}.txt"
-    said.parent.mkdir(exist_ok=True)
-    with open(said, "w") as output:
-        options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *chosen]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options], cwd=ROOT, pass_fds=[write], env=environment() | {REPORTS: str(write)},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    said = tempfile.TemporaryFile("w+")
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *chosen]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options], cwd=ROOT, pass_fds=[write], env=environment() | {REPORTS: str(write)},
+        stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
     os.close(write)
     return process, open(read), said
 
@@ -78,7 +77,8 @@ def _reports(item, lines, said):
         yield report
         if report.when == "teardown":
             return
-    text = f"the process of {item.path.name} ended before this test:\n{said.read_text()[-4000:]}"
+    said.seek(0)
+    text = f"the process of {item.path.name} ended before this test:\n{said.read()[-4000:]}"
     yield pytest.TestReport(item.nodeid, item.location, {item.name: 1}, "failed", text, "call")
 
 
@@ -87,7 +87,7 @@ def pytest_sessionfinish(session):
         lines.close()
         process.terminate()  # where this session ended before its tests did
         process.wait()
-        said.unlink(missing_ok=True)
+        said.close()
 
 
 @pytest.fixture(params=TARGETS)

@@ -1,7 +1,7 @@
 """What the emulator counts of small launches, beside what a bound counts of their machine code, and the plan of their bytes.
 
-PTX is not machine code: the assembler merges some instructions and makes several of others, so the band is wide. It would show a
-loop that a bound counts once, or a trip too many.
+PTX is not machine code: the assembler merges some instructions and makes a score of a division, and the weight's gradient
+has one in fourteen: the band is wide. It would show a loop that a bound counts once.
 """
 
 import random
