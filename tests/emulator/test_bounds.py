@@ -22,6 +22,7 @@ from .library import emulated
 from .parts.problems import computed
 from .test_forms import AMPERE, DTYPES, HOPPER, LAYERS, chosen
 
+pytestmark = pytest.mark.slow
 ROWS = [(target, direction, form, layer, layout, DTYPES[i % 3]) for i, (target, direction, form, layer, layout) in enumerate((
     *((target, direction, "pointers", layer, layout) for target in (HOPPER, AMPERE)
       for direction, layer in (("forward", "k2s2"), ("grad_input", "k2s2"), ("forward", "k3s2p1"), ("grad_weight", "k2s2"))

@@ -12,6 +12,7 @@ from .cases import Cases, Skip
 from .library import emulated
 from .parts import PARTS
 
+pytestmark = pytest.mark.slow
 DEVICE = Device.named("nvidia_h200")
 DRAWN = {"onepass": range(8), "corpus": range(12), "random": range(8)}  # part: numbers
 ran = {part: Counter() for part in DRAWN}

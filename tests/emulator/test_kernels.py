@@ -10,6 +10,7 @@ from .kernels import (add_kernel, describe, divide, in_every_mode, integers, mat
                       reduce, softmax, transpose)
 from .machine.faults import Fault
 
+pytestmark = pytest.mark.slow
 TILES = ((64, 64, 32, 4, 2), (128, 64, 64, 8, 3), (64, 128, 32, 4, 4), (16, 16, 16, 4, 2), (32, 64, 16, 2, 3),
          (256, 64, 32, 8, 2), (64, 16, 64, 4, 3))  # M, N, K, warps, stages
 DESCRIBED = ((64, 64, 64, 4, 3), (128, 128, 64, 8, 3), (128, 64, 32, 4, 2), (64, 128, 16, 4, 4))
