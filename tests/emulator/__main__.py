@@ -21,8 +21,9 @@ from .parts import PARTS
 
 def arguments():
     """What may be typed."""
-    parser = argparse.ArgumentParser(prog="make test-compiled ARGS=...", description="Run the library's compiled kernels with "
-                                     "no GPU, on random problems, until the time is up.")
+    parser = argparse.ArgumentParser(
+        prog="make test-compiled ARGS=...",
+        description="Run the library's compiled kernels with no GPU, on random problems, until the time is up.")
     parser.add_argument("--minutes", type=float, default=5, help="of all parts and targets together (5)")
     parser.add_argument("--seed", type=int, default=0, help="what is drawn follows from it (0)")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="of what is run; all by default")

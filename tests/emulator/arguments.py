@@ -16,8 +16,8 @@ FORMATS = {"i1": "b", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "u1": "B", 
 class Arguments:
     """Arguments without the constants: values, their types, tensors by name, and tensor maps by their place.
 
-    names, signature: of the kernel's parameters. described: what the compiler says of tensor descriptors, in their order;
-    None where they are lowered to pointers.
+    names, signature: of the kernel's parameters. described: what the compiler says of tensor descriptors, in their
+    order; None where they are lowered to pointers.
     """
 
     def __init__(self, names, signature, described, args):
@@ -63,10 +63,9 @@ class Arguments:
         self._met += 1
         if meta["fp4_padded"]:
             raise NotImplementedError("fp4")
-        kind = TMA_TF32 if value.round_f32_to_tf32 else meta["elem_type"]
-        self.maps[len(self.values)] = TensorMap(
-            value.base.data_ptr(), meta["swizzle"], meta["elem_size"], TMA_DTYPE_DEVICE_TO_HOST[kind], meta["block_size"],
-            shape, strides, fill_nan)
+        kind = TMA_DTYPE_DEVICE_TO_HOST[TMA_TF32 if value.round_f32_to_tf32 else meta["elem_type"]]
+        self.maps[len(self.values)] = TensorMap(value.base.data_ptr(), meta["swizzle"], meta["elem_size"], kind,
+                                                meta["block_size"], shape, strides, fill_nan)
         self.values.extend([None, *shape, *strides])
 
     def buffer(self, program) -> tuple[bytes, dict[int, TensorMap]]:

@@ -9,8 +9,8 @@ from triton.runtime.errors import OutOfResources
 from triton_conv3dt import functional
 from triton_conv3dt.launching import launch
 
-FORMS = {"wgmma": "wgmma.mma_async", "mma.sync": "mma.sync", "tensor copies": "cp.async.bulk.tensor", "cp.async": "cp.async.c",
-         "ldmatrix": "ldmatrix", "stmatrix": "stmatrix"}  # what to look for in the PTX
+FORMS = {"wgmma": "wgmma.mma_async", "mma.sync": "mma.sync", "tensor copies": "cp.async.bulk.tensor",
+         "cp.async": "cp.async.c", "ldmatrix": "ldmatrix", "stmatrix": "stmatrix"}  # what to look for in the PTX
 MODES = (("late", "late"), ("early", "early"), ("early", "late"), ("late", "early"))  # copies, products
 
 

@@ -52,8 +52,8 @@ class Launch:
 class Emulator:
     """What is wanted of launches, and those that there were. The innermost `emulating` has the one that is asked.
 
-    edit: a function from PTX to PTX, to plant a fault. counting: count what launches do. exact: the bytes of the tensors
-    alone may be written, else the whole storages; reads beside them are warned of.
+    edit: a function from PTX to PTX, to plant a fault. counting: count what launches do. exact: the bytes of the
+    tensors alone may be written, else the whole storages; reads beside them are warned of.
     """
 
     def __init__(self, target: str, options: Options, counting: bool, exact: bool):
@@ -74,7 +74,7 @@ class Emulator:
         return [text for launch in self.launches for _, text in launch.warnings.found.values()]
 
     def modes(self, call, every=True):
-        """call() with asynchronous work late and early; yields (copies, products, result). every: all four combinations."""
+        """call() with asynchronous work late and early; yields (copies, products, result). every: all four of these."""
         before = self.options
         try:
             for copies in ("late", "early"):
@@ -195,7 +195,7 @@ def emulating(target="nvidia_h200", *, counting=False, exact=False, assemble=Fal
         RuntimeError: this process interprets kernels.
     """
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes"):
-        raise RuntimeError("TRITON_INTERPRET is set: this process can compile nothing; unset it before Triton is imported")
+        raise RuntimeError("TRITON_INTERPRET is set, so nothing can be compiled; unset it before Triton is imported")
     emulator, before = Emulator(target, Options(**options), counting, exact), runtime._active
     assembled = CUDABackend.make_cubin if assemble else _not_assembled
     with (mock.patch.object(CUDABackend, "make_cubin", assembled),

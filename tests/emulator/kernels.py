@@ -94,7 +94,8 @@ def multiplied(a, b, tile, precision="tf32"):
     bm, bn, bk, warps, stages = tile
     c = torch.full((m, n), float("nan"))
     matmul[(triton.cdiv(m, bm), triton.cdiv(n, bn))](
-        a, b, c, m, n, k, *a.stride(), *b.stride(), n, BM=bm, BN=bn, BK=bk, STAGES=stages, PRECISION=precision, num_warps=warps)
+        a, b, c, m, n, k, *a.stride(), *b.stride(), n, BM=bm, BN=bn, BK=bk, STAGES=stages, PRECISION=precision,
+        num_warps=warps)
     return c
 
 

@@ -9,10 +9,10 @@ from .kernels import add_kernel, describe, matmul_descriptors, multiplied
 from .machine.count import Counters, table
 
 ONE, TWO, FOUR = "%r1", "{%r1, %r1}", "{%r1, %r1, %r1, %r1}"
-BANKS = ((4, "b32", ONE, 1, 1), (8, "b32", ONE, 2, 1), (128, "b32", ONE, 32, 1), (132, "b32", ONE, 1, 1),
-         (16, "v4.b32", FOUR, 4, 4), (144, "v4.b32", FOUR, 4, 4), (128, "v4.b32", FOUR, 32, 4), (2, "b16", "%rs1", 1, 1),
-         (64, "b16", "%rs1", 16, 1), (8, "v2.b32", TWO, 2, 2), (16, "v2.b32", TWO, 4, 2))
-# bytes between threads, the store, its operand, wavefronts, their least
+BANKS = (  # bytes between threads, the store, its operand, wavefronts, their least
+    (4, "b32", ONE, 1, 1), (8, "b32", ONE, 2, 1), (128, "b32", ONE, 32, 1), (132, "b32", ONE, 1, 1),
+    (16, "v4.b32", FOUR, 4, 4), (144, "v4.b32", FOUR, 4, 4), (128, "v4.b32", FOUR, 32, 4), (2, "b16", "%rs1", 1, 1),
+    (64, "b16", "%rs1", 16, 1), (8, "v2.b32", TWO, 2, 2), (16, "v2.b32", TWO, 4, 2))
 
 
 def counted(target, call):
@@ -56,7 +56,8 @@ def test_sectors(step, sectors, least):
 def test_sectors_of_some_threads():
     x = torch.zeros(32 * 64, dtype=torch.int32)
     found = counters_of("mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 5; ld.param.b64 %rd1, [p_0]; "
-                        "mad.wide.u32 %rd2, %r1, 64, %rd1; @%p1 ld.global.v4.b32 {%r2, %r3, %r4, %r5}, [%rd2];", x, threads=64)
+                        "mad.wide.u32 %rd2, %r1, 64, %rd1; @%p1 ld.global.v4.b32 {%r2, %r3, %r4, %r5}, [%rd2];", x,
+                        threads=64)
     assert (found.sectors["load"], found.ideal_sectors["load"]) == (5, 3)
     assert (found.requests["load"], found.bytes["load"]) == (1, 80)
     assert found.instructions()["load global"] == 2  # both warps issue it

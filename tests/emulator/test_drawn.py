@@ -1,7 +1,6 @@
-"""All gradients in one pass over memory, and the tests' corpus, as compiled: a sample of what `make test-compiled` draws."""
+"""All gradients in one pass, the tests' corpus and random problems: a sample of what `make test-compiled` draws."""
 
 import random
-from collections import Counter
 from collections import Counter
 
 import pytest
@@ -15,9 +14,6 @@ from .parts import PARTS
 pytestmark = pytest.mark.slow
 DEVICE = Device.named("nvidia_h200")
 DRAWN = {"onepass": range(8), "corpus": range(12), "random": range(8)}  # part: numbers
-ran = {part: Counter() for part in DRAWN}
-
-
 ran = {part: Counter() for part in DRAWN}
 
 

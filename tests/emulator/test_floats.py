@@ -61,13 +61,14 @@ def test_what_is_no_number():
     assert all(v & 0x7FFFFFFF > 0x7F800000 for v in got)
     compare = "setp.{}.f32 %p1, {{0}}, {{1}}; selp.b32 {{d}}, 1, 0, %p1;"
     for name, want in (("lt", [0, 0, 0]), ("ltu", [1, 1, 0]), ("ne", [0, 0, 0]), ("neu", [1, 1, 0]), ("eq", [0, 0, 1]),
-                       ("equ", [1, 1, 1]), ("ge", [0, 0, 1]), ("geu", [1, 1, 1]), ("nan", [1, 1, 0]), ("num", [0, 0, 1])):
+                       ("equ", [1, 1, 1]), ("ge", [0, 0, 1]), ("geu", [1, 1, 1]), ("nan", [1, 1, 0]),
+                       ("num", [0, 0, 1])):
         assert elementwise(compare.format(name), [[nan, one, one], [one, nan, one]], 4) == want, name
 
 
 def test_functions():
-    for text, function in (("ex2.approx.ftz.f32", np.exp2), ("lg2.approx.f32", np.log2), ("rcp.approx.f32", lambda v: 1 / v),
-                           ("tanh.approx.f32", np.tanh), ("sqrt.rn.f32", np.sqrt),
+    for text, function in (("ex2.approx.ftz.f32", np.exp2), ("lg2.approx.f32", np.log2),
+                           ("rcp.approx.f32", np.reciprocal), ("tanh.approx.f32", np.tanh), ("sqrt.rn.f32", np.sqrt),
                            ("rsqrt.approx.f32", lambda v: 1 / np.sqrt(v))):
         x = np.linspace(0.01, 9, 64).astype(np.float32)
         got = np.array(elementwise(text + " {d}, {0};", [x.view(np.uint32).tolist()], 4), np.uint32).view(np.float32)
@@ -91,7 +92,8 @@ def test_pairs_of_halves():
     for text, want in (("mul.f16x2 {d}, {0}, {1};", a * b), ("add.f16x2 {d}, {0}, {1};", a + b),
                        ("fma.rn.f16x2 {d}, {0}, {1}, {2};", (a.astype(np.float64) * b + c).astype(np.float16))):
         assert elementwise(text, [pack(a), pack(b), pack(c)][:text.count("{") - 1], 4) == pack(want), text
-    text = "setp.gt.f16x2 %p1|%p2, {0}, {1}; selp.b32 %r30, 1, 0, %p1; selp.b32 %r31, 2, 0, %p2; or.b32 {d}, %r30, %r31;"
+    text = ("setp.gt.f16x2 %p1|%p2, {0}, {1}; selp.b32 %r30, 1, 0, %p1; selp.b32 %r31, 2, 0, %p2; "
+            "or.b32 {d}, %r30, %r31;")
     assert elementwise(text, [pack(a), pack(b)], 4) == ((a[:, 0] > b[:, 0]) + 2 * (a[:, 1] > b[:, 1])).tolist()
     x, y, z = (torch.from_numpy(rng.standard_normal(400)).bfloat16() for _ in range(3))
     bits = lambda t: [v & 0xFFFF for v in t.view(torch.int16).tolist()]

@@ -45,7 +45,8 @@ def form_of(problem, config):
 
 def chosen(problem, device, form, rng):
     """A config of this form: tiles not far larger than the problem; wide and pipelined where there are such."""
-    found = [c for c in search.candidates(problem, device) if form_of(problem, c) == form and c.block_m * c.block_n <= 64 * 128]
+    found = [c for c in search.candidates(problem, device)
+             if form_of(problem, c) == form and c.block_m * c.block_n <= 64 * 128]
     wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.stages > 1]
     return rng.choice(wide or found)
 

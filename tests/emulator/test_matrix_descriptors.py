@@ -10,7 +10,8 @@ SPANS = {0: 8, 1: 64, 2: 32, 3: 16}  # items of a swizzled row, by the descripto
 SWIZZLES = {0: 0, 1: 7, 2: 3, 3: 1}  # bits of an address from 7 on that are added to those from 4 on
 BODY = """
     mov.u32 %r1, %tid.x; mov.b32 %r2, global_smem; ld.param.b64 %rd1, [p_0]; ld.param.b64 %rd2, [p_1]; mov.b32 %r3, 0;
-$L: mad.lo.s32 %r4, %r3, 2048, 0; shl.b32 %r5, %r1, 4; add.s32 %r4, %r4, %r5; cvt.u64.u32 %rd3, %r4; add.s64 %rd4, %rd1, %rd3;
+$L: mad.lo.s32 %r4, %r3, 2048, 0; shl.b32 %r5, %r1, 4; add.s32 %r4, %r4, %r5; cvt.u64.u32 %rd3, %r4;
+    add.s64 %rd4, %rd1, %rd3;
     ld.global.v4.b32 {{%r11, %r12, %r13, %r14}}, [%rd4]; add.s32 %r6, %r2, %r4;
     st.shared.v4.b32 [%r6], {{%r11, %r12, %r13, %r14}};
     add.s32 %r3, %r3, 1; setp.lt.s32 %p1, %r3, 16; @%p1 bra $L;
@@ -23,8 +24,8 @@ $L: mad.lo.s32 %r4, %r3, 2048, 0; shl.b32 %r5, %r1, 4; add.s32 %r4, %r4, %r5; cv
     {product}, %rd5, %rd6, 1, 1, 1, {majors};
     wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;
     shr.u32 %r20, %r1, 5; and.b32 %r21, %r1, 31; shr.u32 %r22, %r21, 2; and.b32 %r23, %r21, 3;
-    mad.lo.s32 %r24, %r20, 16, %r22; mul.lo.s32 %r25, %r24, {pitch}; mad.lo.s32 %r25, %r23, 8, %r25; cvt.u64.u32 %rd8, %r25;
-    add.s64 %rd9, %rd2, %rd8;
+    mad.lo.s32 %r24, %r20, 16, %r22; mul.lo.s32 %r25, %r24, {pitch}; mad.lo.s32 %r25, %r23, 8, %r25;
+    cvt.u64.u32 %rd8, %r25; add.s64 %rd9, %rd2, %rd8;
     {stores}
 """
 
@@ -64,6 +65,7 @@ def test_products(mode, n):
             product=f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.f16.f16 {{{registers}}}",
             stores="\n".join(f"st.global.b32 [%rd9+{place}], %f{i};" for i, place in enumerate(places)))
         memory, out = torch.from_numpy(np.concatenate([raw_a, raw_b])), torch.zeros(64, n)
-        warnings = run_ptx(body, memory, out, registers=f".reg .b32 %f<{n // 2}>;", threads=128, shared=32768, races=True)
+        declared = f".reg .b32 %f<{n // 2}>;"
+        warnings = run_ptx(body, memory, out, registers=declared, threads=128, shared=32768, races=True)
         assert torch.equal(out, torch.from_numpy(a.astype(np.float32) @ b.astype(np.float32))), (trans_a, trans_b)
         assert not str(warnings), warnings

@@ -82,8 +82,8 @@ def test_missing_waits_of_wgmma_are_found(hopper):
 def test_a_buffer_overwritten_too_early_is_found(hopper):
     """A wait that lets one product more go on: a copy lands where it still reads."""
     later = lambda ptx: re.sub(r"(wgmma\.wait_group\.sync\.aligned) 1;", r"\1 2;", ptx)
-    modes = list(product(("early", "late"), repeat=2))
-    assert any(faulty(hopper, later, (64, 64, 32, 4, 3), copies=copies, products=products) for copies, products in modes)
+    modes = [dict(copies=copies, products=products) for copies, products in product(("early", "late"), repeat=2)]
+    assert any(faulty(hopper, later, (64, 64, 32, 4, 3), **mode) for mode in modes)
 
 
 def test_faults_of_tensor_copies_are_found(hopper):

@@ -7,7 +7,8 @@ from .byhand import run_ptx
 from .machine.faults import Deadlock
 
 EXCHANGES = (
-    "shfl.sync.bfly.b32 %r3, %r2, 5, 31, -1;", "shfl.sync.up.b32 %r3, %r2, 3, 0, -1;", "shfl.sync.down.b32 %r3, %r2, 3, 31, -1;",
+    "shfl.sync.bfly.b32 %r3, %r2, 5, 31, -1;", "shfl.sync.up.b32 %r3, %r2, 3, 0, -1;",
+    "shfl.sync.down.b32 %r3, %r2, 3, 31, -1;",
     "shfl.sync.idx.b32 %r3, %r2, 7, 31, -1;", "shfl.sync.bfly.b32 %r3, %r2, 1, 0x1c1f, -1;",
     "setp.lt.u32 %p1, %r1, 5; vote.sync.ballot.b32 %r3, %p1, -1;", "elect.sync %r3|%p1, -1; selp.b32 %r3, 1, 0, %p1;",
     "shfl.sync.idx.b32 %r3|%p1, %r2, 1, 0x1c03, -1;")
@@ -60,7 +61,8 @@ def test_deadlocks_are_found():
         run_ptx("""mov.b32 %r1, global_smem; mov.u32 %r2, %tid.x; setp.eq.u32 %p1, %r2, 0;
             @%p1 mbarrier.init.shared::cta.b64 [%r1], 1; bar.sync 0;
             { .reg .pred complete;
-            waitLoop: mbarrier.try_wait.parity.shared::cta.b64 complete, [%r1], 0; @!complete bra.uni waitLoop; }""", shared=64)
+            waitLoop: mbarrier.try_wait.parity.shared::cta.b64 complete, [%r1], 0; @!complete bra.uni waitLoop; }""",
+                shared=64)
     with pytest.raises(Deadlock):
         run_ptx("mov.u32 %r1, %tid.x; setp.eq.u32 %p1, %r1, 3; @%p1 bra $L1; bar.sync 0; bra.uni $L2; "
                 "$L1: bar.sync 1; $L2:")

@@ -1,6 +1,7 @@
-"""What of the library is run as compiled, drawn at random. A part is a function from (rng, device) to a case: what it is, as a
-dict that can be printed, and a call that raises where something is wrong. Operands are small integers, so the truth is
-exact; what surrounds them is NaN.
+"""What of the library is run as compiled, drawn at random.
+
+A part is a function from (rng, device) to a case: what it is, as a dict that can be printed, and a call that raises
+where something is wrong. Operands are small integers, so the truth is exact; what surrounds them is NaN.
 """
 
 from .corpus import corpus

@@ -21,8 +21,8 @@ TOLERANCES = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 2
 
 def interface(rng, device):
     """One of the layers, with any activation in any view."""
-    return chosen(rng.choice(tuple(LAYERS)), rng.choice((None, *ACTIVATIONS)), rng.choice(VIEWS), rng.choice(tuple(TOLERANCES)),
-                  rng.choice(("plain", "residual", "out")))
+    return chosen(rng.choice(tuple(LAYERS)), rng.choice((None, *ACTIVATIONS)), rng.choice(VIEWS),
+                  rng.choice(tuple(TOLERANCES)), rng.choice(("plain", "residual", "out")))
 
 
 def chosen(layer, activation, view, dtype, how):
@@ -34,8 +34,9 @@ def chosen(layer, activation, view, dtype, how):
 def check(layer, activation, view, dtype, how):
     """The layer and its gradients, against the definition."""
     geometry, fused = layer[5:], Activation.of(activation)
-    # Gradients behind an activation are no integers: tf32, the default, would lose digits that the bound does not allow.
-    given = dict(activation=activation, precision="ieee" if fused and dtype is torch.float32 else None, backend="triton")
+    # Gradients behind an activation are no integers: tf32, the default, loses digits that the bound does not allow.
+    precision = "ieee" if fused and dtype is torch.float32 else None
+    given = dict(activation=activation, precision=precision, backend="triton")
     x, w, b, residual, dy = tensors(layer, view, dtype, 16 if fused else 1)
     residual = residual if how == "residual" else None
     exact = [t.double().requires_grad_() for t in (x, w, b)]
@@ -53,7 +54,8 @@ def check(layer, activation, view, dtype, how):
     if fused:  # the derivative by the definition, from what was saved, rounded as the kernel rounds
         kept = y.detach() if fused.derivative_from == "output" else z.detach().to(dtype)
         dz = dz * reference.activation_derivative(kept.double(), fused.name, fused.parameters)
-    for name, found, wanted in zip(("dx", "dw", "db"), torch.autograd.grad(y, inputs, dy), torch.autograd.grad(z, exact, dz)):
+    found, wanted = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(z, exact, dz)
+    for name, found, wanted in zip(("dx", "dw", "db"), found, wanted):
         near(found, wanted, 6 * tolerance, name)
 
 

@@ -41,7 +41,8 @@ def onepass(rng, device):
     dtype, bias = rng.choice((torch.float16, torch.bfloat16)), rng.random() < 0.5
     tile = dict(block_k=rng.choice((16, 32, 64, 128)), warps=rng.choice((4, 8)), stages=rng.choice((1, 2, 3)),
                 shares=rng.choice((1, 2, 3, 5)), rows=rng.choice((1, 1, 2, 4)), columns=rng.choice((1, 1, 2)))
-    what = dict(case=str(case), layout=layout, x_layout=other, activation=activation, dtype=str(dtype), bias=bias, **tile)
+    what = dict(case=str(case), layout=layout, x_layout=other, activation=activation, dtype=str(dtype), bias=bias)
+    what |= tile
     return what, lambda: check(case, layout, other, Activation.of(activation), dtype, bias, tile)
 
 
@@ -53,10 +54,10 @@ def check(case, layout, x_layout, activation, dtype, bias, tile):
         y = reference.conv_transpose3d(t.x, t.w, t.b, **case.geometry, out_size=case.out_size, activation=activation)
         saved = lay_out(y.to(dtype), layout)
     did = mock.Mock(side_effect=launch.bind)
-    with (mock.patch.object(search, "one_pass", lambda problem, device, constraints: config_of(problem, device, **tile)),
-          mock.patch.object(launch, "bind", did)):
-        dx, dw, db = launch.backward(dz, x, t.w, saved, bias, dense_strides(t.w), case.stride, case.padding, case.dilation, 1,
-                                     "tf32", activation)
+    pick = lambda problem, device, constraints: config_of(problem, device, **tile)
+    with mock.patch.object(search, "one_pass", pick), mock.patch.object(launch, "bind", did):
+        dx, dw, db = launch.backward(dz, x, t.w, saved, bias, dense_strides(t.w), case.stride, case.padding,
+                                     case.dilation, 1, "tf32", activation)
     if not any(call.args[0].problem.direction == "backward" for call in did.call_args_list):
         raise Skip("not in one pass")
     if activation:
