@@ -25,6 +25,15 @@ def test_fma_rounds_once():
             assert got == rounded32(exact), (f32(x), f32(y), f32(z))
 
 
+def test_fma_is_not_rounded_by_way_of_double():
+    """Sums so near a tie of fp32 that a double cannot tell them from it: rounding twice goes to the even neighbour."""
+    up, down = bits32((1 + 2.0**-23) * 2.0**-12), bits32((1 - 2.0**-23) * 2.0**-12)  # their product: 2**-24 - 2**-70
+    odd = [bits32(sign * (1 + 2.0**-23)) for sign in (1, -1)]
+    found = elementwise("fma.rn.f32 {d}, {0}, {1}, {2};", [[up, up ^ 1 << 31], [down, down], odd], 4)
+    assert found == [rounded32(Fraction(f32(x)) * Fraction(f32(down)) + Fraction(f32(z)))
+                     for x, z in zip([up, up ^ 1 << 31], odd)] == odd
+
+
 def test_conversions_to_halves():
     edges = [0x477FE000, 0x477FF000, 0x477FEFFF, 0x33000000, 0x33000001, 0x7F800000]
     a = floats(1000, 4, 20) + [0x38800000 + i * 0x1000 for i in range(-3, 4)] + edges

@@ -69,12 +69,18 @@ def test_a_removed_wait_for_tensor_copies():
     assert found("nvidia_h200", *DESCRIPTORS, without(r"mbarrier\.try_wait[^;]*;|@!complete bra\.uni waitLoop;"))
 
 
+@pytest.mark.parametrize("direction", ("forward", "grad_input", "grad_weight"))
 @pytest.mark.parametrize("target", ("nvidia_h200", "nvidia_a100"))
-def test_a_false_alignment(target):
+def test_a_false_alignment(target, direction):
     """Hints that promise 16 bytes, of tensors whose places lie no multiple of that apart."""
-    assert not run(target, *POINTERS).warnings()
-    with mock.patch.object(problems, "_among_nan", padded), pytest.raises(Fault, match="misaligned"):
-        run(target, *POINTERS)
+    device, problem = Device.named(target), case.parse(f"{direction} n2 ci64 co32 in4x4x8 k2 s2 channels_last")
+    config = next(c for c in search.candidates(problem, device) if c.path == "gather")
+    with emulated(target, exact=True, races=True) as emulator:
+        computed(problem, config, device)[1]()
+    assert not emulator.warnings()
+    with (emulated(target, exact=True, races=True), mock.patch.object(problems, "_among_nan", padded),
+          pytest.raises(Fault, match="misaligned")):
+        computed(problem, config, device)[1]()
 
 
 def padded(t):
