@@ -3,11 +3,12 @@
 import itertools
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.check import _among_nan
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import search
+from triton_conv3dt.planning import lowering, search
 from triton_conv3dt.problems import case, sampling
 
 from ..cases import Skip
@@ -23,6 +24,7 @@ LAYERS = (
     "ci3 co16 in4x5x8 k4 s2 p1", "ci16 co16 in4x5x8 k3 p2 d2")
 DTYPES = ("float16", "bfloat16", "float32 tf32", "float32 tf32", "float32 tf32x3", "float32 ieee")
 LARGEST_TILE = {True: 64 * 64, False: 128 * 128}  # ieee or not: larger ones say nothing more of so small layers
+MOST_WARPS = 4096  # of a launch
 
 
 def configs(rng, device):
@@ -53,8 +55,9 @@ def random(rng, device):
 
 @lru_cache(maxsize=None)
 def candidates(problem, device):
-    """Those of a problem, remembered."""
-    return search.candidates(problem, device)
+    """Those of a problem, remembered, but for what takes minutes: a program for each tap and channel."""
+    warps = {c: prod(lowering.grid(problem, c)) * c.warps for c in search.candidates(problem, device)}
+    return [c for c, count in warps.items() if count <= max(MOST_WARPS, min(warps.values()))]
 
 
 def computed(problem, config, device):
