@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick docs inspect install clean gpu gpu-test gpu-sanitize
+.PHONY: help demo test test-quick test-compiled docs inspect install clean gpu gpu-test gpu-sanitize
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." is passed on: make test ARGS="-k geometry -x", make demo ARGS="--output head.png"\n'
 	@printf '  JOBS=1 runs the tests in one process; by default there are as many as cores\n'
 	@printf '  PYTHON=python3.12 picks the interpreter for .venv; PIP_FIND_LINKS and other pip settings are honoured\n'
@@ -27,6 +27,10 @@ test: $(STAMP)  ## run the test suite
 
 test-quick: $(STAMP)  ## run every test with a few of its parameter sets, without the slow ones
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --quick $(ARGS)
+
+test-compiled: $(STAMP)  ## run compiled kernels with no GPU, at random: ARGS="--minutes 30 --seed 7"
+	@env -u TRITON_INTERPRET TRITON_CACHE_DIR=build/emulator-cache OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/support \
+	    $(PY) -m emulator $(ARGS)
 
 inspect: $(STAMP)  ## compile every shipped config, and some defaults with other versions of Triton too
 	$(PY) -m triton_conv3dt inspect --configs

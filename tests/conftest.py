@@ -9,7 +9,7 @@ import pytest
 import torch
 
 HAS_GPU = torch.cuda.is_available()
-if not HAS_GPU:
+if not HAS_GPU and "EMULATOR_REPORTS" not in os.environ:  # the emulator runs what is compiled
     assert "triton" not in sys.modules, "Triton was imported before it could be told to interpret"
     os.environ["TRITON_INTERPRET"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,0 +1,209 @@
+"""A Triton driver that is not there: kernels compile for a GPU and their PTX runs here, on CPU tensors.
+
+    with emulating("nvidia_h200") as emulator:
+        kernel[grid](...)                          # any Triton kernel
+    emulator.launches[-1]                          # its name, grid, ptx, warnings, regions, counters
+
+A process that interprets (TRITON_INTERPRET=1) cannot emulate: Triton's own functions are not compilable there.
+"""
+
+import hashlib
+import os
+import re
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.compiler.compiler import CompiledKernel
+from triton.runtime import driver as runtime
+
+from .arguments import Arguments
+from .machine.count import Counters
+from .machine.faults import Options, Warnings
+from .machine.machine import launch
+from .ptx.parse import parse
+from .ptx.translate import Program
+
+TARGETS = {"nvidia_h200": (90, 232448, 132), "nvidia_a100": (80, 166912, 108)}  # capability, shared memory, SMs
+
+
+@dataclass
+class Launch:
+    """What became of a launch. regions: the memory of its arguments. counters: None unless asked for."""
+
+    name: str
+    grid: tuple
+    warps: int
+    warnings: Warnings
+    counters: Counters | None
+    regions: list
+    seconds: float
+    ptx: str
+
+    def summary(self) -> dict:
+        """What was counted."""
+        return self.counters.summary(self.regions)
+
+
+class Emulator:
+    """What is wanted of launches, and those that there were. The innermost `emulating` has the one that is asked.
+
+    edit: a function from PTX to PTX, to plant a fault. counting: count what launches do. exact: the bytes of the
+    tensors alone may be written, else the whole storages; reads beside them are warned of.
+    """
+
+    def __init__(self, target: str, options: Options, counting: bool, exact: bool):
+        self.target, self.options, self.counting, self.exact = target, options, counting, exact
+        self.launches, self.edit, self._programs = [], None, {}
+
+    def program(self, ptx: str) -> Program:
+        """The program of a PTX text, edited."""
+        if self.edit is not None:
+            ptx = self.edit(ptx)
+        key = hashlib.sha1(ptx.encode()).hexdigest()
+        if key not in self._programs:
+            self._programs[key] = Program(parse(ptx))
+        return self._programs[key]
+
+    def warnings(self) -> list[str]:
+        """What was warned of in all launches."""
+        return [text for launch in self.launches for _, text in launch.warnings.found.values()]
+
+    def modes(self, call, every=True):
+        """call() with asynchronous work late and early; yields (copies, products, result). every: all four of these."""
+        before = self.options
+        try:
+            for copies in ("late", "early"):
+                for products in ("late", "early") if every else (copies,):
+                    self.options = replace(before, copies=copies, products=products)
+                    yield copies, products, call()
+        finally:
+            self.options = before
+
+
+class Launcher:
+    """What a launcher is to a compiled kernel."""
+
+    def __init__(self, src, metadata):
+        self.ptx = _compiling[-1].asm["ptx"]
+        self.name, self.metadata = src.fn.__name__, metadata
+        self.parameters = src.fn.arg_names, list(src.signature.values()), getattr(metadata, "tensordesc_meta", None)
+
+    def __call__(self, x, y, z, stream, function, kernel_metadata, launch_metadata, enter, leave, *args):
+        if x * y * z == 0:
+            return
+        if getattr(self.metadata, "num_ctas", 1) != 1:
+            raise NotImplementedError("clusters")
+        emulator, start = _active[-1], time.perf_counter()
+        program, arguments = emulator.program(self.ptx), Arguments(*self.parameters, args)
+        arguments.add_scratch(x * y * z * self.metadata.global_scratch_size)
+        arguments.add_scratch(x * y * z * self.metadata.profile_scratch_size)
+        params, maps = arguments.buffer(program)
+        regions, counters = arguments.regions(emulator.exact), Counters() if emulator.counting else None
+        if counters or emulator.options.races:
+            for region in regions:
+                region.watch()
+        threads = program.kernel.threads or self.metadata.num_warps * 32
+        warnings = launch(program, (x, y, z), params, maps, regions, self.metadata.shared, threads, emulator.options,
+                          counters)
+        for region in regions if emulator.options.races else ():
+            if region.rewritten:
+                text = f"bytes of {region.name} were written more than once by {self.name}"
+                warnings.add("rewritten", region.name, region.rewritten, text)
+        seconds = time.perf_counter() - start
+        emulator.launches.append(
+            Launch(self.name, (x, y, z), threads // 32, warnings, counters, regions, seconds, self.ptx))
+
+
+class Utils:
+    """What Triton asks of a driver."""
+
+    def __init__(self, shared, sms):
+        self.shared, self.sms = shared, sms
+
+    def get_device_properties(self, device):
+        return dict(max_shared_mem=self.shared, max_num_regs=65536, multiprocessor_count=self.sms, warpSize=32,
+                    sm_clock_rate=1980000, mem_clock_rate=3201000, mem_bus_width=6144)
+
+    def load_binary(self, name, binary, shared, device):
+        return 1, 2, 0, 0, 1024  # module, function, registers, spills, threads at most
+
+
+class Driver:
+    """The driver of one target. Triton keeps compiled kernels by device, so each target has a number of its own."""
+
+    launcher_cls, binary_ext = Launcher, "cubin"
+
+    def __init__(self, target):
+        self.arch, shared, sms = TARGETS[target]
+        self.utils = Utils(shared, sms)
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self):
+        return self.arch
+
+    def get_current_stream(self, device=0):
+        return 0
+
+    def set_current_device(self, device):
+        pass
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+    def map_python_to_cpp_type(self, ty):
+        return ty
+
+    def is_active(self):
+        return True
+
+
+_active: list[Emulator] = []
+_compiling: list[CompiledKernel] = []
+_init_handles = CompiledKernel._init_handles
+
+
+def _handles(self):
+    """A launcher is not told the PTX; this says whose it is."""
+    _compiling.append(self)
+    try:
+        return _init_handles(self)
+    finally:
+        _compiling.pop()
+
+
+def _not_assembled(self, src, metadata, opt, capability):
+    """PTX is what runs; assembling it takes most of a compile. The name of the kernel is what Triton needs of it."""
+    metadata["name"] = re.search(r"\.visible \.entry (\w+)", src).group(1)
+    return b"not assembled"
+
+
+@contextmanager
+def emulating(target="nvidia_h200", *, counting=False, exact=False, assemble=False, **options):
+    """Triton's driver is the emulator of this target meanwhile; yields it. options: fields of Options.
+
+    assemble: run ptxas as well, to see that it takes the PTX. Else the "cubin" in Triton's cache is none, so the cache
+    must be shared with nobody who has a GPU.
+
+    Raises:
+        RuntimeError: this process interprets kernels.
+    """
+    if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes"):
+        raise RuntimeError("TRITON_INTERPRET is set, so nothing can be compiled; unset it before Triton is imported")
+    emulator, before = Emulator(target, Options(**options), counting, exact), runtime._active
+    assembled = CUDABackend.make_cubin if assemble else _not_assembled
+    with (mock.patch.object(CUDABackend, "make_cubin", assembled),
+          mock.patch.object(CompiledKernel, "_init_handles", _handles)):
+        runtime.set_active(Driver(target))
+        _active.append(emulator)
+        try:
+            yield emulator
+        finally:
+            _active.pop()
+            runtime.set_active(before)

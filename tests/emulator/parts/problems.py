@@ -1,0 +1,76 @@
+"""Problems with configs: those of real layers with any candidate, and the library's own random ones."""
+
+import itertools
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+
+from triton_conv3dt.checking import trial_tensors
+from triton_conv3dt.checking.check import _among_nan
+from triton_conv3dt.launching import launch
+from triton_conv3dt.planning import lowering, search
+from triton_conv3dt.problems import case, sampling
+
+from ..cases import Skip
+
+LAYERS = (
+    "n2 ci64 co32 in4x6x8 k2 s2", "ci128 co64 in4x4x8 k2 s2", "n2 ci32 co16 in3x6x8 k1x2x2 s1x2x2",
+    "ci28 co42 in3x5x7 k2 s2", "n2 ci84 co3 in2x5x9 k2 s2", "n2 ci32 co32 in3x6x8 k3 s2 p1 op1",
+    "ci28 co24 in3x5x8 k3 s2 p1 op1", "ci64 co64 in4x6x8 k4 s2 p1",
+    "n2 ci42 co20 in3x5x6 k4 s2 p1", "n2 ci16 co16 in3x4x16 k1x4x4 s1x2x2 p0x1x1", "ci32 co16 in4x6x8 k3 p1",
+    "n2 ci64 co48 in4x4x8 k1", "ci16 co24 in3x4x5 k5 s3 p2 op2", "ci32 co16 in2x4x4 k4 s4",
+    "n2 ci64 co32 in3x4x8 k2 s2 g2",
+    "ci64 co64 in3x4x8 k3 s2 p1 op1 g2", "n2 ci32 co32 in4x5x8 k5 s2 p2 op1 g32", "ci28 co28 in4x5x8 k3 p1 g28",
+    "ci3 co16 in4x5x8 k4 s2 p1", "ci16 co16 in4x5x8 k3 p2 d2")
+DTYPES = ("float16", "bfloat16", "float32 tf32", "float32 tf32", "float32 tf32x3", "float32 ieee")
+LARGEST_TILE = {True: 64 * 64, False: 128 * 128}  # ieee or not: larger ones say nothing more of so small layers
+MOST_WARPS = 4096  # of a launch
+
+
+def configs(rng, device):
+    """A layer with one of its candidates."""
+    direction = rng.choice(("forward", "grad_input", "grad_weight"))
+    words = [direction, rng.choice(LAYERS), rng.choice(DTYPES), rng.choice(("channels_first", "channels_last"))]
+    if direction == "forward":
+        words += itertools.compress(("bias", "residual"), (rng.random() < 0.5, rng.random() < 0.3))
+        words += [rng.choice(("", "relu", "leaky_relu(0.01)"))]
+    problem = replace(case.parse(" ".join(words)), w_minor=rng.choice(("tap", "co", "ci")))
+    largest = LARGEST_TILE[problem.dtype == "float32" and problem.precision == "ieee"]
+    found = [c for c in candidates(problem, device) if c.block_m * c.block_n <= largest] or candidates(problem, device)
+    # Small tiles are the many; drawn evenly, warpgroups and descriptors would hardly be met.
+    wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.dense]
+    described = [c for c in wide if c.path == "descriptor"]
+    return computed(problem, rng.choice(rng.choice([pool for pool in (found, wide, described) if pool])), device)
+
+
+def random(rng, device):
+    """A problem as `check` draws it, with its default or any other config."""
+    problem, = sampling.problems(rng.randrange(2**31), 1, ("float16", "bfloat16", "float32"))
+    problem = replace(problem, epilogue=replace(problem.epilogue, keep_pre=False))
+    if 0 in (problem.n, problem.ci, problem.co):
+        raise Skip("nothing to compute")
+    config = search.default(problem, device) if rng.random() < 0.5 else rng.choice(candidates(problem, device))
+    return computed(problem, config, device)
+
+
+@lru_cache(maxsize=None)
+def candidates(problem, device):
+    """Those of a problem, remembered, but for what takes minutes: a program for each tap and channel."""
+    warps = {c: prod(lowering.grid(problem, c)) * c.warps for c in search.candidates(problem, device)}
+    return [c for c, count in warps.items() if count <= max(MOST_WARPS, min(warps.values()))]
+
+
+def computed(problem, config, device):
+    """The case of a problem that is computed with a config, as `check` judges it."""
+    def call():
+        given, zone = trial_tensors.integers(problem, "cpu"), trial_tensors.red_zone(problem, "cpu")
+        truth = trial_tensors.truth(problem, given)
+        tensors = {name: _among_nan(getattr(given, name)) for name in ("x", "w", "y", "b", "residual")}
+        try:
+            bound = launch.bind(launch.plan(problem, device, config))
+        except ValueError as error:
+            raise Skip(str(error)) from error
+        launch.run(bound, **tensors | {trial_tensors.written(problem): zone.view})
+        zone.check(truth, trial_tensors.ulps(problem))
+
+    return dict(problem=case.format(problem), config=repr(config)), call

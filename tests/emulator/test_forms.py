@@ -1,0 +1,80 @@
+"""Every kernel of a product, in every form of reading and layout, as compiled for two GPUs: exact on integers."""
+
+import random
+from collections import defaultdict
+
+import pytest
+
+from triton_conv3dt.planning import lowering, search
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems import case
+
+from .cases import Cases
+from .library import emulated
+from .parts.problems import computed
+
+HOPPER, AMPERE = "nvidia_h200", "nvidia_a100"
+DIRECTIONS, LAYOUTS = ("forward", "grad_input", "grad_weight"), ("channels_first", "channels_last")
+DTYPES = ("float16", "bfloat16", "float32 tf32", "float32 ieee")
+LAYERS = {  # small, but with whole tiles, edges, and phases of different lengths
+    "k1": "n2 ci32 co32 in2x4x8 k1", "k2s2": "ci32 co16 in3x4x8 k2 s2", "k3s2p1": "ci32 co24 in2x3x8 k3 s2 p1 op1",
+    "k4s2p1": "ci16 co32 in2x4x8 k4 s2 p1"}
+DESCRIBED = [("forward", "rows", "k2s2", "channels_last"), ("forward", "box", "k3s2p1", "channels_first"),
+             ("forward", "box", "k4s2p1", "channels_last"), ("grad_input", "rows", "k1", "channels_last"),
+             ("grad_input", "strided", "k4s2p1", "channels_last")]  # direction, form, layer, layout
+ran = defaultdict(set)
+
+
+def combinations():
+    """Target, direction, form, layer, layout, dtype: the layers and dtypes in turn, each form with each dtype."""
+    for target in (HOPPER, AMPERE):
+        for i, direction in enumerate(DIRECTIONS):
+            for j, layout in enumerate(LAYOUTS):
+                for form, dtype in (("pointers", DTYPES[(2 * i + j) % 4]), ("direct", DTYPES[(2 * i + j + 1) % 4])):
+                    layer = (*LAYERS, "k3s2p1")[(i + 3 * j + (form == "direct")) % 5]
+                    yield target, direction, form, layer, layout, dtype
+    for direction, form, layer, layout in DESCRIBED:
+        for dtype in DTYPES[:3]:
+            yield HOPPER, direction, form, layer, layout, dtype
+
+
+def form_of(problem, config):
+    """How a config reads: as lowering says it, or "direct"."""
+    return lowering.reading(problem, config) if config.dense else "direct"
+
+
+def chosen(problem, device, form, rng):
+    """A config of this form: tiles not far larger than the problem; wide and pipelined where there are such."""
+    found = [c for c in search.candidates(problem, device)
+             if form_of(problem, c) == form and c.block_m * c.block_n <= 64 * 128]
+    wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.stages > 1]
+    return rng.choice(wide or found)
+
+
+@pytest.mark.parametrize("target, direction, form, layer, layout, dtype", list(combinations()))
+def test_products(target, direction, form, layer, layout, dtype):
+    device, epilogue = Device.named(target), " bias residual relu" if direction == "forward" else ""
+    problem = case.parse(f"{direction} {LAYERS[layer]} {dtype} {layout}{epilogue}")
+    config = chosen(problem, device, form, random.Random(f"{layer} {dtype}"))
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, device))
+    assert (cases.done, cases.skipped) == (1, 0)
+    ran[target].update(cases.kernels, cases.forms)
+    ran[target, form].add(dtype)
+    ran[target, form, "PTX"].update(cases.forms)
+
+
+@pytest.mark.slow
+def test_all_of_it_ran(request):
+    """What is promised above really ran: kernels by name, and how they read and multiply by their PTX."""
+    if sum("test_products" in item.nodeid for item in request.session.items) < len(list(combinations())):
+        pytest.skip("a part of this file was chosen")
+    kernels = {"gather", "direct", "grad_weight", "grad_weight_direct", "sum_parts", "to_channels_last"}
+    assert ran[HOPPER] >= kernels | {"wgmma", "cp.async", "tensor copies"}
+    assert ran[AMPERE] >= kernels - {"to_channels_last"} | {"mma.sync", "cp.async", "ldmatrix"}
+    assert "wgmma" not in ran[AMPERE] and "tensor copies" not in ran[AMPERE]
+    for form in ("rows", "box", "strided"):
+        assert ran[HOPPER, form] == set(DTYPES[:3]) and "tensor copies" in ran[HOPPER, form, "PTX"]
+    for target in (HOPPER, AMPERE):
+        assert ran[target, "pointers"] == ran[target, "direct"] == set(DTYPES)
