@@ -31,6 +31,9 @@ SPIN = (".L_x_0:", "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R2], R3", "@!P0 BRA `(.L
 ALL = listing("MOV R1, c[0x0][0x28]", "IADD3 R2, R1, 0x1, RZ", *SPIN, *LOOP, "@!P2 STG.E.128 [R4], R8", "EXIT")
 
 
+PTX = "mov.u32 %r1, %tid.x;\n shl.b32 %r2, %r1, 4;\n cp.async.cg.shared.global [ %r2 + 0 ], [ %rd1 + 0 ], 0x10, %r3;"
+
+
 def test_loops_count_as_often_as_they_run_and_waiting_once():
     issued = lambda text: count(execution(text, 10))
     assert issued(ALL) == {"MOV": 1, "IADD3": 1, "SYNCS": 1, "BRA": 1 + 10, "HGMMA": 10, "LDGSTS": 30, "IMAD": 200, "STG": 1,
@@ -44,7 +47,7 @@ def test_loops_count_as_often_as_they_run_and_waiting_once():
 
 def test_the_terms_of_a_product():
     plan = launch.plan(Problem.of_layer(**LAYER), H200, WHOLE)
-    found = bound(plan, ALL)
+    found = bound(plan, ALL, PTX)
     programs = (8 * 32 // 64) * (2 * 16**3 // 128)
     assert found.trips == 64 // 32
     instructions = 2 + 2 + 25 * 2 + 2
@@ -70,28 +73,30 @@ def test_what_holds_shared_memory(text, clocks):
 
 def test_shared_memory_is_written_by_copies_and_read_by_products():
     problem = Problem.of_layer(**LAYER)
-    found = bound(launch.plan(problem, H200, replace(WHOLE, path="descriptor")), ALL)
+    found = bound(launch.plan(problem, H200, replace(WHOLE, path="descriptor")), ALL, PTX)
     program = (128 * 32 * 2 / 128 / 4 + 3 * 4 + (64 + 128) / 16) * 2  # the copy engine's box, the weight, one product; two steps
-    assert found.wavefronts == pytest.approx(program)
+    assert found.wavefronts == pytest.approx(program) and found.conflicts == 1
+    conflicting = bound(launch.plan(problem, H200, replace(WHOLE, path="descriptor")), ALL, PTX.replace("%r1, 4", "%r1, 5"))
+    assert conflicting.conflicts == 2 and conflicting.wavefronts == pytest.approx(program + 3 * 4 * 2), "of the weight's copies"
     assert found.shared == pytest.approx(program * 4 * (8 * 32 // 64) * (2 * 16**3 // 128) / (132 * 1.755e9))
-    pointers = bound(launch.plan(problem, H200, WHOLE), ALL)
+    pointers = bound(launch.plan(problem, H200, WHOLE), ALL, PTX)
     assert found.wavefronts - pointers.wavefronts == 2 * 128 * 32 * 2 / 128 / 4
 
 
 def test_padding_is_multiplied_too():
     narrow = Problem.of_layer(**LAYER | dict(co=1))
-    full, padded = (bound(launch.plan(p, H200, WHOLE), ALL).tensor for p in (Problem.of_layer(**LAYER), narrow))
+    full, padded = (bound(launch.plan(p, H200, WHOLE), ALL, PTX).tensor for p in (Problem.of_layer(**LAYER), narrow))
     assert padded == pytest.approx(full / 4), "8 rows in a tile of 64, of which 32 channels fill four"
 
 
 def test_passes_write_and_read_their_workspaces():
     first = Problem.of_layer(**LAYER | dict(layout="channels_first", kernel=4, padding=1))
-    found = bound(launch.plan(first, H200, Config("gather", 64, 128, 32, stages=3)), ALL)
+    found = bound(launch.plan(first, H200, Config("gather", 64, 128, 32, stages=3)), ALL, PTX)
     assert found.passes == pytest.approx(2 * 2 * 64 * 32 * 64 / 4.8e12), "the packed weight"
-    copied = bound(launch.plan(first, H200, Config("gather", 64, 128, 32, stages=3, copy=True)), ALL)
+    copied = bound(launch.plan(first, H200, Config("gather", 64, 128, 32, stages=3, copy=True)), ALL, PTX)
     assert copied.passes - found.passes == pytest.approx(2 * 2 * 2 * 64 * 16**3 / 4.8e12), "and the copied x"
     weights = Problem.of_layer("grad_weight", **LAYER)
-    shares = bound(launch.plan(weights, H200, Config("gather", 64, 32, 32, stages=3, shares=5)), ALL)
+    shares = bound(launch.plan(weights, H200, Config("gather", 64, 32, 32, stages=3, shares=5)), ALL, PTX)
     assert shares.passes == pytest.approx(2 * 5 * 4 * 64 * 32 * 8 / 4.8e12)
 
 
@@ -101,12 +106,12 @@ def test_passes_write_and_read_their_workspaces():
     ("grad_input", Config("gather", 64, 128, 32, stages=3), 8), (BACKWARD, Config("onepass", 64, 256, 32, 8, 2, shares=64), 4),
     ("grad_weight", Config("gather", 64, 32, 32, stages=3, shares=4), 2 * 16**3 / 32 / 4)], ids=str)
 def test_trips_come_from_the_plan(direction, config, trips):
-    found = bound(launch.plan(Problem.of_layer(direction, **LAYER), H200, config), ALL)
+    found = bound(launch.plan(Problem.of_layer(direction, **LAYER), H200, config), ALL, PTX)
     assert found.trips == trips and (found.tensor > 0) == config.dense
 
 
 def test_the_limit_is_the_worst_term_and_the_passes():
-    found = Bound(roofline=2.0, instructions=1, trips=9, wavefronts=2, issue=3.0, integer=5.0, shared=4.0, l2=4.0, tensor=1.0,
+    found = Bound(roofline=2.0, instructions=1, trips=9, wavefronts=2, conflicts=1, issue=3.0, integer=5.0, shared=4.0, l2=4.0, tensor=1.0,
                   dram=2.0, passes=1.0)
     assert (found.limit, found.binds) == (3.0, "integer")
     said = {"dram": 1.0, "issue": 1.5, "shared": 2.0, "wavefronts": 2, "passes": 0.5, "binds": "integer"}
@@ -115,8 +120,8 @@ def test_the_limit_is_the_worst_term_and_the_passes():
 
 def test_there_is_none_where_a_rate_is_not_known():
     problem = Problem.of_layer(**LAYER)
-    assert bound(launch.plan(problem, Device.named("nvidia_l4"), replace(WHOLE, stages=2)), ALL) is None
-    assert bound(launch.plan(replace(problem, dtype="float64"), H200, Config("direct", 32, 64)), ALL) is None
-    a100 = bound(launch.plan(problem, Device.named("nvidia_a100"), WHOLE), ALL)
+    assert bound(launch.plan(problem, Device.named("nvidia_l4"), replace(WHOLE, stages=2)), ALL, PTX) is None
+    assert bound(launch.plan(replace(problem, dtype="float64"), H200, Config("direct", 32, 64)), ALL, PTX) is None
+    a100 = bound(launch.plan(problem, Device.named("nvidia_a100"), WHOLE), ALL, PTX)
     assert a100.l2 == 0 and a100.limit >= 1, "its L2 is not known"
     assert set(PIPES := bounds.INTEGER & bounds.MULTIPLY) == set(), PIPES

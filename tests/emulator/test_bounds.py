@@ -5,6 +5,7 @@ has one in fourteen: the band is wide. It would show a loop that a bound counts 
 """
 
 import random
+import re
 from math import prod
 
 import pytest
@@ -12,6 +13,7 @@ import triton
 
 from triton_conv3dt.compiling import bounds, machinecode
 from triton_conv3dt.compiling.compile import compile_plan
+from triton_conv3dt.compiling.conflicts import conflicts
 from triton_conv3dt.launching import launch
 from triton_conv3dt.planning import search, terms
 from triton_conv3dt.planning.device import Device
@@ -52,7 +54,10 @@ def test_instructions_and_bytes(target, direction, form, layer, layout, dtype, r
     config = chosen(problem, device, form, random.Random(layer))
     plan = launch.plan(problem, device, config)
     emulator = ran(target, problem, config)
-    found, = (one.summary() for one in emulator.launches if one.name == plan.schedule.main.kernel)
+    launched, = (one for one in emulator.launches if one.name == plan.schedule.main.kernel)
+    found = launched.summary()
+    waited = re.sub(r"\tcp\.async\.c[ag].*", "", launched.ptx)  # the emulator counts no banks of copies
+    assert conflicts(waited, terms.trips(plan)) == pytest.approx(found["bank_conflict_factor"])
     programs = prod(plan.schedule.main.grid)
     request.getfixturevalue("assembled")
     machine = bounds.count(bounds.execution(machinecode.listing(compile_plan(plan))[1], terms.trips(plan))).total()

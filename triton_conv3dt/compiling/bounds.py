@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from ..planning.plan import Plan
 from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips
+from .conflicts import conflicts
 from .machinecode import bits
 
 SCHEDULERS = 4  # of an SM, on every architecture from sm_80 on
@@ -34,7 +35,7 @@ class Bound(Terms):
     pipes, in seconds.
 
     instructions: what one warp issues. trips: of the loop, by one program. wavefronts: clocks in which one warp holds the shared
-    memory of its SM, without bank conflicts.
+    memory of its SM. conflicts: those of its accesses over their least, 1.0 where banks never conflict.
     """
 
     resources: ClassVar = (*Terms.resources, "issue", "integer")
@@ -42,28 +43,31 @@ class Bound(Terms):
     instructions: float
     trips: float
     wavefronts: float
+    conflicts: float
     issue: float
     integer: float
 
     def as_json(self) -> dict:
         """In JSON's types; terms and passes as multiples of the roofline."""
         return {"limit": self.limit, "binds": self.binds, "roofline_seconds": self.roofline,
-                "instructions": self.instructions, "trips": self.trips, "wavefronts": self.wavefronts, **self.over, "passes": self.passes / self.roofline}
+                "instructions": self.instructions, "trips": self.trips, "wavefronts": self.wavefronts,
+                "conflicts": self.conflicts, **self.over, "passes": self.passes / self.roofline}
 
 
-def bound(plan: Plan, disassembly: str) -> Bound | None:
-    """The bound of a plan whose main kernel was compiled to this machine code; None for a device whose clock or rates are not
-    known, and for float64, whose rate is not."""
+def bound(plan: Plan, disassembly: str, ptx: str) -> Bound | None:
+    """The bound of a plan whose main kernel was compiled to this PTX and machine code; None for a device whose clock or rates are
+    not known, and for float64, whose rate is not."""
     known, device = terms(plan), plan.device
     if known is None or not device.clock:
         return None
     executed = execution(disassembly, trips(plan))
-    issued, held = count(executed), wavefronts(executed) + described_bytes(plan) / WAVEFRONT / plan.config.warps
+    issued, conflicting = count(executed), conflicts(ptx, trips(plan))
+    held = wavefronts(executed, conflicting) + described_bytes(plan) / WAVEFRONT / plan.config.warps
     warps = prod(plan.schedule.main.grid) * plan.config.warps
     clocks = warps / (device.sms * device.clock)  # seconds in which every warp has its SM for one clock
     pipes = max(sum(issued[family] for family in families) for families in (INTEGER, MULTIPLY))
     return Bound(**vars(known) | dict(shared=held * clocks), instructions=issued.total(), trips=trips(plan), wavefronts=held,
-                 issue=issued.total() * clocks / SCHEDULERS, integer=2 * pipes * clocks / SCHEDULERS)
+                 conflicts=conflicting, issue=issued.total() * clocks / SCHEDULERS, integer=2 * pipes * clocks / SCHEDULERS)
 
 
 def execution(disassembly: str, trips: float) -> list[tuple[str, float]]:
@@ -88,20 +92,21 @@ def count(executed: Iterable[tuple[str, float]]) -> Counter:
     return found
 
 
-def wavefronts(executed: Iterable[tuple[str, float]]) -> float:
-    """Clocks in which one warp's instructions hold shared memory: 128 bytes each, whatever part of them is used. A product of a
-    warpgroup reads both operands anew, or the second alone where the first lies in registers."""
-    found = 0.0
+def wavefronts(executed: Iterable[tuple[str, float]], conflicts: float = 1.0) -> float:
+    """Clocks in which one warp's instructions hold shared memory: 128 bytes each, whatever part of them is used, and more of them
+    where accesses have bank conflicts. A product of a warpgroup reads both operands anew, or the second alone where the first
+    lies in registers."""
+    products = accesses = 0.0
     for text, times in executed:
         name, *operands = text.split()
         if match := PRODUCT.match(name):
             first = 0 if re.match(r"R\d", operands[1]) else 64
-            found += times * (first + int(match["columns"])) * 32 / WAVEFRONT / 4
+            products += times * (first + int(match["columns"])) * 32 / WAVEFRONT / 4
         elif match := MATRICES.match(name):
-            found += times * int(match["matrices"])
+            accesses += times * int(match["matrices"])
         elif (parts := name.split("."))[0] in SHARED:
-            found += times * max(1, bits(parts) / 32)
-    return found
+            accesses += times * max(1, bits(parts) / 32)
+    return products + conflicts * accesses
 
 
 def _loops(texts: Sequence[str], labels: dict[str, int]) -> list[tuple[int, int]]:

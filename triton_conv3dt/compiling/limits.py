@@ -28,7 +28,7 @@ TERMS = (*Bound.resources, "passes")
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """The bound of one product of a layer: limit and terms are multiples of its roofline, intensity FLOP per byte that has to be
-    moved, instructions and wavefronts those of one warp."""
+    moved, instructions and wavefronts those of one warp, conflicts of banks the wavefronts of its accesses over their least."""
 
     layer: str
     direction: str
@@ -47,6 +47,7 @@ class Row:
     passes: float
     instructions: float
     wavefronts: float
+    conflicts: float
     trips: float
     registers: int
     spills: int
@@ -92,7 +93,7 @@ def row(kernel: Kernel) -> Row:
         raise ValueError(f"{task.name} {task.problem.direction} on {task.device.name}: {kernel.failure or 'no bound is known'}")
     p, round4 = task.problem, lambda value: float(f"{value:.4g}")
     said = bound.as_json()
-    numbers = {name: round4(said[name]) for name in ("limit", *TERMS, "instructions", "wavefronts", "trips")}
+    numbers = {name: round4(said[name]) for name in ("limit", *TERMS, "instructions", "wavefronts", "conflicts", "trips")}
     return Row(layer=task.name, direction=p.direction, dtype=p.dtype, layout=p.y_layout, config=str(task.config),
                intensity=round4(p.flops / p.bytes), binds=bound.binds, **numbers, registers=used.registers,
                spills=used.spills, plan=digest(task))

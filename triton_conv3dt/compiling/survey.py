@@ -91,7 +91,7 @@ def compile_task(task: Task) -> Kernel:
         kernel = compile_plan(plan)
         usage, disassembly = machinecode.listing(kernel)
         used = machinecode.read(usage, disassembly, kernel.metadata.shared)
-        bound = bounds.bound(plan, disassembly)
+        bound = bounds.bound(plan, disassembly, kernel.asm["ptx"])
     except Exception as error:  # whatever a compiler raises, the other tasks go on
         what = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         return Kernel(task, failure=what, triton=triton.__version__)
