@@ -38,9 +38,10 @@ def described():
 
 
 @pytest.mark.parametrize("i, asked", [pytest.param(i, asked, id=f"{asked[0]}, {asked[1]}")
-                                      for i, asked in enumerate(described())])
+                                      for i, asked in enumerate(described()) if i % 3 == 0])
 def test_descriptors(i, asked, device, monkeypatch):
-    """Every form of descriptor, of dense tensors and of channel slices, whose margins are NaN."""
+    """Every form of descriptor, of dense tensors and of channel slices, whose margins are NaN: a third of the corpus, since
+    tests/emulator runs them as compiled."""
     (case, direction), used = asked, []
     choose = random_config(random.Random(i), paths=("descriptor",))
     use(monkeypatch, lambda problem, device: used.append(choose(problem, device)) or used[-1])

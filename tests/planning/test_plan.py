@@ -28,16 +28,15 @@ def problem_of(layer, direction, layout, dtype, w_minor=None) -> Problem:
 @pytest.mark.parametrize("name", ANY)
 @pytest.mark.slow
 def test_default_fits_all_layers(name, dtype):
-    """Every real layer in every direction and layout has a plan; asking twice gives the same."""
-    device = Device.named(name)
-    for layer in layers():
+    """Every real layer has a plan in every direction, the layouts in turn; asking twice gives the same."""
+    device, turn = Device.named(name), ANY.index(name)
+    for i, layer in enumerate(layers()):
         for direction in DIRECTIONS:
-            for layout in LAYOUTS:
-                problem = problem_of(layer, direction, layout, dtype)
-                config = default(problem, device)
-                assert fits(config, problem, device) is None, (layer, config)
-                assert config == default(replace(problem), replace(device)), layer
-                assert_says_what_runs(plan(problem, device))
+            problem = problem_of(layer, direction, LAYOUTS[(i + turn + (dtype == "float16")) % 2], dtype)
+            config = default(problem, device)
+            assert fits(config, problem, device) is None, (layer, config)
+            assert config == default(replace(problem), replace(device)), layer
+            assert_says_what_runs(plan(problem, device))
 
 
 def assert_says_what_runs(p):
