@@ -8,15 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import ClassVar
 
+from ..planning.issue import SCHEDULERS
 from ..planning.plan import Plan
-from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips
+from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips, warp_clocks
 from .conflicts import conflicts
 from .machinecode import bits
 
-SCHEDULERS = 4  # of an SM, on every architecture from sm_80 on
 INTEGER = {"LOP3", "IADD3", "ISETP", "SEL", "FSETP", "FSEL", "FMNMX", "PRMT", "LEA", "SHF", "IABS", "VIADD", "VIADDMNMX", "IMNMX",
            "PLOP3", "I2F", "F2I", "SGXT", "BMSK", "HSETP2", "P2R", "R2P", "VABSDIFF", "ISCADD", "LEPC", "VIMNMX"}
 MULTIPLY = {"IMAD"}  # another pipe of the same width
@@ -31,21 +29,16 @@ SPIN, SMALLEST = 12, 20  # instructions: a shorter loop may wait at a barrier, a
 
 @dataclass(frozen=True, kw_only=True)
 class Bound(Terms):
-    """The terms of a plan, with shared memory as its machine code uses it, and what only that says: issue slots and integer
-    pipes, in seconds.
+    """The terms of a plan, with shared memory, issue slots and integer pipes as its machine code uses them.
 
     instructions: what one warp issues. trips: of the loop, by one program. wavefronts: clocks in which one warp holds the shared
     memory of its SM. conflicts: those of its accesses over their least, 1.0 where banks never conflict.
     """
 
-    resources: ClassVar = (*Terms.resources, "issue", "integer")
-
     instructions: float
     trips: float
     wavefronts: float
     conflicts: float
-    issue: float
-    integer: float
 
     def as_json(self) -> dict:
         """In JSON's types; terms and passes as multiples of the roofline."""
@@ -57,17 +50,15 @@ class Bound(Terms):
 def bound(plan: Plan, disassembly: str, ptx: str) -> Bound | None:
     """The bound of a plan whose main kernel was compiled to this PTX and machine code; None for a device whose clock or rates are
     not known, and for float64, whose rate is not."""
-    known, device = terms(plan), plan.device
-    if known is None or not device.clock:
+    known, clocks = terms(plan), warp_clocks(plan)
+    if known is None or not clocks:
         return None
     executed = execution(disassembly, trips(plan))
     issued, conflicting = count(executed), conflicts(ptx, trips(plan))
     held = wavefronts(executed, conflicting) + described_bytes(plan) / WAVEFRONT / plan.config.warps
-    warps = prod(plan.schedule.main.grid) * plan.config.warps
-    clocks = warps / (device.sms * device.clock)  # seconds in which every warp has its SM for one clock
     pipes = max(sum(issued[family] for family in families) for families in (INTEGER, MULTIPLY))
-    return Bound(**vars(known) | dict(shared=held * clocks), instructions=issued.total(), trips=trips(plan), wavefronts=held,
-                 conflicts=conflicting, issue=issued.total() * clocks / SCHEDULERS, integer=2 * pipes * clocks / SCHEDULERS)
+    counted = dict(shared=held * clocks, issue=issued.total() * clocks / SCHEDULERS, integer=2 * pipes * clocks / SCHEDULERS)
+    return Bound(**vars(known) | counted, instructions=issued.total(), trips=trips(plan), wavefronts=held, conflicts=conflicting)
 
 
 def execution(disassembly: str, trips: float) -> list[tuple[str, float]]:

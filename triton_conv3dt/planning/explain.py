@@ -23,9 +23,10 @@ def text(plan: Plan) -> str:
         if config := search.one_pass(backward(plan.problem), plan.device, plan.constraints):
             lines.append(f"step      a training step takes this and the other gradients in one pass instead: {config}")
     if found := terms(plan):
-        said = ", ".join(f"{name} {times:.2f}" for name, times in found.over.items() if times)
+        about = {"issue", "integer"}
+        said = ", ".join(f"{name} {'about ' * (name in about)}{times:.2f}" for name, times in found.over.items() if times)
         lines.append(f"bound     {found.limit:.2f} times the roofline at best: {said}, passes {found.passes / found.roofline:.2f}; "
-                     "inspect counts instructions, too")
+                     "inspect counts the instructions")
     if plan.device.capability < LEAST_CAPABILITY:
         lines.append(f"note      {too_old()}")
     elif tuned(plan) != "exact":

@@ -1,5 +1,5 @@
 """What a plan costs at least by resource, before anything is compiled: DRAM, L2, tensor cores, shared memory and the passes
-beside the product. What only machine code can say, compiling/bounds.py adds.
+beside the product; and, estimated, the instructions, which compiling/bounds.py counts in machine code.
 """
 
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from math import ceil, prod
 from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
-from . import search
+from . import issue, search
 from .config import split_factor
 from .plan import Plan
 
@@ -21,17 +21,20 @@ class Terms:
     """Least times in seconds, and the roofline's, which knows DRAM and tensor cores without padding.
 
     dram: every byte of the operands once. l2: what the loops read, 0 where that is not known. tensor: whole tiles. shared: what
-    the loops write to shared memory and their products read from it, 0 where that is not known. passes: over workspaces beside
-    the product, one after another.
+    the loops write to shared memory and their products read from it, 0 where that is not known. issue: the schedulers of all SMs
+    for the instructions, integer: the integer pipes, both estimated, 0 without a clock. passes: over workspaces beside the
+    product, one after another.
     """
 
-    resources: ClassVar = ("dram", "l2", "tensor", "shared")
+    resources: ClassVar = ("dram", "l2", "tensor", "shared", "issue", "integer")
 
     roofline: float
     dram: float
     l2: float
     tensor: float
     shared: float
+    issue: float
+    integer: float
     passes: float
 
     @property
@@ -58,8 +61,16 @@ def terms(plan: Plan) -> Terms | None:
     steps = prod(plan.schedule.main.grid) * trips(plan)
     read = steps * search.step_bytes(c, p) if c.path in ("gather", "descriptor") else 0
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
+    slots = issue.instructions(plan, trips(plan)) * warp_clocks(plan) / issue.SCHEDULERS
     return Terms(roofline=plan.roofline[0], dram=p.bytes / device.bandwidth, l2=read / device.l2 if device.l2 else 0.0,
-                 tensor=_tensor(plan, steps), shared=_shared(plan, steps), passes=passes / device.bandwidth)
+                 tensor=_tensor(plan, steps), shared=_shared(plan, steps), issue=slots,
+                 integer=slots * issue.COSTS[issue.kind(plan)].integer, passes=passes / device.bandwidth)
+
+
+def warp_clocks(plan: Plan) -> float:
+    """Seconds in which every warp of the product has its SM for one clock; 0 for a device whose clock is not known."""
+    device = plan.device
+    return prod(plan.schedule.main.grid) * plan.config.warps / (device.sms * device.clock) if device.clock else 0.0
 
 
 def trips(plan: Plan) -> float:
