@@ -52,6 +52,29 @@ def described(x, box, tap, c, x_size, x_w, AXIS_D: tl.constexpr, AXIS_H: tl.cons
 
 
 @triton.jit
+def multiply(acc, p_w, m_w, b_x, w_tap, first_w, jw, FIRST: tl.constexpr, STEP: tl.constexpr, BLOCK_K: tl.constexpr,
+             BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, W_RUN: tl.constexpr, AXIS_W: tl.constexpr, DOT: tl.constexpr):
+    """acc + the products of the taps FIRST, FIRST + STEP and so on, of which b_x [BLOCK_K, BLOCK_N * SPLIT] has the places of
+    every tile column side by side. They are parted by halves in registers, where neighbours lie in one thread: what is then
+    written to shared memory for a product is as wide as what was loaded.
+    """
+    PRECISION: tl.constexpr = DOT.precision
+    if SPLIT > 1:
+        HALF: tl.constexpr = SPLIT // 2
+        even, odd = tl.split(b_x.reshape(BLOCK_K, BLOCK_N * HALF, 2))
+        acc = multiply(acc, p_w, m_w, even, w_tap, first_w, jw, FIRST, 2 * STEP, BLOCK_K, BLOCK_N, HALF, W_RUN, AXIS_W, DOT)
+        acc = multiply(acc, p_w, m_w, odd, w_tap, first_w, jw, FIRST + STEP, 2 * STEP, BLOCK_K, BLOCK_N, HALF, W_RUN, AXIS_W, DOT)
+    else:
+        if AXIS_W.guard:
+            m_w = m_w & weight_guard(AXIS_W, first_w, jw, FIRST)
+        b_w = tl.load(p_w + tl.multiple_of(FIRST * w_tap, W_RUN), mask=m_w, other=0.0)
+        if DOT.round:
+            b_w = round_tf32(b_w)
+        acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
+    return acc
+
+
+@triton.jit
 def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live, phase, x_size, x_stride, w_stride,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, X: tl.constexpr,
                W: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr, EVEN_M: tl.constexpr):
@@ -62,7 +85,6 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     SPLIT: tl.constexpr = TILE.split
     X_RUN: tl.constexpr = X.run
     W_RUN: tl.constexpr = W.run
-    PRECISION: tl.constexpr = DOT.precision
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
     taps_w, first_w, offset_w = axis_taps(AXIS_W, phase[2])
@@ -70,8 +92,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     w_row, w_red, w_tap = w_stride
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
     o_c = tl.arange(0, BLOCK_K)  # channels of the gathered tile
-    o_k = tl.arange(0, BLOCK_K * SPLIT)  # (w residue, channel) of the columns of the weight tile
-    w_column_offset = tl.multiple_of((o_k // BLOCK_K) * w_tap + (o_k % BLOCK_K) * w_red, W_RUN)
+    w_column_offset = tl.multiple_of(o_c * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W.minor == "red" else 1)
     o_n = tl.arange(0, BLOCK_N * SPLIT)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -86,10 +107,8 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
             shift = tl.multiple_of(dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4], X_RUN)
             p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c) * x_stride[1])[:, None]
             b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
-            if SPLIT > 1:
-                if AXIS_W.guard:  # a zero in the weight would not keep NaN away from a tap that does not exist
-                    b_x = tl.where(weight_guard(AXIS_W, first_w, jw, o_n % SPLIT)[None, :], b_x, 0.0)
-                b_x = b_x.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
+            if SPLIT > 1 and AXIS_W.guard:  # a zero in the weight would not keep NaN away from a tap that does not exist
+                b_x = tl.where(weight_guard(AXIS_W, first_w, jw, o_n % SPLIT)[None, :], b_x, 0.0)
         else:
             c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits
             b_x = described(x, box, (dd, dh, dw), c, x_size, x_stride[4], AXIS_D, AXIS_H, AXIS_W, X, TILE)
@@ -98,14 +117,12 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         m_w = tl.full((BLOCK_M, 1), True, tl.int1)
         if not EVEN_M:
             m_w = m_w & m_live[:, None]
-        if AXIS_W.guard:
-            m_w = m_w & weight_guard(AXIS_W, first_w, jw, o_k // BLOCK_K)[None, :]
         if RED % BLOCK_K != 0:
-            m_w = m_w & (c0 + o_k % BLOCK_K < RED)[None, :]
-        b_w = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=m_w, other=0.0)
+            m_w = m_w & (c0 + o_c < RED)[None, :]
+        p_w = w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :]
         if DOT.round:
-            b_x, b_w = round_tf32(b_x), round_tf32(b_w)
-        acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
+            b_x = round_tf32(b_x)
+        acc = multiply(acc, p_w, m_w, b_x, w_tap, first_w, jw, 0, 1, BLOCK_K, BLOCK_N, SPLIT, W_RUN, AXIS_W, DOT)
     return acc
 
 
