@@ -168,7 +168,10 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     LINES: tl.constexpr = BLOCK_M // INTERLEAVE
     PHASE_MINOR: tl.constexpr = TILE.phase_minor
     if INTERLEAVE > 1:
-        m_rw, line = (o_m % INTERLEAVE, o_m // INTERLEAVE) if PHASE_MINOR else (o_m // LINES, o_m % LINES)
+        if PHASE_MINOR:
+            m_rw, line = o_m % INTERLEAVE, o_m // INTERLEAVE
+        else:  # the compiler does not see where a residue is the same for a run of channels
+            m_rw, line = o_m // LINES, tl.max_contiguous(tl.multiple_of(o_m % LINES, LINES), LINES)
         m_rd, m_rh, unused, m_channel = row_parts(i_row * LINES + line, ROWS, MD, MH, 1, PHASE_MINOR)
     else:
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
