@@ -24,6 +24,7 @@ from .tiles import (
 
 @triton.jit
 def weight_guard(AXIS: tl.constexpr, first, j, r):
+    """Whether tap j of residue r exists: residues have different numbers of taps."""
     k = first + r + j * AXIS.tap_step
     return inside(k, AXIS.kernel)
 
@@ -52,10 +53,10 @@ def described(x, box, tap, c, x_size, x_w, AXIS_D: tl.constexpr, AXIS_H: tl.cons
 
 
 @triton.jit
-def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live, phase, x_size, x_stride, w_stride,
+def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live, residue, phase, x_size, x_stride, w_stride,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, X: tl.constexpr,
                W: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr, EVEN_M: tl.constexpr):
-    """The product of one phase (or of all merged ones): [TILE.m, TILE.n]."""
+    """The product of one phase (or of all merged ones, whose rows have a residue (d, h, w)): [TILE.m, TILE.n]."""
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
     BLOCK_K: tl.constexpr = TILE.k
@@ -73,7 +74,6 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     o_k = tl.arange(0, BLOCK_K * SPLIT)  # (w residue, channel) of the columns of the weight tile
     w_column_offset = tl.multiple_of((o_k // BLOCK_K) * w_tap + (o_k % BLOCK_K) * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W.minor == "red" else 1)
-    o_n = tl.arange(0, BLOCK_N * SPLIT)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=TILE.stages):
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
@@ -87,8 +87,6 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
             p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c) * x_stride[1])[:, None]
             b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
             if SPLIT > 1:
-                if AXIS_W.guard:  # a zero in the weight would not keep NaN away from a tap that does not exist
-                    b_x = tl.where(weight_guard(AXIS_W, first_w, jw, o_n % SPLIT)[None, :], b_x, 0.0)
                 b_x = b_x.reshape(BLOCK_K, BLOCK_N, SPLIT).permute(2, 0, 1).reshape(SPLIT * BLOCK_K, BLOCK_N)
         else:
             c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits
@@ -98,8 +96,13 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         m_w = tl.full((BLOCK_M, 1), True, tl.int1)
         if not EVEN_M:
             m_w = m_w & m_live[:, None]
+        if AXIS_D.guard:
+            m_w = m_w & weight_guard(AXIS_D, first_d, jd, residue[0])[:, None]
+        if AXIS_H.guard:
+            m_w = m_w & weight_guard(AXIS_H, first_h, jh, residue[1])[:, None]
         if AXIS_W.guard:
-            m_w = m_w & weight_guard(AXIS_W, first_w, jw, o_k // BLOCK_K)[None, :]
+            m_w = m_w & (weight_guard(AXIS_W, first_w, jw, residue[2])[:, None] if SPLIT == 1 else
+                         weight_guard(AXIS_W, first_w, jw, o_k // BLOCK_K)[None, :])
         if RED % BLOCK_K != 0:
             m_w = m_w & (c0 + o_k % BLOCK_K < RED)[None, :]
         b_w = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=m_w, other=0.0)
@@ -165,7 +168,10 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     LINES: tl.constexpr = BLOCK_M // INTERLEAVE
     PHASE_MINOR: tl.constexpr = TILE.phase_minor
     if INTERLEAVE > 1:
-        m_rw, line = (o_m % INTERLEAVE, o_m // INTERLEAVE) if PHASE_MINOR else (o_m // LINES, o_m % LINES)
+        if PHASE_MINOR:
+            m_rw, line = o_m % INTERLEAVE, o_m // INTERLEAVE
+        else:  # the compiler does not see where a residue is the same for a run of channels
+            m_rw, line = o_m // LINES, tl.max_contiguous(tl.multiple_of(o_m % LINES, LINES), LINES)
         m_rd, m_rh, unused, m_channel = row_parts(i_row * LINES + line, ROWS, MD, MH, 1, PHASE_MINOR)
     else:
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
@@ -177,11 +183,11 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     first = phase
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
-    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, first, x_size, x_stride,
+    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, (m_rd, m_rh, m_rw), first, x_size, x_stride,
                       (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     if TILE.join > INTERLEAVE:
-        second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, (phase[0], phase[1], 1),
-                            x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+        second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, (m_rd, m_rh, m_rw),
+                            (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
         tile = tl.join(tile, second).reshape(BLOCK_M, BLOCK_N * 2)
     finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, y_size, y_stride, r_stride,
            AXIS_D, AXIS_H, AXIS_W, ROWS, INTERLEAVE, Y, R, TILE, ACTIVATION, PARAMETERS, INDEX)
