@@ -59,7 +59,7 @@ def test_compiled_kernel(compiled, row):
         described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
         assert used["path"] == expected or name.startswith("k3s2p1op1") and direction == "forward", used
-        assert used["rounds"] == ("tf32" in name), used
+        assert used["rounds"] == ("tf32" in name and "copied" not in used["config"]), used  # else the copy and the packing do
         check_loads(used, row[:3])
     if name in DENSE or direction != "grad_weight":  # that of depthwise layers writes single sums
         assert max(used["widths"]["STG"]) == 128, used

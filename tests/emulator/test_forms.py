@@ -2,10 +2,12 @@
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
 from triton_conv3dt.planning import lowering, search
+from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
@@ -63,6 +65,18 @@ def test_products(target, direction, form, layer, layout, dtype):
     ran[target].update(cases.kernels, cases.forms)
     ran[target, form].add(dtype)
     ran[target, form, "PTX"].update(cases.forms)
+
+
+@pytest.mark.parametrize("path, box", (("descriptor", (1, 4, 8)), ("gather", (0, 0, 0))))
+@pytest.mark.parametrize("w_minor, block_k", (("tap", 16), ("co", 32), ("ci", 16)))
+def test_tf32_of_a_copied_x(w_minor, block_k, path, box):
+    """Several products a step, none of which may read registers that the next step writes."""
+    problem = replace(case.parse("forward ci32 co64 in2x3x8 k3 s2 p1 op1 float32 tf32 channels_first"), w_minor=w_minor)
+    config = Config(path, 64, 32, block_k, 4, 3, box=box, copy=True)
+    with emulated(HOPPER, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, Device.named(HOPPER)))
+    assert cases.done == 1 and cases.forms["wgmma"]
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Faults planted into a kernel are found; without them nothing is said."""
 
 import re
+from contextlib import nullcontext
 from itertools import product
 
 import pytest
 import torch
 
+from .byhand import run_ptx
 from .driver import emulating
 from .kernels import add_kernel, describe, hinted, integers, multiplied, matmul_descriptors
 from .machine.faults import Fault
@@ -84,6 +86,25 @@ def test_a_buffer_overwritten_too_early_is_found(hopper):
     later = lambda ptx: re.sub(r"(wgmma\.wait_group\.sync\.aligned) 1;", r"\1 2;", ptx)
     modes = [dict(copies=copies, products=products) for copies, products in product(("early", "late"), repeat=2)]
     assert any(faulty(hopper, later, (64, 64, 32, 4, 3), **mode) for mode in modes)
+
+
+@pytest.mark.parametrize("products", ("late", "early"))
+@pytest.mark.parametrize("value, wrong", ((0, False), (7, True)))
+def test_a_register_of_a_product_in_flight_is_found(products, value, wrong):
+    """A register of the first operand, 0 like all of them, is written before the wait for its product, or after it."""
+    written, wait = f"mov.b32 %r1, {value};", "wgmma.wait_group.sync.aligned 0;"
+    body = """
+        mov.b32 %r1, 0; mov.b32 %r2, 0; mov.b32 %r3, 0; mov.b32 %r4, 0; mov.b32 %r9, global_smem; mov.u32 %r8, %tid.x;
+        shl.b32 %r7, %r8, 2; add.s32 %r7, %r9, %r7; st.shared.b32 [%r7], %r1; fence.proxy.async.shared::cta; bar.sync 0;
+        bfe.u32 %r7, %r9, 4, 14; cvt.u64.u32 %rd1, %r7; or.b64 %rd1, %rd1, {2};
+        wgmma.fence.sync.aligned;
+        wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {{%f0, %f1, %f2, %f3}}, {{%r1, %r2, %r3, %r4}}, %rd1, 0, 1, 1;
+        wgmma.commit_group.sync.aligned; {0} {1}"""
+    run = lambda *order: run_ptx(body.format(*order, 8 << 16 | 8 << 32), registers=".reg .b32 %f<4>;", threads=128,
+                                 shared=512, products=products)
+    run(wait, written)
+    with pytest.raises(Fault, match="register of A was written") if wrong else nullcontext():
+        run(written, wait)
 
 
 def test_faults_of_tensor_copies_are_found(hopper):

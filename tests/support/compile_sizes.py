@@ -40,7 +40,8 @@ BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
 ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
 REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
     "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
-    "pack": ("pack", (HALF, HALF), dict(BLOCK=1024)),
+    "pack": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=False, BLOCK=1024)),
+    "pack rounded": ("pack", (SINGLE, SINGLE), dict(ROUND=True, CI_INNER=True, BLOCK=1024)),
     "to_channels_last": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int32")),
     "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
     "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),

@@ -90,6 +90,8 @@ class Product:
             co_group, taps = self.p.co_group, self.p.taps
             w = torch.empty(self.p.ci, taps, co_group, dtype=w.dtype, device="meta")
             ci, co, tap = taps * co_group, 1, co_group
+            if lowering.rounded_before(self.p, self.c):
+                ci, co, tap = 1, taps * self.p.ci, self.p.ci
         row, red = (co, ci) if self.forward else (ci, co)
         row, red = 1 if minor == "row" else row, 1 if minor == "red" else red
         m, kk = some(self.rng, self.c.block_m), some(self.rng, self.c.block_k * self.split)

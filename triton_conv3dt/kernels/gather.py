@@ -106,10 +106,8 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         if RED % BLOCK_K != 0:
             m_w = m_w & (c0 + o_k % BLOCK_K < RED)[None, :]
         b_w = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=m_w, other=0.0)
-        if DOT.round_x:
-            b_x = round_tf32(b_x)
-        if DOT.round_w:
-            b_w = round_tf32(b_w)
+        if DOT.round:
+            b_x, b_w = round_tf32(b_x), round_tf32(b_w)
         acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
     return acc
 

@@ -70,10 +70,8 @@ def grad_weight(x, z, parts, P, SHARE, size, z_size, x_stride, z_stride, p_strid
         z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_stride) + zw * z_stride[4], Z_RUN)
         z_offset = tl.max_contiguous(z_offset, 1 if Z.last else Z_RUN)
         b_z = tl.load(p_z + z_offset[None, :], mask=m_z, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
-        if DOT.round_x:
-            b_x = round_tf32(b_x)
-        if DOT.round_w:
-            b_z = round_tf32(b_z)
+        if DOT.round:
+            b_x, b_z = round_tf32(b_x), round_tf32(b_z)
         if SPLIT > 1:
             b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
         else:

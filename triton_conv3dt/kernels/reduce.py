@@ -60,14 +60,17 @@ def activation_grad(dy, saved, dz, SIZE, C, size, g_stride, s_stride, o_stride, 
 
 
 @triton.jit
-def pack(w, packed, SIZE, CO, TAPS, KH, KW, w_stride, BLOCK: tl.constexpr):
-    """packed[ci, tap, co] = w[ci, co, tap]: output channels side by side, as channels_last_3d keeps a weight."""
+def pack(w, packed, SIZE, INNER, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr, BLOCK: tl.constexpr):
+    """packed[ci, tap, co] = w[ci, co, tap]: output channels side by side, as channels_last_3d keeps a weight; or, with
+    CI_INNER, packed[co, tap, ci]. INNER: how many lie side by side."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    co, rest = index % CO, index // CO
-    tap, ci = rest % TAPS, rest // TAPS
+    inner, rest = index % INNER, index // INNER
+    tap, outer = rest % TAPS, rest // TAPS
+    ci, co = (inner, outer) if CI_INNER else (outer, inner)
     kw, rest = tap % KW, tap // KW
     source = ci * w_stride[0] + co * w_stride[1] + (rest // KH) * w_stride[2] + (rest % KH) * w_stride[3] + kw * w_stride[4]
-    tl.store(packed + index, tl.load(w + source, mask=index < SIZE, other=0.0), mask=index < SIZE)
+    tile = tl.load(w + source, mask=index < SIZE, other=0.0)
+    tl.store(packed + index, round_tf32(tile) if ROUND else tile, mask=index < SIZE)
 
 
 @triton.jit

@@ -130,7 +130,7 @@ def constants_of(launch: Launch) -> dict[str, object]:
             found[name] = getattr(kernels["activations"], found[name] + suffix)
     if interpreting():  # its products are of fp32, and it knows no assembly
         found |= {"ROUND": False} if "ROUND" in found else {}
-        found |= {"DOT": found["DOT"]._replace(round_x=False, round_w=False)} if "DOT" in found else {}
+        found |= {"DOT": found["DOT"]._replace(round=False)} if "DOT" in found else {}
     return found
 
 

@@ -69,8 +69,9 @@ class Tile(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """How fp32 is multiplied: the precision, as tl.dot names it, and whether an operand is rounded to TF32 in registers."""
+    """How fp32 is multiplied: the precision, as tl.dot names it, and whether operands are rounded to TF32 in registers: both or
+    neither. Were it the first alone, Triton would write its registers for the next step while wgmma reads them (triton#9433);
+    with both it waits for every product."""
 
     precision: str
-    round_x: bool = False
-    round_w: bool = False
+    round: bool = False

@@ -98,9 +98,9 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         launches.append(_copy(p))
         workspaces.append(_channels_last("copied", (p.n, p.ci, *p.in_size)))
     if lowering.packs(p, c):
-        weight, minor = "packed", "co"
-        launches.append(_pack(p))
-        workspaces.append(_channels_last("packed", (p.ci, p.co_group, *p.kernel)))
+        weight, minor = "packed", "ci" if lowering.rounded_before(p, c) else "co"
+        launches.append(_pack(p, minor))
+        workspaces.append(_packed(p, minor))
     rows, red = configs.rows_and_reduction(p)
     written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)
     y_last, join = y_layout == "channels_last", configs.join_factor(p, c.merge)
@@ -119,7 +119,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
             TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None),
-            DOT=Dot(p.precision, p.rounded and not c.copy, p.rounded))
+            DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         constants |= dict(GROUPS=p.groups, JOIN=join, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
     described = (p, c) if c.path == "descriptor" else None
@@ -150,13 +150,22 @@ def _copy(p: Problem) -> Launch:
         "copy x to channels_last (its taps shift along w by single elements)")
 
 
-def _pack(p: Problem) -> Launch:
-    """w as [ci, tap, co], output channels side by side."""
-    size = p.ci * p.co_group * p.taps
+def _pack(p: Problem, minor: str) -> Launch:
+    """w as [ci, tap, co]; or as [co, tap, ci], rounded."""
+    size, rounded = p.ci * p.co_group * p.taps, minor == "ci"
+    inner, purpose = (p.ci, "input channels side by side, rounded to TF32 as x is") if rounded else (
+        p.co_group, "output channels side by side (none for a weight in channels_last_3d)")
     return Launch(
-        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, p.co_group, p.taps, *p.kernel[1:]), ("w",),
-        dict(BLOCK=BLOCK),
-        "pack the weight, output channels side by side (none for a weight in channels_last_3d)")
+        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, p.taps, *p.kernel[1:]), ("w",),
+        dict(ROUND=rounded, CI_INNER=rounded, BLOCK=BLOCK), f"pack the weight, {purpose}")
+
+
+def _packed(p: Problem, minor: str) -> Workspace:
+    """The memory of a packed weight."""
+    if minor == "co":
+        return _channels_last("packed", (p.ci, p.co_group, *p.kernel))
+    co, ci, *taps = lowering.dense_strides((p.co_group, p.ci, *p.kernel), "channels_last")
+    return Workspace("packed", (p.ci, p.co_group, *p.kernel), (ci, co, *taps))
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
@@ -168,7 +177,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         Z=Memory(p.y_layout == "channels_last", lowering.gathered_run(p, c, p.y_layout, p.y_run)))
     if c.dense:
         constants |= dict(TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p)),
-                          DOT=Dot(p.precision, p.rounded, p.rounded))
+                          DOT=Dot(p.precision, p.rounded))
     else:
         constants |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
     kernel = "grad_weight" if c.dense else "grad_weight_direct"

@@ -65,7 +65,7 @@ def _gradient_axis(a: Axis, split: int) -> AxisConstants:
 
 def phase_minor(problem: Problem, config: Config) -> bool:
     """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
-    if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense:
+    if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense or rounded_before(problem, config):
         return False
     if not all(c.first == 0 and c.taps == 1 and c.merged == a.kernel
                for a, c in zip(problem.axes, axis_constants(problem, config))):
@@ -73,8 +73,16 @@ def phase_minor(problem: Problem, config: Config) -> bool:
     return problem.y_layout == "channels_first" or (problem.taps & (problem.taps - 1) == 0 and problem.taps <= config.block_m)
 
 
+def rounded_before(problem: Problem, config: Config) -> bool:
+    """x and w are rounded to TF32 by the launches that copy and pack them: products then take them from shared memory as they
+    lie, both with what is summed over side by side, since wgmma transposes 16-bit types alone."""
+    return problem.rounded and config.copy
+
+
 def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
+    if rounded_before(problem, config):
+        return True
     if problem.w_minor == "scattered":
         return problem.direction in ("forward", "grad_input")
     return config.dense and problem.direction in ("forward", "grad_input") \

@@ -1,7 +1,7 @@
 """Products on tensor cores: mma.sync of a warp, and wgmma of a warpgroup, which is asynchronous.
 
 A wgmma is done at issue ("early") or when somebody waits for it ("late"), and then reads shared memory as it is at that
-time. Until then its accumulators are NaN.
+time. Until then its accumulators are NaN, and the registers that it reads must stay as they are.
 """
 
 import numpy as np
@@ -80,6 +80,7 @@ class Products:
         operands = left, each(b, "descriptors of B")
         group = self.wide_committed.copy()
         op = _Product(ins, tuple(registers), operands, adds, scales, transposes, n, kind, active, group)
+        op.keep(self)
         if self.counters:
             self.counters.product(64 * n * (8 if kind == "tf32" else 16), int(active.sum()))
         state.outstanding += active
@@ -133,6 +134,7 @@ class Products:
         for op in self.wide_pending:
             now = op.left & active & (op.group < below)
             if now.any():
+                op.check(self, now)
                 if not op.done:
                     op.run(self, now)
                 op.left &= ~now
@@ -173,7 +175,18 @@ class _Product:
     def __init__(self, ins, key, operands, adds, scales, transposes, n, kind, active, group):
         self.ins, self.key, (self.a, self.b), self.adds, self.scales = ins, key, operands, adds, scales
         self.transposes, self.n, self.kind, self.left, self.group = transposes, n, kind, active.copy(), group
-        self.done = False
+        self.done, self.given = False, ()
+
+    def keep(self, machine):
+        """Note the registers of A as they are now."""
+        self.given = [(r, machine.registers[r]) for r in self.a] if isinstance(self.a, list) else ()
+
+    def check(self, machine, which):
+        """The registers of A still hold what these warpgroups gave."""
+        for r, before in self.given:
+            now = machine.registers[r]
+            if now is not before and (machine.wide(now) != machine.wide(before)).reshape(-1, 128)[which].any():
+                raise Fault(f"a register of A was written while a product in flight reads it; {self.ins}")
 
     def operands(self, machine, some):
         """A [groups, 64, k] and B [groups, n, k] of these warpgroups, as shared memory and registers are now."""
