@@ -23,10 +23,11 @@ from .tiles import (
 
 
 @triton.jit
-def weight_guard(AXIS: tl.constexpr, first, j, r):
-    """Whether tap j of residue r exists: residues have different numbers of taps."""
-    k = first + r + j * AXIS.tap_step
-    return inside(k, AXIS.kernel)
+def weight_guard(AXIS: tl.constexpr, first, j, r, RUN: tl.constexpr):
+    """Whether tap j of residue r exists: residues have different numbers of taps. r is the same for a run, which the compiler
+    does not see in all orders of rows."""
+    k = first + j * AXIS.tap_step + r
+    return inside(tl.max_constancy(k, RUN) if RUN > 1 else k, AXIS.kernel)
 
 
 @triton.jit
@@ -63,6 +64,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     SPLIT: tl.constexpr = TILE.split
     X_RUN: tl.constexpr = X.run
     W_RUN: tl.constexpr = W.run
+    ROW_RUN: tl.constexpr = W.run if W.minor == "row" else 1
     PRECISION: tl.constexpr = DOT.precision
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
@@ -97,12 +99,13 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         if not EVEN_M:
             m_w = m_w & m_live[:, None]
         if AXIS_D.guard:
-            m_w = m_w & weight_guard(AXIS_D, first_d, jd, residue[0])[:, None]
+            m_w = m_w & weight_guard(AXIS_D, first_d, jd, residue[0], ROW_RUN)[:, None]
         if AXIS_H.guard:
-            m_w = m_w & weight_guard(AXIS_H, first_h, jh, residue[1])[:, None]
-        if AXIS_W.guard:
-            m_w = m_w & (weight_guard(AXIS_W, first_w, jw, residue[2])[:, None] if SPLIT == 1 else
-                         weight_guard(AXIS_W, first_w, jw, o_k // BLOCK_K)[None, :])
+            m_w = m_w & weight_guard(AXIS_H, first_h, jh, residue[1], ROW_RUN)[:, None]
+        if AXIS_W.guard and SPLIT == 1:
+            m_w = m_w & weight_guard(AXIS_W, first_w, jw, residue[2], ROW_RUN)[:, None]
+        if AXIS_W.guard and SPLIT > 1:
+            m_w = m_w & weight_guard(AXIS_W, first_w, jw, o_k // BLOCK_K, 1)[None, :]
         if RED % BLOCK_K != 0:
             m_w = m_w & (c0 + o_k % BLOCK_K < RED)[None, :]
         b_w = tl.load(w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :], mask=m_w, other=0.0)
@@ -168,8 +171,8 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     if INTERLEAVE > 1:
         if PHASE_MINOR:
             m_rw, line = o_m % INTERLEAVE, o_m // INTERLEAVE
-        else:  # the compiler does not see where a residue is the same for a run of channels
-            m_rw, line = o_m // LINES, tl.max_contiguous(tl.multiple_of(o_m % LINES, LINES), LINES)
+        else:
+            m_rw, line = o_m // LINES, o_m % LINES
         m_rd, m_rh, unused, m_channel = row_parts(i_row * LINES + line, ROWS, MD, MH, 1, PHASE_MINOR)
     else:
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
@@ -178,14 +181,15 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw) * w_tap
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W.minor == "row" or PHASE_MINOR else 1)
 
-    first = phase
+    first, residue = phase, (m_rd, m_rh, m_rw)
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
-    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, (m_rd, m_rh, m_rw), first, x_size, x_stride,
-                      (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue, first, x_size,
+                      x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     if TILE.join > INTERLEAVE:
-        second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, (m_rd, m_rh, m_rw),
-                            (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+        second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue,
+                            (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X,
+                            W, TILE, DOT, EVEN_M)
         tile = tl.join(tile, second).reshape(BLOCK_M, BLOCK_N * 2)
     finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, y_size, y_stride, r_stride,
            AXIS_D, AXIS_H, AXIS_W, ROWS, INTERLEAVE, Y, R, TILE, ACTIVATION, PARAMETERS, INDEX)
