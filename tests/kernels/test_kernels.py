@@ -154,25 +154,35 @@ def test_biases(name, view, device):
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("path", ("gather", "descriptor", "default"))
 @pytest.mark.parametrize("name", ("k2s2", "k3s2p1op1", "k4s2p1", "k3s4 holes, cropped", "TF SAME k3"))
-def test_nan_reaches_its_own_taps_alone(name, path, layout, direction, device, monkeypatch):
-    """A tap that does not exist is left out, not multiplied by zero."""
+def test_nan_stays_among_its_neighbours(name, path, layout, direction, device, monkeypatch):
+    """Where phases of unequal taps are merged, a tap that does not exist is a zero, which does not keep NaN away: from no
+    farther than a coarse position beyond its own taps, and from no other sample."""
     case = replace(BY_NAME[name], ci=16, co=16)
     t = case.tensors(torch.float32, layout, device=device)
     if path != "default":
         rng = random.Random(f"{name} {layout} {direction}")
         described = layout == "channels_last" and not any(o % s for o, s in zip(case.out_size, case.stride))
         use(monkeypatch, random_config(rng, paths=(path if described else "gather",)))
+    rng = random.Random(f"{name} {direction}")
     for tensor in (t.x, t.dz):
         for value in (math.nan, math.inf):
-            tensor[tuple(random.randrange(size) for size in tensor.shape)] = value
-    given = dict(**case.geometry)
+            tensor[tuple(rng.randrange(size) for size in tensor.shape)] = value
+    given, beyond = dict(**case.geometry), [s - 1 for s in case.stride]  # a coarse position, on either side
+    around = given | dict(padding=[p + b for p, b in zip(case.padding, beyond)], groups=1)
+    ones = torch.ones(1, 1, *(k + 2 * b for k, b in zip(case.kernel, beyond)))
+    reached = lambda tensor: (~tensor.cpu().isfinite()).any(1, keepdim=True)
     if direction == "forward":
         found, _ = launch.forward(t.x, t.w, None, None, **given, out_size=case.out_size, activation=None, precision="ieee")
         exact = reference.conv_transpose3d(t.x.cpu(), t.w.cpu(), **given, out_size=case.out_size)
+        most = reference.conv_transpose3d(reached(t.x), ones, **around, out_size=case.out_size)
     else:
         found = launch.grad_input(t.dz, t.w, **given, in_size=case.in_size, precision="ieee")
         exact = reference.grad_input(t.dz.cpu(), t.w.cpu(), **given, in_size=case.in_size)
-    assert torch.equal(found.cpu().isfinite(), exact.isfinite())
+        most = reference.grad_input(reached(t.dz), ones, **around, in_size=case.in_size)
+    lost = ~found.cpu().isfinite()
+    assert (lost | exact.isfinite()).all(), "a value that is not finite got lost"
+    assert not (lost & (most == 0)).any() and (most == 0).any(), "it reached too far"
+    assert torch.equal(found.cpu()[~lost].double(), exact[~lost]), "what is finite is exact"
 
 
 def test_a_residual_out_of_a_huge_tensor(device, overflow):

@@ -84,8 +84,6 @@ REFUSED = {  # problem, device, config: the reason
                         "phases along d cannot be merged"),
     "merged dilation": ({"dilation": (1, 3, 1)}, "nvidia_h200", replace(GATHER, merge=(False, True, False)),
                         "phases along h cannot be merged"),
-    "merged, fewer taps": ({"kernel": 3, "padding": 1} | LAST, "nvidia_h200", replace(GATHER, merge=(False, False, True)),
-                           "some have fewer taps"),
     "merged direct": ({}, "nvidia_h200", Config("direct", 8, 8, merge=(True, True, True)), "does not merge phases"),
     "boxes": ({}, "nvidia_h200", replace(GATHER, box=(1, 8, 8)), "path 'gather' has no boxes"),
     "idle shares": ({"direction": "grad_weight"}, "nvidia_h200", replace(GATHER, block_k=64, shares=2**15),

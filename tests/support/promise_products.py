@@ -112,8 +112,10 @@ class Product:
         columns = split * tap + (kk % self.c.block_k + c0) * red
         columns += ((kd * axes[1].kernel + kh) * axes[2].kernel + kw) * tap
         column_live = c0 + kk % self.c.block_k < self.red
-        if axes[2].guard:
+        if axes[2].guard and self.split > 1:
             column_live &= (kw + split >= 0) & (kw + split < axes[2].kernel)
+        for axis, k0, r in zip(axes[:2] + axes[2:] * (self.split == 1), (kd, kh, kw), (rd, rh, rw)):
+            row_live &= (k0 + r >= 0) & (k0 + r < axis.kernel) | (not axis.guard)
         live = row_live[:, None] & column_live[None, :]
         axis = 0 if minor == "row" or self.phase_minor else 1 if minor == "red" else None
         beyond = (self.p.groups - 1) * self.p.ci_group * ci

@@ -23,9 +23,12 @@ from .tiles import (
 
 
 @triton.jit
-def weight_guard(AXIS: tl.constexpr, first, j, r):
-    k = first + r + j * AXIS.tap_step
-    return inside(k, AXIS.kernel)
+def weight_guard(AXIS: tl.constexpr, first, j, r, W: tl.constexpr):
+    """Whether tap j of a row's residue r exists: residues have different numbers of taps. r is the same for a run of rows, which
+    the compiler does not see in all orders of rows."""
+    RUN: tl.constexpr = W.run if W.minor == "row" else 1
+    k = first + j * AXIS.tap_step + r
+    return inside(tl.max_constancy(k, RUN) if RUN > 1 else k, AXIS.kernel)
 
 
 @triton.jit
@@ -52,21 +55,22 @@ def described(x, box, tap, c, x_size, x_w, AXIS_D: tl.constexpr, AXIS_H: tl.cons
 
 
 @triton.jit
-def multiply(acc, p_w, m_w, b_x, w_tap, first_w, jw, FIRST: tl.constexpr, STEP: tl.constexpr, BLOCK_K: tl.constexpr,
-             BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, W_RUN: tl.constexpr, AXIS_W: tl.constexpr, DOT: tl.constexpr):
+def multiply(acc, p_w, m_w, b_x, rw, w_tap, first_w, jw, FIRST: tl.constexpr, STEP: tl.constexpr, BLOCK_K: tl.constexpr,
+             BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, W: tl.constexpr, AXIS_W: tl.constexpr, DOT: tl.constexpr):
     """acc + the products of the taps FIRST, FIRST + STEP and so on, of which b_x [BLOCK_K, BLOCK_N * SPLIT] has the places of
     every tile column side by side. They are parted by halves in registers, where neighbours lie in one thread: what is then
-    written to shared memory for a product is as wide as what was loaded.
+    written to shared memory for a product is as wide as what was loaded. rw: the residue of each row.
     """
     PRECISION: tl.constexpr = DOT.precision
+    W_RUN: tl.constexpr = W.run
     if SPLIT > 1:
         HALF: tl.constexpr = SPLIT // 2
         even, odd = tl.split(b_x.reshape(BLOCK_K, BLOCK_N * HALF, 2))
-        acc = multiply(acc, p_w, m_w, even, w_tap, first_w, jw, FIRST, 2 * STEP, BLOCK_K, BLOCK_N, HALF, W_RUN, AXIS_W, DOT)
-        acc = multiply(acc, p_w, m_w, odd, w_tap, first_w, jw, FIRST + STEP, 2 * STEP, BLOCK_K, BLOCK_N, HALF, W_RUN, AXIS_W, DOT)
+        acc = multiply(acc, p_w, m_w, even, rw, w_tap, first_w, jw, FIRST, 2 * STEP, BLOCK_K, BLOCK_N, HALF, W, AXIS_W, DOT)
+        acc = multiply(acc, p_w, m_w, odd, rw, w_tap, first_w, jw, FIRST + STEP, 2 * STEP, BLOCK_K, BLOCK_N, HALF, W, AXIS_W, DOT)
     else:
         if AXIS_W.guard:
-            m_w = m_w & weight_guard(AXIS_W, first_w, jw, FIRST)
+            m_w = m_w & weight_guard(AXIS_W, first_w, jw, rw + FIRST, W)[:, None]
         b_w = tl.load(p_w + tl.multiple_of(FIRST * w_tap, W_RUN), mask=m_w, other=0.0)
         if DOT.round:
             b_w = round_tf32(b_w)
@@ -75,10 +79,10 @@ def multiply(acc, p_w, m_w, b_x, w_tap, first_w, jw, FIRST: tl.constexpr, STEP: 
 
 
 @triton.jit
-def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live, phase, x_size, x_stride, w_stride,
+def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live, residue, phase, x_size, x_stride, w_stride,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, X: tl.constexpr,
                W: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr, EVEN_M: tl.constexpr):
-    """The product of one phase (or of all merged ones): [TILE.m, TILE.n]."""
+    """The product of one phase (or of all merged ones, whose rows have a residue (d, h, w)): [TILE.m, TILE.n]."""
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
     BLOCK_K: tl.constexpr = TILE.k
@@ -94,7 +98,6 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     o_c = tl.arange(0, BLOCK_K)  # channels of the gathered tile
     w_column_offset = tl.multiple_of(o_c * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W.minor == "red" else 1)
-    o_n = tl.arange(0, BLOCK_N * SPLIT)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=TILE.stages):
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
@@ -107,8 +110,6 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
             shift = tl.multiple_of(dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4], X_RUN)
             p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c) * x_stride[1])[:, None]
             b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
-            if SPLIT > 1 and AXIS_W.guard:  # a zero in the weight would not keep NaN away from a tap that does not exist
-                b_x = tl.where(weight_guard(AXIS_W, first_w, jw, o_n % SPLIT)[None, :], b_x, 0.0)
         else:
             c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits
             b_x = described(x, box, (dd, dh, dw), c, x_size, x_stride[4], AXIS_D, AXIS_H, AXIS_W, X, TILE)
@@ -117,12 +118,16 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         m_w = tl.full((BLOCK_M, 1), True, tl.int1)
         if not EVEN_M:
             m_w = m_w & m_live[:, None]
+        if AXIS_D.guard:
+            m_w = m_w & weight_guard(AXIS_D, first_d, jd, residue[0], W)[:, None]
+        if AXIS_H.guard:
+            m_w = m_w & weight_guard(AXIS_H, first_h, jh, residue[1], W)[:, None]
         if RED % BLOCK_K != 0:
             m_w = m_w & (c0 + o_c < RED)[None, :]
         p_w = w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :]
         if DOT.round:
             b_x = round_tf32(b_x)
-        acc = multiply(acc, p_w, m_w, b_x, w_tap, first_w, jw, 0, 1, BLOCK_K, BLOCK_N, SPLIT, W_RUN, AXIS_W, DOT)
+        acc = multiply(acc, p_w, m_w, b_x, residue[2], w_tap, first_w, jw, 0, 1, BLOCK_K, BLOCK_N, SPLIT, W, AXIS_W, DOT)
     return acc
 
 
@@ -180,7 +185,10 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     LINES: tl.constexpr = BLOCK_M // INTERLEAVE
     PHASE_MINOR: tl.constexpr = TILE.phase_minor
     if INTERLEAVE > 1:
-        m_rw, line = (o_m % INTERLEAVE, o_m // INTERLEAVE) if PHASE_MINOR else (o_m // LINES, o_m % LINES)
+        if PHASE_MINOR:
+            m_rw, line = o_m % INTERLEAVE, o_m // INTERLEAVE
+        else:
+            m_rw, line = o_m // LINES, o_m % LINES
         m_rd, m_rh, unused, m_channel = row_parts(i_row * LINES + line, ROWS, MD, MH, 1, PHASE_MINOR)
     else:
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
@@ -189,14 +197,15 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw) * w_tap
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W.minor == "row" or PHASE_MINOR else 1)
 
-    first = phase
+    first, residue = phase, (m_rd, m_rh, m_rw)
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
-    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, first, x_size, x_stride,
-                      (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue, first, x_size,
+                      x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     if TILE.join > INTERLEAVE:
-        second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, (phase[0], phase[1], 1),
-                            x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+        second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue,
+                            (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X,
+                            W, TILE, DOT, EVEN_M)
         tile = tl.join(tile, second).reshape(BLOCK_M, BLOCK_N * 2)
     finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, y_size, y_stride, r_stride,
            AXIS_D, AXIS_H, AXIS_W, ROWS, INTERLEAVE, Y, R, TILE, ACTIVATION, PARAMETERS, INDEX)

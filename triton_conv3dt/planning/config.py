@@ -143,8 +143,6 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
-        if merged and not axis.merged(phase_origin(problem, name)).full:
-            return f"phases along {name} cannot be merged: some have fewer taps, and a missing one would let NaN in"
     if not config.dense:
         return "the direct path does not merge phases" if any(config.merge) else None
     return _fits_tensor_cores(config, problem, device) or (

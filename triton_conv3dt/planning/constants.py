@@ -26,7 +26,7 @@ class AxisConstants(NamedTuple):
     dilation: int = 1
     merged: int = 1  # phases of this axis that are rows of one product
     phases: int = 1  # phases of this axis that are programs of their own
-    guard: bool = False  # the gathered tensor is split: a tap may not exist
+    guard: bool = False  # phases are merged or the gathered tensor is split, and a tap may not exist: its weight is zero
     edge: bool = False  # written places may fall outside
     halo: bool = False  # gathered places may fall outside
 

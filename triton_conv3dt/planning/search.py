@@ -21,6 +21,7 @@ SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared 
 CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM
 SCALAR_RATE = 5e10  # multiply-adds/s of one SM with the loads and addresses that belong to each
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
+WARPGROUP, WARP_BY_WARP = 64, 0.6  # rows of its products; what is left of the rate where fewer are multiplied warp by warp
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
 
 
@@ -117,6 +118,8 @@ def step_bytes(config: Config, problem: Problem) -> int:
 
 def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
+    if device.warpgroups and config.block_m < WARPGROUP:
+        rate *= WARP_BY_WARP
     products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
     split, item = split_factor(problem), problem.item
     flops = 2 * config.block_m * config.block_n * config.block_k * split
@@ -169,17 +172,17 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     """Tiles of a forward or an input gradient on tensor cores."""
     rows, reduction = rows_and_reduction(problem)
     wide = (64 if problem.item == 2 else 32) // split_factor(problem)
-    floor = SMALLEST_DOT if thorough or not device.warpgroups else 64
     stages = (2, 3, 4, 5) if thorough else (3, 4)
     for merge in _merges(problem, thorough):
         merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
         joined = join_factor(problem, merge)
-        for block_m in _around(merged, max(floor, joined if merge[2] else 1), 256 if thorough else 128, thorough):
+        for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), 256 if thorough else 128, thorough):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
+                readings = list(_readings(problem, device, merge, block_n, thorough))
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for n_stages in constraints.stages(stages):
-                            for path, box, copy in _readings(problem, device, merge, block_n, thorough):
+                            for path, box, copy in readings:
                                 yield Config(path, block_m, block_n, block_k, warps, n_stages, merge, box=box, copy=copy)
 
 
@@ -211,30 +214,17 @@ def _direct(problem: Problem, device: Device, thorough: bool):
 
 
 def _merges(problem: Problem, thorough: bool):
-    """Which axes have their phases among the rows: the sensible choice, and all others for the thorough."""
-    first = _mergeable(problem)
-    yield first
-    if thorough and problem.direction == "forward":
-        choices = [(False, True) if a.stride > 1 and a.dilation == 1 else (False,) for a in problem.axes]
-        yield from (merge for merge in product(*choices) if merge != first)
-
-
-def _mergeable(problem: Problem) -> tuple[bool, bool, bool]:
-    """All axes where kernel = stride; else, from w outwards, axes whose kernel is a multiple of the stride until the rows fill
-    the 64 of a warpgroup: phases of such an axis have equally many taps, so merging them multiplies nothing in vain."""
+    """Which axes have their phases among the rows: all where kernel = stride, else whatever the cost says. Phases of unequal
+    taps multiply zeros, and read what they share once."""
     if problem.direction != "forward":
-        return (False, False, False)
-    first = problem.y_layout == "channels_first"
-    whole = [a.stride > 1 and a.dilation == 1 and a.kernel % a.stride == 0 for a in problem.axes]
-    whole[2] = whole[2] and (not first or (a := problem.axes[2]).kernel == a.stride and a.aligned_origin == 0
-                             and a.stride & (a.stride - 1) == 0)
-    if all(a.stride == 1 or (m and a.kernel == a.stride) for a, m in zip(problem.axes, whole)):
-        return tuple(whole)
-    rows, merge = problem.co_group, [False, False, False]
-    for i in (2, 1, 0):
-        if whole[i] and rows < 64:
-            merge[i], rows = True, rows * problem.stride[i]
-    return tuple(merge)
+        return [(False, False, False)]
+    able = [a.stride > 1 and a.dilation == 1 for a in problem.axes]
+    whole = tuple(able)
+    if not thorough and all(a.stride == 1 or (m and a.kernel == a.stride) for a, m in zip(problem.axes, able)):
+        if problem.y_layout == "channels_last" or (w := problem.axes[2]).stride == 1 or (
+                w.aligned_origin == 0 and w.stride & (w.stride - 1) == 0):
+            return [whole]
+    return list(product(*((False, True) if m else (False,) for m in able)))
 
 
 def _readings(problem: Problem, device: Device, merge, block_n: int, thorough: bool):
