@@ -42,8 +42,8 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> AxisConst
     if merged:
         m = a.merged(origin)
         halo = m.offset - m.taps + 1 < 0 or places - 1 + m.offset >= a.size
-        return AxisConstants(a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, merged=a.stride, guard=not m.full,
-                             edge=edge, halo=halo)
+        return AxisConstants(a.stride, origin, 1, -1, a.kernel, a.stride, m.taps, m.first, m.offset, merged=a.stride,
+                             guard=not m.full, edge=edge, halo=halo)
     reads = a.reads
     halo = bool(reads) and (min(reads) < 0 or places - 1 + max(reads) >= a.size)
     only = a.phase(0) if a.stride == 1 else None
