@@ -4,12 +4,13 @@ Pure functions of problem, device and constraints: nothing is timed here and no 
 seconds; they rank configs and prune a tuner's work, and no more is claimed of them.
 """
 
+from dataclasses import replace
 from itertools import product
 from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering
+from . import lowering, taps
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory, split_factor
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -99,7 +100,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
 def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
     if problem.direction == "grad_weight":
-        return prod(lowering.grid(problem, config)) * ceil_div(_positions(problem), config.block_k * config.shares)
+        return prod(lowering.grid(problem, config)) * ceil_div(taps.boxes(problem, config), config.shares)
     # A tap belongs to one phase; where phases are merged, all of them take every step.
     constants = lowering.axis_constants(problem, config)
     loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
@@ -116,6 +117,8 @@ def step_bytes(config: Config, problem: Problem) -> int:
 
 
 def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
+    if problem.direction == "grad_weight":
+        return _weight_step_time(config, problem, device, tile)
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
     split, item = split_factor(problem), problem.item
@@ -126,6 +129,27 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
         narrow = 1.15 * max(1.0, 8 / (item * _gathered_run(config, problem)))
     return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / CACHE_RATE) + STEP
+
+
+def _weight_step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
+    """Of a step of a weight gradient on one SM: tensor cores, shared memory, the cache, or instructions."""
+    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
+    products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
+    m, n, k = config.block_m, config.block_n * split_factor(problem), config.block_k
+    group = device.warpgroups and m >= 64
+    tensor = 2 * m * n * k * products / rate * device.sms * (1.0 if group or not device.warpgroups else 1.6)
+    shared = tile + problem.item * k * (ceil_div(n, 256) * m + ceil_div(m, 64 if group else 16 * config.warps) * n)
+    loads = m * k / taps.x_run(problem, config) + n * k / taps.z_run(problem, config)
+    issued = 5 * loads / 32 + 150 * config.warps
+    if problem.rounded:
+        issued += (m + n) * k / 32 * 2.5
+    elif split_factor(problem) > 1:
+        issued += n * k / 32
+    if not group:
+        issued += m * n * k * problem.item / (16 * 8 * 32) * 1.6
+    cache = device.l2 / device.sms or CACHE_RATE
+    clock = device.clock or 1.5e9
+    return max(tensor, shared / (128 * clock), tile / cache, issued / (4 * clock)) + STEP / 3
 
 
 def _gathered_run(config: Config, problem: Problem) -> int:
@@ -185,17 +209,41 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
-    split, floor = split_factor(problem), 64 if device.warpgroups and not thorough else SMALLEST_DOT
-    wide = max(SMALLEST_DOT, (64 if problem.item == 2 else 32) // split)
+    split = split_factor(problem)
+    wide = max(SMALLEST_DOT, 64 if problem.item == 2 else 32)
     stages = (2, 3, 4) if thorough else (3,)
-    for block_m in _around(problem.ci_group, floor, 256 if thorough else 128, thorough):
-        for block_n in _around(problem.co_group, SMALLEST_DOT, max(SMALLEST_DOT, 128 // split), thorough):
-            tiles = problem.taps // split * ceil_div(problem.ci_group, block_m) * ceil_div(problem.co_group, block_n)
-            for block_k in _around(_positions(problem), SMALLEST_DOT, wide, thorough):
-                for warps in _warps(block_m * block_n * split, thorough):
-                    for n_stages in constraints.stages(stages):
-                        for shares in _shares(problem, block_k, max(1, tiles * problem.groups), device.sms, thorough):
-                            yield Config("gather", block_m, block_n, block_k, warps, n_stages, shares=shares)
+    for ways, block_m, block_n in _weight_tiles(problem, device, thorough):
+        for block_k in _around(_positions(problem), SMALLEST_DOT, 2 * wide if block_m * block_n * split <= 4096 else wide, thorough):
+            for warps in _warps(block_m * block_n * split, thorough):
+                for n_stages in constraints.stages(stages):
+                    tried = Config("gather", block_m, block_n, block_k, warps, n_stages, taps=ways)
+                    programs = taps.tiles(problem, tried) * problem.groups
+                    for shares in _shares(problem, block_k, programs, device.sms, thorough):
+                        yield replace(tried, shares=shares)
+
+
+def _weight_tiles(problem: Problem, device: Device, thorough: bool):
+    """Ways of the taps and tiles for them: those that read and multiply the least for a position."""
+    split, found = split_factor(problem), []
+    # What passes through registers between load and product leaves accumulators half of them.
+    most = (64 if problem.wide or split > 1 or problem.item == 4 and not device.warpgroups else 128) * 256
+    choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
+    memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
+    for ways in product(*choices):
+        if taps.shifts(problem, walked := Config("gather", 16, 16, 16, 8, taps=ways)) > taps.MOST_SHIFTS:
+            continue
+        rows, columns = taps.lines(problem, walked)
+        for block_m in _around(rows, SMALLEST_DOT, 256, True):
+            for block_n in _around(columns, SMALLEST_DOT, max(SMALLEST_DOT, 256 // split), True):
+                if block_m * block_n * split > most:
+                    continue
+                tried = replace(walked, block_m=block_m, block_n=block_n)
+                tiles, small = taps.tiles(problem, tried), device.warpgroups and block_m < 64
+                read = tiles * (block_m + block_n * split) / memory
+                multiplied = 2 * tiles * block_m * block_n * split / tensor * (1.6 if small else 1)
+                found.append((max(read, multiplied) + 0.3 * min(read, multiplied), tiles, ways, block_m, block_n))
+    found.sort(key=lambda tile: tile[:2])
+    return [tile[2:] for tile in found[:40 if thorough else 10]]
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):
@@ -280,7 +328,7 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
     if problem.direction != "grad_weight":
         return (1,)
     blocks = _positions(problem) // (8 * block)
-    waves = (1, 2, 4) if thorough else (2,)
+    waves = (1, 2, 4) if thorough else (1, 2)
     return dict.fromkeys(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves)
 
 
