@@ -4,8 +4,8 @@
 
 One product has all taps of a program: rows are (shift of x, ci), columns (shift of dz, co), and what they share is a position.
 Along an axis either each tap is a program of its own, or all taps are shifts of dz, or offsets of x are crossed with the
-residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once (planning/lowering.py chooses the
-numbers, planning/config.py names the ways). Positions are walked in boxes, so that only a box has its place divided.
+residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once (planning/taps.py chooses the
+numbers). Positions are walked in boxes, so that only a box has its place divided.
 
 The reduction is split over programs. Each share is summed by one program in a fixed order, and `reduce.sum_parts` adds the
 shares in a fixed order: same bits every run, no atomics.

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
+from . import taps
 from .device import Device
+from .taps import split_factor
 
 WAYS = ("programs", "columns", "crossed")  # of the taps of an axis in a weight gradient
 PATHS = ("gather", "descriptor", "direct", "onepass")
@@ -57,15 +59,6 @@ class Config:
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
         words += [f"taps of {a} {way}" for a, way in zip("dhw", self.taps) if way != "programs"]
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
-
-
-def split_factor(problem: Problem) -> int:
-    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load."""
-    axis = problem.axes[2]
-    power = axis.stride & (axis.stride - 1) == 0
-    if problem.direction == "forward" or problem.y_layout == "channels_last" or axis.dilation != 1 or not power:
-        return 1
-    return axis.stride if axis.stride == 2 or (axis.stride <= 8 and axis.kernel == axis.stride) else 1
 
 
 def join_factor(problem: Problem, merge) -> int:
@@ -179,8 +172,6 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
 
 def _fits_taps(config: Config, problem: Problem) -> str | None:
     """Why the axes of a weight gradient cannot be walked so, or None."""
-    from . import taps  # it knows configs
-
     for name, axis, way in zip("dhw", problem.axes, config.taps):
         if way not in WAYS:
             return f"taps along {name} are {', '.join(WAYS)}, received {way!r}"

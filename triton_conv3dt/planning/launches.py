@@ -117,7 +117,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         alignment = dense if packed else p.w_alignment or dense
         constants |= dict(
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
-            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p), join, lowering.phase_minor(p, c),
+            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None),
             DOT=Dot(p.precision, p.rounded and not c.copy, p.rounded))
     else:
@@ -167,7 +167,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         boxes = taps.boxes(p, c)
         sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, p.out_size
         constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c)),
-                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p), box=taps.box(p, c)),
+                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), box=taps.box(p, c)),
                           DOT=Dot(p.precision, p.rounded, p.rounded))
     else:
         places, block = p.n * prod(p.in_size), c.block_n

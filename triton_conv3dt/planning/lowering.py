@@ -10,8 +10,9 @@ from math import gcd, prod
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from . import taps
-from .config import Config, join_factor, phase_origin, rows_and_reduction, split_factor
+from .config import Config, join_factor, phase_origin, rows_and_reduction
 from .constants import AxisConstants, WeightAxis
+from .taps import split_factor
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:

@@ -11,9 +11,10 @@ from math import prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import lowering, taps
-from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory, split_factor
+from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
+from .taps import split_factor
 
 LAUNCH = 3e-6  # of one more kernel
 LATENCY = 1.6e-6  # of a program's first load, and of its last store

@@ -6,6 +6,8 @@
 k = stride * a + r + e and t = i + a, then x[t - a] meets dz[stride * t - padding + e + r]: the offsets a are rows, the residues
 r columns, and each place is read once for all taps. Where a channels-first dz is split along w after the load, the residues
 are what is split, and what is left of its taps are shifts by whole strides.
+
+A config is one of a weight gradient on tensor cores.
 """
 
 from functools import lru_cache
@@ -13,10 +15,18 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div
 from ..problems.problem import Problem
-from .config import Config, split_factor
 from .constants import WeightAxis
 
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
+
+
+def split_factor(problem: Problem) -> int:
+    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load."""
+    axis = problem.axes[2]
+    power = axis.stride & (axis.stride - 1) == 0
+    if problem.direction == "forward" or problem.y_layout == "channels_last" or axis.dilation != 1 or not power:
+        return 1
+    return axis.stride if axis.stride == 2 or (axis.stride <= 8 and axis.kernel == axis.stride) else 1
 
 
 def ways(axis: Axis, split: int) -> tuple[str, ...]:
@@ -28,53 +38,53 @@ def ways(axis: Axis, split: int) -> tuple[str, ...]:
     return ("programs", "columns", "crossed") if crossed else ("programs", "columns")
 
 
-def weight_axes(problem: Problem, config: Config) -> list[tuple[WeightAxis, int]]:
+def weight_axes(problem: Problem, config) -> list[tuple[WeightAxis, int]]:
     """Each axis (d, h, w), and how many positions are summed over along it."""
     split = split_factor(problem)
     return [weight_axis(a, way, split if i == 2 else 1) for i, (a, way) in enumerate(zip(problem.axes, config.taps))]
 
 
-def positions(problem: Problem, config: Config) -> tuple[int, int, int]:
+def positions(problem: Problem, config) -> tuple[int, int, int]:
     """What is summed over along each axis."""
     return tuple(size for _, size in weight_axes(problem, config))
 
 
-def box(problem: Problem, config: Config) -> tuple[int, int, int]:
+def box(problem: Problem, config) -> tuple[int, int, int]:
     """The box of block_k positions that a step sums over."""
     return _box(positions(problem, config), config.block_k, "channels_first" in (problem.x_layout, problem.y_layout))
 
 
-def boxes(problem: Problem, config: Config) -> int:
+def boxes(problem: Problem, config) -> int:
     """Boxes of all samples."""
     return problem.n * prod(map(ceil_div, positions(problem, config), box(problem, config)))
 
 
-def lines(problem: Problem, config: Config) -> tuple[int, int]:
+def lines(problem: Problem, config) -> tuple[int, int]:
     """Rows and columns of all tiles together; those that a split makes of a column are not counted."""
     axes = [axis for axis, _ in weight_axes(problem, config)]
     return prod(a.rows for a in axes) * problem.ci_group, prod(a.columns for a in axes) * problem.co_group
 
 
-def shifts(problem: Problem, config: Config) -> int:
+def shifts(problem: Problem, config) -> int:
     """Shifts of rows or of columns that may leave the tensor, whichever are more."""
     axes = [axis for axis, _ in weight_axes(problem, config)]
     return max(sum(a.rows * a.x_halo for a in axes), sum(a.columns * a.z_halo for a in axes))
 
 
-def tiles(problem: Problem, config: Config) -> int:
+def tiles(problem: Problem, config) -> int:
     """Programs that share nothing: tiles of rows and columns, for every tap that is a program."""
     rows, columns = lines(problem, config)
     programs = prod(axis.programs for axis, _ in weight_axes(problem, config))
     return programs * ceil_div(rows, config.block_m) * ceil_div(columns, config.block_n)
 
 
-def edges(problem: Problem, config: Config) -> list[WeightAxis]:
+def edges(problem: Problem, config) -> list[WeightAxis]:
     """The axes, and whether boxes reach beyond their last position."""
     return [axis._replace(edge=size % side > 0)
             for (axis, size), side in zip(weight_axes(problem, config), box(problem, config))]
 
 
-def x_run(problem: Problem, config: Config) -> int:
+def x_run(problem: Problem, config) -> int:
     """Elements of x that are moved at once: along channels, or along w where no row shifts them."""
     if problem.x_layout == "channels_last":
         return gcd(problem.x_run, problem.ci_group)
@@ -84,7 +94,7 @@ def x_run(problem: Problem, config: Config) -> int:
     return gcd(problem.x_run, problem.in_size[2], size, box(problem, config)[2])
 
 
-def z_run(problem: Problem, config: Config) -> int:
+def z_run(problem: Problem, config) -> int:
     """Elements of dz that are moved at once: along channels, or along w where positions are neighbours in it."""
     if problem.y_layout == "channels_last":
         return gcd(problem.y_run, problem.co_group)
