@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, taps
+from . import lowering, taps, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -118,10 +118,10 @@ def step_bytes(config: Config, problem: Problem) -> int:
 
 
 def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
-    if problem.direction == "grad_weight":
-        return _weight_step_time(config, problem, device, tile)
-    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
+    if problem.direction == "grad_weight":
+        return weight_tiles.step_time(config, problem, device, tile, products, CACHE_RATE) + STEP / 3
+    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     split, item = split_factor(problem), problem.item
     flops = 2 * config.block_m * config.block_n * config.block_k * split
     # Each warpgroup's 64 rows read all of the second operand.
@@ -130,27 +130,6 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
         narrow = 1.15 * max(1.0, 8 / (item * _gathered_run(config, problem)))
     return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / CACHE_RATE) + STEP
-
-
-def _weight_step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
-    """Of a step of a weight gradient on one SM: tensor cores, shared memory, the cache, or instructions."""
-    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
-    m, n, k = config.block_m, config.block_n * split_factor(problem), config.block_k
-    group = device.warpgroups and m >= 64
-    tensor = 2 * m * n * k * products / rate * device.sms * (1.0 if group or not device.warpgroups else 1.6)
-    shared = tile + problem.item * k * (ceil_div(n, 256) * m + ceil_div(m, 64 if group else 16 * config.warps) * n)
-    loads = m * k / taps.x_run(problem, config) + n * k / taps.z_run(problem, config)
-    issued = 5 * loads / 32 + 150 * config.warps
-    if problem.rounded:
-        issued += (m + n) * k / 32 * 2.5
-    elif split_factor(problem) > 1:
-        issued += n * k / 32
-    if not group:
-        issued += m * n * k * problem.item / (16 * 8 * 32) * 1.6
-    cache = device.l2 / device.sms or CACHE_RATE
-    clock = device.clock or 1.5e9
-    return max(tensor, shared / (128 * clock), tile / cache, issued / (4 * clock)) + STEP / 3
 
 
 def _gathered_run(config: Config, problem: Problem) -> int:
@@ -213,38 +192,15 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
     split = split_factor(problem)
     wide = max(SMALLEST_DOT, 64 if problem.item == 2 else 32)
     stages = (2, 3, 4) if thorough else (3,)
-    for ways, block_m, block_n in _weight_tiles(problem, device, thorough):
-        for block_k in _around(_positions(problem), SMALLEST_DOT, 2 * wide if block_m * block_n * split <= 4096 else wide, thorough):
+    for ways, block_m, block_n in weight_tiles.tiles(problem, device, thorough):
+        longest = 2 * wide if block_m * block_n * split <= 4096 else wide
+        for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in _warps(block_m * block_n * split, thorough):
                 for n_stages in constraints.stages(stages):
                     tried = Config("gather", block_m, block_n, block_k, warps, n_stages, taps=ways)
                     programs = taps.tiles(problem, tried) * problem.groups
                     for shares in _shares(problem, block_k, programs, device.sms, thorough):
                         yield replace(tried, shares=shares)
-
-
-def _weight_tiles(problem: Problem, device: Device, thorough: bool):
-    """Ways of the taps and tiles for them: those that read and multiply the least for a position."""
-    split, found = split_factor(problem), []
-    # What passes through registers between load and product leaves accumulators half of them.
-    most = (64 if problem.wide or split > 1 or problem.item == 4 and not device.warpgroups else 128) * 256
-    choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
-    memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    for ways in product(*choices):
-        if taps.shifts(problem, walked := Config("gather", 16, 16, 16, 8, taps=ways)) > taps.MOST_SHIFTS:
-            continue
-        rows, columns = taps.lines(problem, walked)
-        for block_m in _around(rows, SMALLEST_DOT, 256, True):
-            for block_n in _around(columns, SMALLEST_DOT, max(SMALLEST_DOT, 256 // split), True):
-                if block_m * block_n * split > most:
-                    continue
-                tried = replace(walked, block_m=block_m, block_n=block_n)
-                tiles, small = taps.tiles(problem, tried), device.warpgroups and block_m < 64
-                read = tiles * (block_m + block_n * split) / memory
-                multiplied = 2 * tiles * block_m * block_n * split / tensor * (1.6 if small else 1)
-                found.append((max(read, multiplied) + 0.3 * min(read, multiplied), tiles, ways, block_m, block_n))
-    found.sort(key=lambda tile: tile[:2])
-    return [tile[2:] for tile in found[:40 if thorough else 10]]
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):
