@@ -54,7 +54,7 @@ class WeightGradient:
         t = [b + i for b, i in zip(begin, (o // (bw * bh), o // bw % bh, o % bw))]
         shift, ci = self.line(self.c.block_m, k["CI"], [a.rows for a in self.axes])
         yield self.access("x", self.call.x, n, ci, [s * a.x_move for s, a in zip(shift, self.axes)],
-                          [i + a.x_first for i, a in zip(t, self.axes)], t, [a.x_halo for a in self.axes], k["X"])
+                          [i + a.x_first for i, a in zip(t, self.axes)], t, o < bd * bh * bw, [a.x_halo for a in self.axes], k["X"])
         q, width = some(rng, self.c.block_k * split), bw * split
         t = [b + i for b, i in zip(begin, (q // (width * bh), q // width % bh, q % width // split))]
         shift, co = self.line(self.c.block_n, k["CO"], [a.columns for a in self.axes])
@@ -62,6 +62,7 @@ class WeightGradient:
         at = [i * a.step + a.z_first + p for i, a, p in zip(t, self.axes, program)]
         at[2] = at[2] + q % split
         yield self.access("dz", self.call.y, n, co, [s * a.z_move for s, a in zip(shift, self.axes)], at, t,
+                          q < bd * bh * width,
                           [a.z_halo for a in self.axes], k["Z"])
 
     def line(self, block: int, channels: int, shifts: list[int]):
@@ -72,10 +73,10 @@ class WeightGradient:
         self.live_line = line < lines
         return (rest // (shifts[2] * shifts[1]), rest // shifts[2] % shifts[1], rest % shifts[2]), line % channels
 
-    def access(self, what, tensor, n, channel, moved, at, t, halo, memory) -> Access:
+    def access(self, what, tensor, n, channel, moved, at, t, boxed, halo, memory) -> Access:
         strides = (tensor.stride(0), 1 if memory.last else tensor.stride(1), *tensor.stride()[2:])
         rows, columns = place(strides, 0, channel, *moved), place(strides, n, 0, *at)
-        live = self.live_line[:, None] & np.array(inside(t, self.size, [a.edge for a in self.axes]))
+        live = self.live_line[:, None] & boxed & np.array(inside(t, self.size, [a.edge for a in self.axes]))
         places = [i[None, :] + m[:, None] for i, m in zip(at, moved)]
         live = np.broadcast_to(live & inside(places, tensor.shape[2:], halo), (len(rows), len(columns)))
         channels = tensor.shape[1] // self.groups  # groups are added in 64 bits

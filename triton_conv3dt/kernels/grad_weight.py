@@ -57,10 +57,10 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
                 AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, X: tl.constexpr,
                 Z: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr, INDEX: tl.constexpr):
     """One share of dw for TILE.m rows and TILE.n columns (times TILE.split neighbours along w, where dz is contiguous along w
-    and is split after the load), reduced by a box of TILE.k positions at a time. CI and CO are per group.
+    and is split after the load), reduced by a box of up to TILE.k positions at a time. CI and CO are per group.
 
     x [N, *, *x_size], z [N, *, *z_size]; size: positions (d, h, w) of a sample; BOXES of all samples, SHARE of them for a
-    share. parts [shares, ci, co, tap] by its strides. Grid: (row tile, column tile, tap that is a program), share, group.
+    share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program), share, group.
     """
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
@@ -75,7 +75,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     PRECISION: tl.constexpr = DOT.precision
     ROWS: tl.constexpr = AXIS_D.rows * AXIS_H.rows * AXIS_W.rows * CI
     COLUMNS: tl.constexpr = AXIS_D.columns * AXIS_H.columns * AXIS_W.columns * CO
-    EDGE: tl.constexpr = AXIS_D.edge or AXIS_H.edge or AXIS_W.edge
+    PLACES: tl.constexpr = BOX[0] * BOX[1] * BOX[2]
+    EDGE: tl.constexpr = AXIS_D.edge or AXIS_H.edge or AXIS_W.edge or PLACES < BLOCK_K
     X_MASK: tl.constexpr = EDGE or AXIS_D.x_halo or AXIS_H.x_halo or AXIS_W.x_halo or ROWS % BLOCK_M != 0
     Z_MASK: tl.constexpr = EDGE or AXIS_D.z_halo or AXIS_H.z_halo or AXIS_W.z_halo or COLUMNS % BLOCK_N != 0
     XD_BITS: tl.constexpr = AXIS_D.rows * AXIS_D.x_halo
@@ -129,6 +130,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
                 lack |= lacking(b_h, o_h, x_size[1], AXIS_H.rows, AXIS_H.x_move, 1, XD_BITS)
             if AXIS_W.x_halo:
                 lack |= lacking(b_w, o_w, x_size[2], AXIS_W.rows, AXIS_W.x_move, X_UNIT, XD_BITS + XH_BITS)
+            if PLACES < BLOCK_K:
+                lack = tl.where(o_d < BOX[0], lack, -1)
             if AXIS_D.edge:
                 lack = tl.where(d + o_d < size[0], lack, -1)
             if AXIS_H.edge:
@@ -152,6 +155,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
                 lack |= lacking(c_h, q_h * AXIS_H.step, z_size[1], AXIS_H.columns, AXIS_H.z_move, 1, ZD_BITS)
             if AXIS_W.z_halo:
                 lack |= lacking(c_w, q_w * STEP_W, z_size[2], AXIS_W.columns, AXIS_W.z_move, Z_UNIT, ZD_BITS + ZH_BITS)
+            if PLACES < BLOCK_K:
+                lack = tl.where(q_d < BOX[0], lack, -1)
             if AXIS_D.edge:
                 lack = tl.where(d + q_d < size[0], lack, -1)
             if AXIS_H.edge:

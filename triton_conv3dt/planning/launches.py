@@ -160,7 +160,7 @@ def _pack(p: Problem) -> Launch:
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """Shares of a weight gradient, and their sum."""
+    """Shares of a weight gradient, and their sum; one share is the result."""
     x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
     constants = _axes(p, c) | dict(CI=p.ci_group, CO=p.co_group)
     if c.dense:
@@ -176,10 +176,12 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
                           Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)),
                           CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
+    whole = lowering.writes_whole(p, c)
+    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
     product = Launch(
-        kernel, lowering.grid(p, c), ("x", "y", "parts"), sizes, ("x", "y", "parts"), constants,
+        kernel, lowering.grid(p, c), ("x", "y", target), sizes, ("x", "y", strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    return [product, _sum_weights(p, c.shares)], [_parts(p, c.shares)]
+    return ([product], []) if whole else ([product, _sum_weights(p, c.shares)], [_parts(p, c.shares)])
 
 
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:

@@ -85,6 +85,11 @@ def packs(problem: Problem, config: Config) -> bool:
         and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
 
 
+def writes_whole(problem: Problem, config: Config) -> bool:
+    """One share is all of a weight gradient, and is written as the result."""
+    return problem.direction == "grad_weight" and config.dense and config.shares == 1 and problem.w_minor != "scattered"
+
+
 def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """The strides of a dense 5-D tensor: channels_first, channels_last, or "ci" for a weight of neighbouring input channels."""
     order = {"channels_first": (0, 1, 2, 3, 4), "channels_last": (0, 2, 3, 4, 1), "ci": (2, 3, 4, 1, 0)}[layout]

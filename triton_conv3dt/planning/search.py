@@ -81,7 +81,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 2 * problem.item * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
-    if problem.direction == "grad_weight":
+    if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
@@ -198,6 +198,8 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
             for warps in _warps(block_m * block_n * split, thorough):
                 for n_stages in constraints.stages(stages):
                     tried = Config("gather", block_m, block_n, block_k, warps, n_stages, taps=ways)
+                    if block_k > 16 and block_m * block_n * split >= 4096 * warps and taps.z_run(problem, tried) == 1:
+                        continue  # addresses of single elements leave such an accumulator no registers
                     programs = taps.tiles(problem, tried) * problem.groups
                     for shares in _shares(problem, block_k, programs, device.sms, thorough):
                         yield replace(tried, shares=shares)
@@ -281,12 +283,12 @@ def _warps(accumulators: int, thorough: bool):
 
 
 def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: bool):
-    """Programs that share a reduction: enough for two waves, each with at least eight blocks of positions."""
+    """Programs that share a reduction: enough for a wave or two, each with at least eight blocks of positions; or one."""
     if problem.direction != "grad_weight":
         return (1,)
     blocks = _positions(problem) // (8 * block)
     waves = (1, 2, 4) if thorough else (1, 2)
-    return dict.fromkeys(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves)
+    return dict.fromkeys((*(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves), 1))
 
 
 def _positions(problem: Problem) -> int:

@@ -13,7 +13,7 @@ A config is one of a weight gradient on tensor cores.
 from functools import lru_cache
 from math import gcd, prod
 
-from ..problems.geometry import Axis, ceil_div
+from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from .constants import WeightAxis
 
@@ -50,7 +50,7 @@ def positions(problem: Problem, config) -> tuple[int, int, int]:
 
 
 def box(problem: Problem, config) -> tuple[int, int, int]:
-    """The box of block_k positions that a step sums over."""
+    """The box of up to block_k positions that a step sums over."""
     return _box(positions(problem, config), config.block_k, "channels_first" in (problem.x_layout, problem.y_layout))
 
 
@@ -139,9 +139,11 @@ def _crossed(a: Axis, e: int) -> tuple[WeightAxis, int]:
 
 @lru_cache(maxsize=4096)
 def _box(sizes: tuple[int, int, int], places: int, narrow: bool) -> tuple[int, int, int]:
-    """The sides, powers of two, that leave the fewest places unused; those of a row that is read along w should be long."""
-    sides = [1 << i for i in range(places.bit_length())]
-    tried = [(d, h, places // (d * h)) for d in sides for h in sides if d * h <= places]
-    short = lambda width: (1.5 if width < 4 else 1.15 if width < 8 else 1.0) if narrow else 1.0
-    waste = lambda box: prod(ceil_div(t, b) * b for t, b in zip(sizes, box)) * short(box[2])
-    return min(tried, key=lambda box: (waste(box), -min(box[2], 32), -box[1]))
+    """The sides of a box of at most so many places that takes the fewest steps. Rows that are read along w should be long, and
+    keep the runs that the width has."""
+    d, h, w = sizes
+    run = power_of_two_divisor(w, 8) if narrow else 1
+    short = lambda width: 1.5 if width < 4 else 1.15 if width < 8 else 1.0
+    penalty = lambda width: (short(width) if narrow else 1.0) * (run // gcd(run, width)) ** 0.5
+    tried = [(min(d, places // (i * j)), i, j) for j in range(1, min(w, places) + 1) for i in range(1, min(h, places // j) + 1)]
+    return min(tried, key=lambda box: (prod(map(ceil_div, sizes, box)) * penalty(box[2]), -min(box[2], 32), -box[1]))
