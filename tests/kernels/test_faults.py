@@ -19,6 +19,7 @@ BY_NAME = {case.name: case for case in CORPUS}
 BY_NAME["long sums"] = replace(BY_NAME["more positions than a tile"], n=8)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
 GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 16, shares=3), Config("direct", 16, 32)
+CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"))
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
 PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
 
@@ -84,7 +85,10 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "offset by one": (constant(offset=lambda axis: axis.offset + 1), "k4s2p1", "forward", "channels_last", GATHER),
     "last tap left out": (constant(taps=lambda axis: axis.taps - 1), "k3s2p1op1", "grad_input", "channels_last", GATHER),
     "taps that do not exist": (constant(guard=lambda axis: False), "k3s2p1op1", "grad_input", "channels_first", GATHER),
-    "stride ignored": (constant(in_step=lambda axis: 1), "k2s2", "grad_weight", "channels_first", GATHER),
+    "stride ignored": (constant(step=lambda axis: 1), "k2s2", "grad_weight", "channels_last", GATHER),
+    "halo of x not masked": (constant(x_halo=lambda axis: False), "k3s2p1op1", "grad_weight", "channels_last", CROSSED),
+    "boxes not masked": (constant(edge=lambda axis: False), "k4s2p1", "grad_weight", "channels_last", CROSSED),
+    "taps crossed that do not exist": (constant(guard=lambda axis: False), "k3s2p1op1", "grad_weight", "channels_last", CROSSED),
     "dilation ignored": (constant(dilation=lambda axis: 1), "dilation and stride coprime", "forward", "channels_first",
                          DIRECT),
     "height and width swapped": (strides(lambda s: ((*s[0][:3], s[0][4], s[0][3]), *s[1:])), "k2s2", "forward", "channels_first",

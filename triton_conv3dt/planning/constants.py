@@ -31,6 +31,31 @@ class AxisConstants(NamedTuple):
     halo: bool = False  # gathered places may fall outside
 
 
+class WeightAxis(NamedTuple):
+    """How a weight gradient walks along one axis; planning/taps.py derives the numbers.
+
+    Position t of row shift i and column shift j (or program j) joins x at t + x_first + i * x_move with dz at step * t + z_first
+    + j * z_move, for tap tap_first + i * tap_row + j * tap_column.
+    """
+
+    kernel: int
+    rows: int  # shifts of x
+    columns: int  # shifts of dz
+    programs: int  # shifts of dz that are programs of their own
+    step: int
+    x_first: int
+    x_move: int
+    z_first: int
+    z_move: int
+    tap_first: int
+    tap_row: int
+    tap_column: int
+    guard: bool = False  # a tap may not exist
+    x_halo: bool = False  # places of x may fall outside
+    z_halo: bool = False  # places of dz may fall outside
+    edge: bool = False  # boxes may reach beyond the last position
+
+
 class Memory(NamedTuple):
     """How a tensor lies in memory and is read.
 
@@ -55,7 +80,8 @@ class Tile(NamedTuple):
 
     m, n, k: rows, columns and reduction of a product. split: neighbours along w of the gathered tensor that are read as one run
     and split after the load. join: w phases of the output that are written as one run. phase_minor: rows count (channel,
-    phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n instead of n neighbours in flat order.
+    phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
+    neighbours in flat order.
     """
 
     m: int
