@@ -98,6 +98,8 @@ REFUSED = {  # problem, device, config: the reason
     "many shifts": ({"direction": "grad_weight", "kernel": (1, 15, 15), "padding": (0, 1, 1)} | LAST, "nvidia_h200",
                     replace(GATHER, taps=("programs", "columns", "columns")), "30 shifts of the three axes"),
     "taps forward": ({}, "nvidia_h200", replace(GATHER, taps=("columns", "programs", "programs")), "are those of a grad_weight"),
+    "axis beyond 31 bits": (dict(direction="grad_weight", ci=8, in_size=(2**30, 1, 1), stride=2), "nvidia_h200", GATHER,
+                            "an axis has more places than 31 bits can count"),
     "rows beyond 31 bits": (LAST | {"ci": 8, "in_size": (2**11, 2**10, 2**10)}, "nvidia_h200",
                             replace(ROWS, merge=(True, True, True)), "4294967296 places in a row are more than"),
     "boxes beyond 31 bits": (LAST | {"ci": 8, "in_size": (2**31, 1, 1), "kernel": 3, "padding": 1}, "nvidia_h200",

@@ -37,7 +37,7 @@ def without_halos(axis):
     """The same of x and dz in a weight gradient."""
     def found(*given):
         right, size = axis(*given)
-        return right._replace(x_halo=False, z_halo=False), size
+        return right._replace(x=right.x._replace(halo=False), z=right.z._replace(halo=False)), size
     return found
 
 

@@ -10,8 +10,9 @@ from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.ops.autograd import dense_strides
 from triton_conv3dt.planning import search
-from triton_conv3dt.planning.config import WAYS, Config, fits
+from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
+from triton_conv3dt.planning.taps import WAYS
 from triton_conv3dt.problems.activations import Activation
 
 # The interpreter keeps bfloat16 as 16-bit integers: its products are not those of the numbers, and it truncates.

@@ -8,8 +8,9 @@ import torch
 
 from triton_conv3dt.launching.tensors import empty, problem_of
 from triton_conv3dt.planning import search
-from triton_conv3dt.planning.config import WAYS, Config, copyable, fits
+from triton_conv3dt.planning.config import Config, copyable, fits
 from triton_conv3dt.planning.device import Device
+from triton_conv3dt.planning.taps import WAYS
 from triton_conv3dt.problems.activations import Activation
 from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Epilogue, Problem
 from triton_conv3dt.problems.sampling import uncropped

@@ -52,33 +52,31 @@ class WeightGradient:
         begin = [i * side for i, side in zip(at, (bd, bh, bw))]
         o = some(rng, self.c.block_k)
         t = [b + i for b, i in zip(begin, (o // (bw * bh), o // bw % bh, o % bw))]
-        shift, ci = self.line(self.c.block_m, k["CI"], [a.rows for a in self.axes])
-        yield self.access("x", self.call.x, n, ci, [s * a.x_move for s, a in zip(shift, self.axes)],
-                          [i + a.x_first for i, a in zip(t, self.axes)], t, o < bd * bh * bw, [a.x_halo for a in self.axes], k["X"])
+        axes = [a.x for a in self.axes]
+        at = [i * a.step + a.first for i, a in zip(t, axes)]
+        yield self.access("x", self.call.x, self.line(self.c.block_m, k["CI"], axes), n, at, t, o < bd * bh * bw, axes, k["X"])
         q, width = some(rng, self.c.block_k * split), bw * split
         t = [b + i for b, i in zip(begin, (q // (width * bh), q // width % bh, q % width // split))]
-        shift, co = self.line(self.c.block_n, k["CO"], [a.columns for a in self.axes])
-        program = [which(rng, a.programs) * a.z_move for a in self.axes]
-        at = [i * a.step + a.z_first + p for i, a, p in zip(t, self.axes, program)]
+        axes = [a.z for a in self.axes]
+        at = [i * a.z.step + a.z.first + which(rng, a.programs) * a.z.move for i, a in zip(t, self.axes)]
         at[2] = at[2] + q % split
-        yield self.access("dz", self.call.y, n, co, [s * a.z_move for s, a in zip(shift, self.axes)], at, t,
-                          q < bd * bh * width,
-                          [a.z_halo for a in self.axes], k["Z"])
+        yield self.access("dz", self.call.y, self.line(self.c.block_n, k["CO"], axes), n, at, t, q < bd * bh * width, axes, k["Z"])
 
-    def line(self, block: int, channels: int, shifts: list[int]):
-        """Some rows or columns of a tile: their shifts (d, h, w), and their channels; those beyond the last are left out."""
-        lines = channels * shifts[0] * shifts[1] * shifts[2]
-        line = which(self.rng, -(-lines // block)) * block + some(self.rng, block)
-        rest = line // channels
-        self.live_line = line < lines
-        return (rest // (shifts[2] * shifts[1]), rest // shifts[2] % shifts[1], rest % shifts[2]), line % channels
+    def line(self, block: int, channels: int, axes):
+        """Some rows or columns of a tile: how far (d, h, w) they shift, their channels, and which of them there are."""
+        d, h, w = [a.count for a in axes]
+        line = which(self.rng, -(-channels * d * h * w // block)) * block + some(self.rng, block)
+        shift = line // channels
+        moved = [i * a.move for i, a in zip((shift // (w * h), shift // w % h, shift % w), axes)]
+        return moved, line % channels, line < channels * d * h * w
 
-    def access(self, what, tensor, n, channel, moved, at, t, boxed, halo, memory) -> Access:
+    def access(self, what, tensor, line, n, at, t, boxed, axes, memory) -> Access:
+        moved, channel, live = line
         strides = (tensor.stride(0), 1 if memory.last else tensor.stride(1), *tensor.stride()[2:])
         rows, columns = place(strides, 0, channel, *moved), place(strides, n, 0, *at)
-        live = self.live_line[:, None] & boxed & np.array(inside(t, self.size, [a.edge for a in self.axes]))
+        live = live[:, None] & boxed & np.array(inside(t, self.size, [a.edge for a in axes]))
         places = [i[None, :] + m[:, None] for i, m in zip(at, moved)]
-        live = np.broadcast_to(live & inside(places, tensor.shape[2:], halo), (len(rows), len(columns)))
+        live = np.broadcast_to(live & inside(places, tensor.shape[2:], [a.halo for a in axes]), (len(rows), len(columns)))
         channels = tensor.shape[1] // self.groups  # groups are added in 64 bits
         offsets = rows[:, None] + columns[None, :]
         return Access(what, tensor, offsets, live, memory.run, 0 if memory.last else 1, (offsets,),

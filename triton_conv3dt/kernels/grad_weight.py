@@ -21,35 +21,86 @@ LINE = tl.constexpr(1 << 30)  # the bit that a line beyond the last needs and no
 
 
 @triton.jit
-def line_parts(line, CHANNELS: tl.constexpr, ND: tl.constexpr, NH: tl.constexpr, NW: tl.constexpr):
-    """The shift (d, h, w) and the channel of a line; lines count (shift, channel). d is ND or more where there is none."""
+def line_parts(line, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr):
+    """The shift (d, h, w) and the channel of a line; lines count (shift, channel). Beyond the last line, d is D.count or more.
+    D, H, W: Shifts of planning/constants.py."""
     channel, rest = line % CHANNELS, line // CHANNELS
-    w, rest = rest % NW, rest // NW
-    return rest // NH, rest % NH, w, channel
+    w, rest = rest % W.count, rest // W.count
+    return rest // H.count, rest % H.count, w, channel
 
 
 @triton.jit
-def needed(shift_d, shift_h, shift_w, ND: tl.constexpr, BITS_D: tl.constexpr, BITS_H: tl.constexpr, BITS_W: tl.constexpr):
-    """What a line needs of a place, as bits: that each of its shifts stays inside; an axis that has no bits has no outside."""
-    bits = tl.zeros_like(shift_d) + SEEN
-    if BITS_D > 0:
-        bits |= 1 << shift_d
-    if BITS_H > 0:
-        bits |= 1 << (BITS_D + shift_h)
-    if BITS_W > 0:
-        bits |= 1 << (BITS_D + BITS_H + shift_w)
-    return tl.where(shift_d < ND, bits, LINE)
+def offset_and_need(line, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, M: tl.constexpr):
+    """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
+    RUN: tl.constexpr = M.run if M.last else 1
+    d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
+    offset = tl.multiple_of(place(0, 0, d * D.move, h * H.move, w * W.move, stride) + channel * stride[1], RUN)
+    need = tl.zeros_like(d) + SEEN
+    if D.halo:
+        need |= 1 << d
+    if H.halo:
+        need |= 1 << (D.count * D.halo + h)
+    if W.halo:
+        need |= 1 << (D.count * D.halo + H.count * H.halo + w)
+    return tl.max_contiguous(offset, RUN), tl.where(d < D.count, need, LINE)
 
 
 @triton.jit
-def lacking(begin, o, size, SHIFTS: tl.constexpr, MOVE: tl.constexpr, UNIT: tl.constexpr, BIT: tl.constexpr):
-    """Which shifts move the places begin + o of an axis outside, as bits; all are counted in units, which have one answer."""
+def outside(begin, o, size, AXIS: tl.constexpr, UNIT: tl.constexpr, BIT: tl.constexpr):
+    """Which shifts move the places begin + o of an axis outside, as bits; UNIT neighbours have one answer."""
+    COUNT: tl.constexpr = AXIS.count
     bits = tl.zeros_like(o)
     most = tl.cast(size, tl.int32) // UNIT
-    for j in tl.static_range(SHIFTS):
-        at = (begin + j * MOVE) // UNIT + o // UNIT
-        bits |= (at.to(tl.uint32) >= most.to(tl.uint32)).to(tl.int32) << (BIT + j)
+    for i in tl.static_range(COUNT):
+        at = (begin + i * AXIS.move) // UNIT + o // UNIT
+        bits |= (at.to(tl.uint32) >= most.to(tl.uint32)).to(tl.int32) << (BIT + i)
     return bits
+
+
+@triton.jit
+def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+             M: tl.constexpr, BOX: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr):
+    """[line, place]: what the lines of x or dz read at the places o (d, h, w) of the box of positions that begins at `box`.
+
+    first: the place of position 0 before a line shifts it. Along w, o counts SPLIT neighbours for every position.
+    """
+    RUN: tl.constexpr = M.run
+    UNIT: tl.constexpr = 1 if M.last else M.run
+    STEP_W: tl.constexpr = W.step // SPLIT
+    d, h, w = box[0] * D.step + first[0], box[1] * H.step + first[1], box[2] * W.step + first[2]
+    at = place(n, 0, d + o[0] * D.step, h + o[1] * H.step, 0, stride)
+    at = tl.multiple_of(at + (w + o[2] * STEP_W) * stride[4], RUN)
+    at = tl.max_contiguous(at, 1 if M.last else RUN)
+    p = tensor + (line[:, None] + at[None, :])
+    if MASK:
+        BIT_H: tl.constexpr = D.count * D.halo
+        BIT_W: tl.constexpr = BIT_H + H.count * H.halo
+        lack = tl.zeros_like(o[0])
+        if D.halo:
+            lack |= outside(d, o[0] * D.step, size[0], D, 1, 0)
+        if H.halo:
+            lack |= outside(h, o[1] * H.step, size[1], H, 1, BIT_H)
+        if W.halo:
+            lack |= outside(w, o[2] * STEP_W, size[2], W, UNIT, BIT_W)
+        if BOX[0] * BOX[1] * BOX[2] * SPLIT < o[0].shape[0]:
+            lack = tl.where(o[0] < BOX[0], lack, -1)
+        if D.edge:
+            lack = tl.where(box[0] + o[0] < positions[0], lack, -1)
+        if H.edge:
+            lack = tl.where(box[1] + o[1] < positions[1], lack, -1)
+        if W.edge:
+            lack = tl.where(box[2] * SPLIT // UNIT + o[2] // UNIT < positions[2] * SPLIT // UNIT, lack, -1)
+        return tl.load(p, mask=(need[:, None] & (lack | LINE)[None, :]) == 0, other=0.0)
+    else:
+        return tl.load(p)
+
+
+@triton.jit
+def box_places(BOX: tl.constexpr, SPLIT: tl.constexpr, COUNT: tl.constexpr):
+    """The places (d, h, w) of a box whose positions are SPLIT neighbours along w each; beyond the last, d is BOX[0] or more."""
+    WIDTH: tl.constexpr = BOX[2] * SPLIT
+    o = tl.arange(0, COUNT)
+    return o // (WIDTH * BOX[1]), o // WIDTH % BOX[1], o % WIDTH
 
 
 @triton.jit
@@ -60,29 +111,26 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     and is split after the load), reduced by a box of up to TILE.k positions at a time. CI and CO are per group.
 
     x [N, *, *x_size], z [N, *, *z_size]; size: positions (d, h, w) of a sample; BOXES of all samples, SHARE of them for a
-    share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program), share, group.
+    share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is
+    a program), share, group.
     """
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
     BLOCK_K: tl.constexpr = TILE.k
     SPLIT: tl.constexpr = TILE.split
     BOX: tl.constexpr = TILE.box
-    X_RUN: tl.constexpr = X.run
-    Z_RUN: tl.constexpr = Z.run
-    X_UNIT: tl.constexpr = 1 if X.last else X.run
-    Z_UNIT: tl.constexpr = 1 if Z.last else Z.run
-    WIDTH: tl.constexpr = BOX[2] * SPLIT
     PRECISION: tl.constexpr = DOT.precision
-    ROWS: tl.constexpr = AXIS_D.rows * AXIS_H.rows * AXIS_W.rows * CI
-    COLUMNS: tl.constexpr = AXIS_D.columns * AXIS_H.columns * AXIS_W.columns * CO
-    PLACES: tl.constexpr = BOX[0] * BOX[1] * BOX[2]
-    EDGE: tl.constexpr = AXIS_D.edge or AXIS_H.edge or AXIS_W.edge or PLACES < BLOCK_K
-    X_MASK: tl.constexpr = EDGE or AXIS_D.x_halo or AXIS_H.x_halo or AXIS_W.x_halo or ROWS % BLOCK_M != 0
-    Z_MASK: tl.constexpr = EDGE or AXIS_D.z_halo or AXIS_H.z_halo or AXIS_W.z_halo or COLUMNS % BLOCK_N != 0
-    XD_BITS: tl.constexpr = AXIS_D.rows * AXIS_D.x_halo
-    XH_BITS: tl.constexpr = AXIS_H.rows * AXIS_H.x_halo
-    ZD_BITS: tl.constexpr = AXIS_D.columns * AXIS_D.z_halo
-    ZH_BITS: tl.constexpr = AXIS_H.columns * AXIS_H.z_halo
+    XD: tl.constexpr = AXIS_D.x
+    XH: tl.constexpr = AXIS_H.x
+    XW: tl.constexpr = AXIS_W.x
+    ZD: tl.constexpr = AXIS_D.z
+    ZH: tl.constexpr = AXIS_H.z
+    ZW: tl.constexpr = AXIS_W.z
+    ROWS: tl.constexpr = XD.count * XH.count * XW.count * CI
+    COLUMNS: tl.constexpr = ZD.count * ZH.count * ZW.count * CO
+    CUT: tl.constexpr = XD.edge or XH.edge or XW.edge or BOX[0] * BOX[1] * BOX[2] < BLOCK_K
+    X_MASK: tl.constexpr = CUT or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
+    Z_MASK: tl.constexpr = CUT or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
     ROW_TILES: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
     COLUMN_TILES: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
     pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -90,83 +138,25 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     i_column, rest = rest % COLUMN_TILES, rest // COLUMN_TILES
     jw, rest = rest % AXIS_W.programs, rest // AXIS_W.programs
     jh, jd = rest % AXIS_H.programs, rest // AXIS_H.programs
-    first_d, first_h = AXIS_D.z_first + jd * AXIS_D.z_move, AXIS_H.z_first + jh * AXIS_H.z_move
-    first_w = AXIS_W.z_first + jw * AXIS_W.z_move
+    x_first = XD.first, XH.first, XW.first
+    z_first = ZD.first + jd * ZD.move, ZH.first + jh * ZH.move, ZW.first + jw * ZW.move
     x_stride, z_stride = widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
-
-    row = i_row * BLOCK_M + tl.arange(0, BLOCK_M)
-    xd, xh, xw, ci = line_parts(row, CI, AXIS_D.rows, AXIS_H.rows, AXIS_W.rows)
-    x_row = place(0, 0, xd * AXIS_D.x_move, xh * AXIS_H.x_move, xw * AXIS_W.x_move, x_stride) + ci * x_stride[1]
-    x_row = tl.max_contiguous(tl.multiple_of(x_row, X_RUN if X.last else 1), X_RUN if X.last else 1)
-    x_need = needed(xd, xh, xw, AXIS_D.rows, XD_BITS, XH_BITS, AXIS_W.rows * AXIS_W.x_halo)
-    column = i_column * BLOCK_N + tl.arange(0, BLOCK_N)
-    zd, zh, zw, co = line_parts(column, CO, AXIS_D.columns, AXIS_H.columns, AXIS_W.columns)
-    z_row = place(0, 0, zd * AXIS_D.z_move, zh * AXIS_H.z_move, zw * AXIS_W.z_move, z_stride) + co * z_stride[1]
-    z_row = tl.max_contiguous(tl.multiple_of(z_row, Z_RUN if Z.last else 1), Z_RUN if Z.last else 1)
-    z_need = needed(zd, zh, zw, AXIS_D.columns, ZD_BITS, ZH_BITS, AXIS_W.columns * AXIS_W.z_halo)
     x += group.to(tl.int64) * CI * x_stride[1]
     z += group.to(tl.int64) * CO * z_stride[1]
+    row = i_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = i_column * BLOCK_N + tl.arange(0, BLOCK_N)
+    x_line, x_need = offset_and_need(row, x_stride, CI, XD, XH, XW, X)
+    z_line, z_need = offset_and_need(column, z_stride, CO, ZD, ZH, ZW, Z)
+    x_places, z_places = box_places(BOX, 1, BLOCK_K), box_places(BOX, SPLIT, BLOCK_K * SPLIT)
 
-    o = tl.arange(0, BLOCK_K)
-    o_w, o_h, o_d = o % BOX[2], o // BOX[2] % BOX[1], o // (BOX[2] * BOX[1])
-    q = tl.arange(0, BLOCK_K * SPLIT)
-    q_w, q_h, q_d = q % WIDTH, q // WIDTH % BOX[1], q // (WIDTH * BOX[1])
-    STEP_W: tl.constexpr = AXIS_W.step // SPLIT
     acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), tl.float32)
-    first = share.to(INDEX) * SHARE
-    last = tl.minimum(tl.cast(BOXES, INDEX), first + SHARE)
-    for i_box in tl.range(first, last, num_stages=TILE.stages):
+    begin = share.to(INDEX) * SHARE
+    end = tl.minimum(tl.cast(BOXES, INDEX), begin + SHARE)
+    for i_box in tl.range(begin, end, num_stages=TILE.stages):
         n, d, h, w = box_origin(i_box, size, BOX)
-        n, d, h, w = n.to(INDEX), d.to(tl.int32), h.to(tl.int32), w.to(tl.int32)
-        b_d, b_h, b_w = d + AXIS_D.x_first, h + AXIS_H.x_first, w + AXIS_W.x_first
-        at = tl.multiple_of(place(n, 0, b_d + o_d, b_h + o_h, 0, x_stride) + (b_w + o_w) * x_stride[4], X_RUN)
-        at = tl.max_contiguous(at, 1 if X.last else X_RUN)
-        p_x = x + (x_row[:, None] + at[None, :])
-        if X_MASK:
-            lack = tl.zeros_like(o)
-            if AXIS_D.x_halo:
-                lack |= lacking(b_d, o_d, x_size[0], AXIS_D.rows, AXIS_D.x_move, 1, 0)
-            if AXIS_H.x_halo:
-                lack |= lacking(b_h, o_h, x_size[1], AXIS_H.rows, AXIS_H.x_move, 1, XD_BITS)
-            if AXIS_W.x_halo:
-                lack |= lacking(b_w, o_w, x_size[2], AXIS_W.rows, AXIS_W.x_move, X_UNIT, XD_BITS + XH_BITS)
-            if PLACES < BLOCK_K:
-                lack = tl.where(o_d < BOX[0], lack, -1)
-            if AXIS_D.edge:
-                lack = tl.where(d + o_d < size[0], lack, -1)
-            if AXIS_H.edge:
-                lack = tl.where(h + o_h < size[1], lack, -1)
-            if AXIS_W.edge:
-                lack = tl.where(w // X_UNIT + o_w // X_UNIT < size[2] // X_UNIT, lack, -1)
-            m_x = (x_need[:, None] & (lack | LINE)[None, :]) == 0
-            b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_M, BLOCK_K]
-        else:
-            b_x = tl.load(p_x)
-        c_d, c_h, c_w = d * AXIS_D.step + first_d, h * AXIS_H.step + first_h, w * AXIS_W.step + first_w
-        at = place(n, 0, c_d + q_d * AXIS_D.step, c_h + q_h * AXIS_H.step, 0, z_stride)
-        at = tl.multiple_of(at + (c_w + q_w * STEP_W) * z_stride[4], Z_RUN)
-        at = tl.max_contiguous(at, 1 if Z.last else Z_RUN)
-        p_z = z + (z_row[:, None] + at[None, :])
-        if Z_MASK:
-            lack = tl.zeros_like(q)
-            if AXIS_D.z_halo:
-                lack |= lacking(c_d, q_d * AXIS_D.step, z_size[0], AXIS_D.columns, AXIS_D.z_move, 1, 0)
-            if AXIS_H.z_halo:
-                lack |= lacking(c_h, q_h * AXIS_H.step, z_size[1], AXIS_H.columns, AXIS_H.z_move, 1, ZD_BITS)
-            if AXIS_W.z_halo:
-                lack |= lacking(c_w, q_w * STEP_W, z_size[2], AXIS_W.columns, AXIS_W.z_move, Z_UNIT, ZD_BITS + ZH_BITS)
-            if PLACES < BLOCK_K:
-                lack = tl.where(q_d < BOX[0], lack, -1)
-            if AXIS_D.edge:
-                lack = tl.where(d + q_d < size[0], lack, -1)
-            if AXIS_H.edge:
-                lack = tl.where(h + q_h < size[1], lack, -1)
-            if AXIS_W.edge:
-                lack = tl.where(w * SPLIT // Z_UNIT + q_w // Z_UNIT < size[2] * SPLIT // Z_UNIT, lack, -1)
-            m_z = (z_need[:, None] & (lack | LINE)[None, :]) == 0
-            b_z = tl.load(p_z, mask=m_z, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
-        else:
-            b_z = tl.load(p_z)
+        n, box = n.to(INDEX), (d.to(tl.int32), h.to(tl.int32), w.to(tl.int32))
+        b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK)
+        b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK)
         if DOT.round_x:
             b_x = round_tf32(b_x)
         if DOT.round_w:
@@ -178,8 +168,9 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
         acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
 
     line = tl.arange(0, BLOCK_N * SPLIT)
-    zd, zh, zw, co = line_parts(i_column * BLOCK_N + line % BLOCK_N, CO, AXIS_D.columns, AXIS_H.columns, AXIS_W.columns)
-    m_dw = (xd < AXIS_D.rows)[:, None] & (zd < AXIS_D.columns)[None, :]
+    xd, xh, xw, ci = line_parts(row, CI, XD, XH, XW)
+    zd, zh, zw, co = line_parts(i_column * BLOCK_N + line % BLOCK_N, CO, ZD, ZH, ZW)
+    m_dw = (xd < XD.count)[:, None] & (zd < ZD.count)[None, :]
     r_d, r_h = AXIS_D.tap_first + xd * AXIS_D.tap_row, AXIS_H.tap_first + xh * AXIS_H.tap_row
     r_w = AXIS_W.tap_first + xw * AXIS_W.tap_row
     s_d, s_h = (jd + zd) * AXIS_D.tap_column, (jh + zh) * AXIS_H.tap_column

@@ -161,7 +161,8 @@ def _described(x):
     return *x.stride()[:4], place_stride(x)
 
 
-SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "one share": _of_one_share, "described": _described}
+SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "one share": _of_one_share,
+              "described": _described}
 
 
 @functools.lru_cache(maxsize=None)

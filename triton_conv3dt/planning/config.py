@@ -8,9 +8,7 @@ from math import prod
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
 from . import taps
 from .device import Device
-from .taps import split_factor
 
-WAYS = ("programs", "columns", "crossed")  # of the taps of an axis in a weight gradient
 PATHS = ("gather", "descriptor", "direct", "onepass")
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
@@ -94,7 +92,7 @@ def rows_and_reduction(problem: Problem) -> tuple[int, int]:
 def overhang(config: Config, problem: Problem) -> int:
     """How many positions beyond the last may be counted: by its tile, which splits or joins some, or by shares left idle."""
     block = config.block_k if config.dense and problem.direction not in ("forward", "grad_input") else config.block_n
-    return block * max(config.shares, split_factor(problem), join_factor(problem, config.merge))
+    return block * max(config.shares, taps.split_factor(problem), join_factor(problem, config.merge))
 
 
 def shared_memory(config: Config, problem: Problem) -> int:
@@ -106,7 +104,7 @@ def shared_memory(config: Config, problem: Problem) -> int:
         tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
         held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
         return problem.item * (config.stages * tile + held) + 1024
-    split = split_factor(problem)
+    split = taps.split_factor(problem)
     if problem.direction == "grad_weight":
         tile = config.block_k * (config.block_m + config.block_n * split)
     else:
@@ -163,7 +161,7 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
     if config.merge[2] and joined > 1 and config.block_m < joined:
         return f"block_m = {config.block_m} holds less than one joined run of {joined} phases"
     accumulators = config.block_m * config.block_n * (2 if joined > 1 and not config.merge[2] else 1)
-    accumulators *= split_factor(problem) if problem.direction == "grad_weight" else 1
+    accumulators *= taps.split_factor(problem) if problem.direction == "grad_weight" else 1
     # Offsets of 64 bits and the tile of a residual take registers, too.
     if accumulators > (64 if problem.wide or problem.epilogue.residual else 128) * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
@@ -173,12 +171,14 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
 def _fits_taps(config: Config, problem: Problem) -> str | None:
     """Why the axes of a weight gradient cannot be walked so, or None."""
     for name, axis, way in zip("dhw", problem.axes, config.taps):
-        if way not in WAYS:
-            return f"taps along {name} are {', '.join(WAYS)}, received {way!r}"
+        if way not in taps.WAYS:
+            return f"taps along {name} are {', '.join(taps.WAYS)}, received {way!r}"
         if way == "crossed" and axis.dilation != 1:
             return f"taps along {name} cannot be crossed: their dilation is {axis.dilation}"
     if (shifts := taps.shifts(problem, config)) > taps.MOST_SHIFTS:
         return f"{shifts} shifts of the three axes are more than the {taps.MOST_SHIFTS} that the kernel has bits for"
+    if exceed_31_bits(*problem.out_size, *(axis.size * axis.stride for axis in problem.axes)):
+        return "an axis has more places than 31 bits can count"
     if not problem.wide and exceed_31_bits(taps.boxes(problem, config)):
         return "there are more boxes of positions than 31 bits can count"
     return None

@@ -31,29 +31,31 @@ class AxisConstants(NamedTuple):
     halo: bool = False  # gathered places may fall outside
 
 
+class Shifts(NamedTuple):
+    """How a weight gradient reads x or dz along one axis: shift i of position t is the place step * t + first + i * move."""
+
+    count: int
+    step: int
+    first: int
+    move: int
+    halo: bool = False  # places may fall outside
+    edge: bool = False  # boxes may reach beyond the last position
+
+
 class WeightAxis(NamedTuple):
     """How a weight gradient walks along one axis; planning/taps.py derives the numbers.
 
-    Position t of row shift i and column shift j (or program j) joins x at t + x_first + i * x_move with dz at step * t + z_first
-    + j * z_move, for tap tap_first + i * tap_row + j * tap_column.
+    Shift i of x (a row) meets shift j of dz (a column, or a program) in tap tap_first + i * tap_row + j * tap_column.
     """
 
     kernel: int
-    rows: int  # shifts of x
-    columns: int  # shifts of dz
-    programs: int  # shifts of dz that are programs of their own
-    step: int
-    x_first: int
-    x_move: int
-    z_first: int
-    z_move: int
+    x: Shifts
+    z: Shifts
+    programs: int  # shifts of dz that are programs of their own, each with one column
     tap_first: int
     tap_row: int
     tap_column: int
     guard: bool = False  # a tap may not exist
-    x_halo: bool = False  # places of x may fall outside
-    z_halo: bool = False  # places of dz may fall outside
-    edge: bool = False  # boxes may reach beyond the last position
 
 
 class Memory(NamedTuple):

@@ -253,9 +253,8 @@ def _channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
 
 def _parts(p: Problem, shares: int) -> Workspace:
     """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
-    ci, co, taps = p.ci, p.co_group, p.taps
-    return Workspace("parts", (shares, ci, co, taps), (ci * co * taps, co * taps, 1, co),
-                     _accumulator(p))
+    ci, co = p.ci, p.co_group
+    return Workspace("parts", (shares, ci, co, p.taps), (ci * co * p.taps, co * p.taps, 1, co), _accumulator(p))
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:

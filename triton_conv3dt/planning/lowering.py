@@ -12,7 +12,6 @@ from ..problems.problem import Problem
 from . import taps
 from .config import Config, join_factor, phase_origin, rows_and_reduction
 from .constants import AxisConstants, WeightAxis
-from .taps import split_factor
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -32,7 +31,7 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
     if problem.direction == "grad_weight" and config.dense:
         return taps.edges(problem, config)
     if problem.direction != "forward":
-        split = split_factor(problem) if config.dense else 1
+        split = taps.split_factor(problem) if config.dense else 1
         return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge)
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
@@ -150,7 +149,7 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     constants = axis_constants(problem, config)[2]
     if layout == "channels_last":  # along the channels of a place; that channel offsets keep it whole, the compiler sees
         return alignment
-    width, split = gcd(steps(problem, config)[2], config.block_n), split_factor(problem) if config.dense else 1
+    width, split = gcd(steps(problem, config)[2], config.block_n), taps.split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
         axis = problem.axes[2]
         in_place = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants.offset % alignment == 0

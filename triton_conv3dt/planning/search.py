@@ -14,7 +14,6 @@ from . import lowering, taps, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
-from .taps import split_factor
 
 LAUNCH = 3e-6  # of one more kernel
 LATENCY = 1.6e-6  # of a program's first load, and of its last store
@@ -111,7 +110,7 @@ def loop_steps(config: Config, problem: Problem) -> int:
 
 def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
-    split = split_factor(problem)
+    split = taps.split_factor(problem)
     if problem.direction == "grad_weight":
         return problem.item * config.block_k * (config.block_m + config.block_n * split)
     return problem.item * config.block_k * split * (config.block_m + config.block_n)
@@ -122,7 +121,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     if problem.direction == "grad_weight":
         return weight_tiles.step_time(config, problem, device, tile, products, CACHE_RATE) + STEP / 3
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    split, item = split_factor(problem), problem.item
+    split, item = taps.split_factor(problem), problem.item
     flops = 2 * config.block_m * config.block_n * config.block_k * split
     # Each warpgroup's 64 rows read all of the second operand.
     shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
@@ -143,7 +142,7 @@ def _gathered_run(config: Config, problem: Problem) -> int:
 def _resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
     threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n * (split_factor(problem) if problem.direction == "grad_weight" else 1)
+    accumulators = config.block_m * config.block_n * (taps.split_factor(problem) if problem.direction == "grad_weight" else 1)
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)
@@ -172,7 +171,7 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
 def _products(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a forward or an input gradient on tensor cores."""
     rows, reduction = rows_and_reduction(problem)
-    wide = (64 if problem.item == 2 else 32) // split_factor(problem)
+    wide = (64 if problem.item == 2 else 32) // taps.split_factor(problem)
     floor = SMALLEST_DOT if thorough or not device.warpgroups else 64
     stages = (2, 3, 4, 5) if thorough else (3, 4)
     for merge in _merges(problem, thorough):
@@ -189,8 +188,8 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
-    split = split_factor(problem)
-    wide = max(SMALLEST_DOT, 64 if problem.item == 2 else 32)
+    split = taps.split_factor(problem)
+    wide = 64 if problem.item == 2 else 32
     stages = (2, 3, 4) if thorough else (3,)
     for ways, block_m, block_n in weight_tiles.tiles(problem, device, thorough):
         longest = 2 * wide if block_m * block_n * split <= 4096 else wide

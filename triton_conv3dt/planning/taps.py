@@ -15,8 +15,9 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from .constants import WeightAxis
+from .constants import Shifts, WeightAxis
 
+WAYS = ("programs", "columns", "crossed")
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
 
 
@@ -33,9 +34,9 @@ def ways(axis: Axis, split: int) -> tuple[str, ...]:
     """The ways to walk an axis that differ."""
     shifts = axis.split().taps if split > 1 else axis.kernel
     if shifts <= 1:
-        return ("programs",)
-    crossed = axis.dilation == 1 and weight_axis(axis, "crossed", split)[0].rows > 1
-    return ("programs", "columns", "crossed") if crossed else ("programs", "columns")
+        return WAYS[:1]
+    crossed = axis.dilation == 1 and weight_axis(axis, "crossed", split)[0].x.count > 1
+    return WAYS if crossed else WAYS[:2]
 
 
 def weight_axes(problem: Problem, config) -> list[tuple[WeightAxis, int]]:
@@ -62,13 +63,13 @@ def boxes(problem: Problem, config) -> int:
 def lines(problem: Problem, config) -> tuple[int, int]:
     """Rows and columns of all tiles together; those that a split makes of a column are not counted."""
     axes = [axis for axis, _ in weight_axes(problem, config)]
-    return prod(a.rows for a in axes) * problem.ci_group, prod(a.columns for a in axes) * problem.co_group
+    return prod(a.x.count for a in axes) * problem.ci_group, prod(a.z.count for a in axes) * problem.co_group
 
 
 def shifts(problem: Problem, config) -> int:
     """Shifts of rows or of columns that may leave the tensor, whichever are more."""
     axes = [axis for axis, _ in weight_axes(problem, config)]
-    return max(sum(a.rows * a.x_halo for a in axes), sum(a.columns * a.z_halo for a in axes))
+    return max(sum(a.x.count * a.x.halo for a in axes), sum(a.z.count * a.z.halo for a in axes))
 
 
 def tiles(problem: Problem, config) -> int:
@@ -80,8 +81,9 @@ def tiles(problem: Problem, config) -> int:
 
 def edges(problem: Problem, config) -> list[WeightAxis]:
     """The axes, and whether boxes reach beyond their last position."""
-    return [axis._replace(edge=size % side > 0)
-            for (axis, size), side in zip(weight_axes(problem, config), box(problem, config))]
+    cut = [size % side > 0 for size, side in zip(positions(problem, config), box(problem, config))]
+    return [axis._replace(x=axis.x._replace(edge=edge), z=axis.z._replace(edge=edge))
+            for (axis, _), edge in zip(weight_axes(problem, config), cut)]
 
 
 def x_run(problem: Problem, config) -> int:
@@ -89,7 +91,7 @@ def x_run(problem: Problem, config) -> int:
     if problem.x_layout == "channels_last":
         return gcd(problem.x_run, problem.ci_group)
     axis, size = weight_axes(problem, config)[2]
-    if axis.rows > 1 or axis.x_first:
+    if axis.x.count > 1 or axis.x.first:
         return 1
     return gcd(problem.x_run, problem.in_size[2], size, box(problem, config)[2])
 
@@ -99,11 +101,11 @@ def z_run(problem: Problem, config) -> int:
     if problem.y_layout == "channels_last":
         return gcd(problem.y_run, problem.co_group)
     (axis, size), split = weight_axes(problem, config)[2], split_factor(problem)
-    if axis.step != split:
+    if axis.z.step != split:
         return 1
-    shift = axis.z_move if axis.columns * axis.programs > 1 else 0
+    shift = axis.z.move if axis.z.count * axis.programs > 1 else 0
     width = gcd(size * split, box(problem, config)[2] * split, problem.out_size[2])
-    return gcd(problem.y_run, width, axis.z_first, shift)
+    return gcd(problem.y_run, width, axis.z.first, shift)
 
 
 @lru_cache(maxsize=4096)
@@ -111,8 +113,8 @@ def weight_axis(a: Axis, way: str, split: int) -> tuple[WeightAxis, int]:
     """An axis walked in one way, and its positions."""
     if way == "crossed":
         residues = [a.padding % a.stride] if split > 1 else sorted(range(a.stride), key=lambda e: e != a.padding % a.stride)
-        axis, size = min((_crossed(a, e) for e in residues), key=lambda found: (found[0].rows, found[1]))
-        return (axis._replace(columns=1) if split > 1 else axis), size
+        axis, size = min((_crossed(a, e) for e in residues), key=lambda found: (found[0].x.count, found[1]))
+        return (axis._replace(z=axis.z._replace(count=1)) if split > 1 else axis), size
     if split > 1:
         m = a.split()
         taps, first, move = m.taps, m.offset * a.stride, a.stride
@@ -120,8 +122,9 @@ def weight_axis(a: Axis, way: str, split: int) -> tuple[WeightAxis, int]:
     else:
         taps, first, move, tap_first, tap_step, guard = a.kernel, -a.padding, a.dilation, 0, 1, False
     last = (a.size - 1) * a.stride + first + (taps - 1) * move + (split - 1)
-    return WeightAxis(a.kernel, 1, taps if way == "columns" else 1, 1 if way == "columns" else taps, a.stride, 0, 1, first, move,
-                      tap_first, 1, tap_step, guard, x_halo=False, z_halo=first < 0 or last >= a.out), a.size
+    columns, programs = (taps, 1) if way == "columns" else (1, taps)
+    return WeightAxis(a.kernel, Shifts(1, 1, 0, 1), Shifts(columns, a.stride, first, move, first < 0 or last >= a.out), programs,
+                      tap_first, 1, tap_step, guard), a.size
 
 
 def _crossed(a: Axis, e: int) -> tuple[WeightAxis, int]:
@@ -131,10 +134,9 @@ def _crossed(a: Axis, e: int) -> tuple[WeightAxis, int]:
     first = max(low, (a.padding - e) // s)
     size = max(1, min(a.size - 1 + high, (a.out - 1 + a.padding - e) // s) - first + 1)
     rows, z_first = high - low + 1, s * first - a.padding + e
-    guard = s * low + e != 0 or rows * s != a.kernel
-    return WeightAxis(a.kernel, rows, s, 1, s, first - low, -1, z_first, 1, s * low + e, s, 1, guard,
-                      x_halo=first - high < 0 or first + size - 1 - low >= a.size,
-                      z_halo=z_first < 0 or z_first + s * size - 1 >= a.out), size
+    x = Shifts(rows, 1, first - low, -1, first - high < 0 or first + size - 1 - low >= a.size)
+    z = Shifts(s, s, z_first, 1, z_first < 0 or z_first + s * size - 1 >= a.out)
+    return WeightAxis(a.kernel, x, z, 1, s * low + e, s, 1, guard=s * low + e != 0 or rows * s != a.kernel), size
 
 
 @lru_cache(maxsize=4096)

@@ -8,18 +8,17 @@ from ..problems.problem import Problem
 from . import taps
 from .config import SMALLEST_DOT, Config
 from .device import Device
-from .taps import split_factor
 
 
 def tiles(problem: Problem, device: Device, thorough: bool):
     """Ways of the taps and tiles for them: those that read and multiply the least for a position."""
-    split, found = split_factor(problem), []
+    split, found = taps.split_factor(problem), []
     # What passes through registers between load and product leaves accumulators half of them.
     most = (64 if problem.wide or split > 1 or problem.item == 4 and not device.warpgroups else 128) * 256
     choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
     memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     for ways in product(*choices):
-        if taps.shifts(problem, walked := Config("gather", 16, 16, 16, 8, taps=ways)) > taps.MOST_SHIFTS:
+        if taps.shifts(problem, walked := Config("gather", SMALLEST_DOT, SMALLEST_DOT, taps=ways)) > taps.MOST_SHIFTS:
             continue
         rows, columns = taps.lines(problem, walked)
         for block_m in _powers(rows, 256):
@@ -48,7 +47,7 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
     say it. The numbers of instructions are fitted to what the compiler makes.
     """
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    m, n, k = config.block_m, config.block_n * split_factor(problem), config.block_k
+    m, n, k = config.block_m, config.block_n * taps.split_factor(problem), config.block_k
     group = device.warpgroups and m >= 64
     tensor = 2 * m * n * k * products / rate * device.sms * (1.0 if group or not device.warpgroups else 1.6)
     shared = tile + problem.item * k * (ceil_div(n, 256) * m + ceil_div(m, 64 if group else 16 * config.warps) * n)
@@ -56,7 +55,7 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
     issued = 5 * loads / 32 + 150 * config.warps
     if problem.rounded:
         issued += (m + n) * k / 32 * 2.5
-    elif split_factor(problem) > 1:
+    elif taps.split_factor(problem) > 1:
         issued += n * k / 32
     if not group:
         issued += m * n * k * problem.item / (16 * 8 * 32) * 1.6
