@@ -32,7 +32,7 @@ def line_parts(line, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W
 @triton.jit
 def offset_and_need(line, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, M: tl.constexpr):
     """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
-    RUN: tl.constexpr = M.run if M.last else 1
+    RUN: tl.constexpr = M.run
     d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
     offset = tl.multiple_of(place(0, 0, d * D.move, h * H.move, w * W.move, stride) + channel * stride[1], RUN)
     need = tl.zeros_like(d) + SEEN
@@ -42,7 +42,7 @@ def offset_and_need(line, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl
         need |= 1 << (D.count * D.halo + h)
     if W.halo:
         need |= 1 << (D.count * D.halo + H.count * H.halo + w)
-    return tl.max_contiguous(offset, RUN), tl.where(d < D.count, need, LINE)
+    return tl.max_contiguous(offset, RUN if M.last else 1), tl.where(d < D.count, need, LINE)
 
 
 @triton.jit
@@ -119,6 +119,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     BLOCK_K: tl.constexpr = TILE.k
     SPLIT: tl.constexpr = TILE.split
     BOX: tl.constexpr = TILE.box
+    X_RUN: tl.constexpr = X.run
+    Z_RUN: tl.constexpr = Z.run
     PRECISION: tl.constexpr = DOT.precision
     XD: tl.constexpr = AXIS_D.x
     XH: tl.constexpr = AXIS_H.x
@@ -141,8 +143,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     x_first = XD.first, XH.first, XW.first
     z_first = ZD.first + jd * ZD.move, ZH.first + jh * ZH.move, ZW.first + jw * ZW.move
     x_stride, z_stride = widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
-    x += group.to(tl.int64) * CI * x_stride[1]
-    z += group.to(tl.int64) * CO * z_stride[1]
+    x += tl.multiple_of(group.to(tl.int64) * CI * x_stride[1], X_RUN)
+    z += tl.multiple_of(group.to(tl.int64) * CO * z_stride[1], Z_RUN)
     row = i_row * BLOCK_M + tl.arange(0, BLOCK_M)
     column = i_column * BLOCK_N + tl.arange(0, BLOCK_N)
     x_line, x_need = offset_and_need(row, x_stride, CI, XD, XH, XW, X)
