@@ -192,12 +192,15 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
     wide = 64 if problem.item == 2 else 32
     stages = (2, 3, 4) if thorough else (3,)
     for ways, block_m, block_n in weight_tiles.tiles(problem, device, thorough):
-        longest = 2 * wide if block_m * block_n * split <= 4096 else wide
+        accumulators = block_m * block_n * split
+        longest = 2 * wide if accumulators <= 4096 else wide
+        if accumulators > 128 * 128 and not device.warpgroups:
+            longest = wide // 2  # fragments of both operands stand in registers beside so many
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
-            for warps in _warps(block_m * block_n * split, thorough):
+            for warps in _warps(accumulators, thorough):
                 for n_stages in constraints.stages(stages):
                     tried = Config("gather", block_m, block_n, block_k, warps, n_stages, taps=ways)
-                    if block_k > 16 and block_m * block_n * split >= 4096 * warps and taps.z_run(problem, tried) == 1:
+                    if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1:
                         continue  # addresses of single elements leave such an accumulator no registers
                     programs = taps.tiles(problem, tried) * problem.groups
                     for shares in _shares(problem, block_k, programs, device.sms, thorough):
