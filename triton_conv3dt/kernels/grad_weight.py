@@ -164,19 +164,19 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
         if DOT.round_w:
             b_z = round_tf32(b_z)
         if SPLIT > 1:
-            b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 0, 2).reshape(BLOCK_K, BLOCK_N * SPLIT)
+            b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
         else:
             b_z = tl.trans(b_z)
         acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
 
     line = tl.arange(0, BLOCK_N * SPLIT)
     xd, xh, xw, ci = line_parts(row, CI, XD, XH, XW)
-    zd, zh, zw, co = line_parts(i_column * BLOCK_N + line // SPLIT, CO, ZD, ZH, ZW)
+    zd, zh, zw, co = line_parts(i_column * BLOCK_N + line % BLOCK_N, CO, ZD, ZH, ZW)
     m_dw = (xd < XD.count)[:, None] & (zd < ZD.count)[None, :]
     r_d, r_h = AXIS_D.tap_first + xd * AXIS_D.tap_row, AXIS_H.tap_first + xh * AXIS_H.tap_row
     r_w = AXIS_W.tap_first + xw * AXIS_W.tap_row
     s_d, s_h = (jd + zd) * AXIS_D.tap_column, (jh + zh) * AXIS_H.tap_column
-    s_w = (jw + zw) * AXIS_W.tap_column + line % SPLIT
+    s_w = (jw + zw) * AXIS_W.tap_column + line // BLOCK_N
     if AXIS_D.guard:
         m_dw = m_dw & inside(r_d[:, None] + s_d[None, :], AXIS_D.kernel)
     if AXIS_H.guard:
