@@ -163,7 +163,7 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
             b_x = round_tf32(b_x)
         if DOT.round_w:
             b_z = round_tf32(b_z)
-        if SPLIT > 1:
+        if SPLIT > 1:  # residue after residue: where they are neighbours, Triton 3.7 fails to compile some tiles
             b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
         else:
             b_z = tl.trans(b_z)
