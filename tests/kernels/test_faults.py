@@ -9,17 +9,21 @@ import triton.language as tl
 from cases import CORPUS
 from launched import check, use
 from layouts import RedZone
+from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.trial_tensors import Wrong
 from triton_conv3dt.kernels import gather
-from triton_conv3dt.launching import binding
+from triton_conv3dt.launching import binding, launch
 from triton_conv3dt.planning import lowering
 from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems.case import parse
 
 BY_NAME = {case.name: case for case in CORPUS}
 BY_NAME["long sums"] = replace(BY_NAME["more positions than a tile"], n=8)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
 GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 16, shares=3), Config("direct", 16, 32)
 MERGED = Config("gather", 32, 32, 16, merge=(True, False, True))
+CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"))
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
 PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
 
@@ -87,7 +91,10 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "last tap left out": (constant(taps=lambda axis: axis.taps - 1), "k3s2p1op1", "grad_input", "channels_last", GATHER),
     "taps that do not exist": (constant(guard=lambda axis: False), "k3s2p1op1", "grad_input", "channels_first", GATHER),
     "taps that do not exist, merged": (constant(guard=lambda axis: False), "k3s2p1op1", "forward", "channels_last", MERGED),
-    "stride ignored": (constant(in_step=lambda axis: 1), "k2s2", "grad_weight", "channels_first", GATHER),
+    "stride ignored": (constant(z=lambda axis: axis.z._replace(step=1)), "k2s2", "grad_weight", "channels_last", GATHER),
+    "halo of x not masked": (constant(x=lambda axis: axis.x._replace(halo=False)), "k3s2p1op1", "grad_weight", "sliced", CROSSED),
+    "boxes not masked": (constant(x=lambda axis: axis.x._replace(edge=False)), "k2s3 holes", "grad_weight", "sliced", GATHER),
+    "taps crossed wrongly": (constant(tap_row=lambda axis: 1), "k4s2p1", "grad_weight", "channels_last", CROSSED),
     "dilation ignored": (constant(dilation=lambda axis: 1), "dilation and stride coprime", "forward", "channels_first",
                          DIRECT),
     "height and width swapped": (strides(lambda s: ((*s[0][:3], s[0][4], s[0][3]), *s[1:])), "k2s2", "forward", "channels_first",
@@ -120,3 +127,19 @@ def test_a_fault_is_noticed(name, monkeypatch):
     install(monkeypatch)
     with pytest.raises((AssertionError, IndexError, ValueError, Wrong)):
         run(BY_NAME[case], direction, layout, config, monkeypatch)
+
+
+def test_a_tap_that_does_not_exist_is_noticed(monkeypatch):
+    """Only around the gradient, where it is written."""
+    problem = parse("grad_weight ci8 co4 in3x2x5 k3 s2 p1 op1 float16 channels_last")
+    given, zone = trial_tensors.integers(problem, "cpu"), trial_tensors.red_zone(problem, "cpu")
+
+    def written():
+        call = launch.bind(launch.plan(problem, Device.named("nvidia_h200"), CROSSED))
+        launch.run(call, given.x, zone.view, given.y)
+        zone.check(trial_tensors.truth(problem, given))
+
+    written()
+    constant(guard=lambda axis: False)(monkeypatch)
+    with pytest.raises(Wrong, match="around the output"):
+        written()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from triton_conv3dt.launching import tensors
-from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning import lowering, taps
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.problems.problem import DIRECTIONS, Problem
 
@@ -28,6 +28,19 @@ def most(*given):
     return given[-1]
 
 
+def aligned(problem, config):
+    """Whatever the memory of both tensors allows."""
+    return min(problem.x_run, problem.y_run)
+
+
+def without_halos(axis):
+    """The same of x and dz in a weight gradient."""
+    def found(*given):
+        right, size = axis(*given)
+        return right._replace(x=right.x._replace(halo=False), z=right.z._replace(halo=False)), size
+    return found
+
+
 def without_halo(axis):
     """An axis that says that no place it reads is outside."""
     return lambda *given: axis(*given)._replace(halo=False)
@@ -40,6 +53,9 @@ FALSE = {  # what is said instead, and what is wrong then
     "alignment": (tensors, "_alignment", lambda t, minor: 16 // t.element_size() if t.stride(minor) == 1 else 1, "x: "),
     "31 bits": (Problem, "is_wide", staticmethod(lambda *sizes: False), "in 32 bits"),
     "forward halo": (lowering, "_forward_axis", without_halo(lowering._forward_axis), "outside the tensor"),
+    "run of x": (taps, "x_run", aligned, "x: "),
+    "run of dz": (taps, "z_run", aligned, "dz: "),
+    "weight gradient halo": (taps, "weight_axis", without_halos(taps.weight_axis), "outside the tensor"),
     "gradient halo": (lowering, "_gradient_axis", without_halo(lowering._gradient_axis), "outside the tensor"),
 }
 

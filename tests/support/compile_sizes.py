@@ -23,7 +23,7 @@ from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.problem import BACKWARD, Problem
 
 ONE, SIXTEEN, NEITHER, HUGE = 1, 16, 7, 2**31 + 7
-COUNTS = ("P", "SIZE", "SHARE")  # that may be huge, as strides may; sizes of an axis are not
+COUNTS = ("P", "SIZE", "SHARE", "BOXES")  # that may be huge, as strides may; sizes of an axis are not
 PARTS = 4  # of a large kernel's integers that are 1 at a time
 H200 = Device.named("nvidia_h200")
 LAYER = dict(n=2, ci=32, co=32, in_size=8, kernel=3, stride=2, padding=1, output_padding=1, bias=True, residual=True)
@@ -32,6 +32,7 @@ ONE_PHASE, DILATED = dict(stride=1, output_padding=0), dict(dilation=2, output_p
 GATHER = Config("gather", 64, 32, 32, stages=3)
 MERGED, DESCRIPTOR = replace(GATHER, merge=(True, True, True)), replace(GATHER, path="descriptor")
 DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
+CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 
 HALF, SINGLE = torch.float16, torch.float32
@@ -69,6 +70,9 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "direct grad_input": ("grad_input", dict(groups=32), DIRECT),
     "grad_weight": ("grad_weight", {}, replace(GATHER, **SHARES)),
     "grad_weight last": ("grad_weight", LAST | dict(groups=2), replace(GATHER, **SHARES)),
+    "grad_weight crossed": ("grad_weight", {}, CROSSED),
+    "grad_weight crossed last": ("grad_weight", LAST | dict(groups=2), CROSSED),
+    "grad_weight dilated": ("grad_weight", DILATED, replace(CROSSED, taps=("columns",) * 3)),
     "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
     "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
     "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),

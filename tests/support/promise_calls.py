@@ -1,7 +1,7 @@
 """Random layers on random memory, and configs for them: what promises are checked with."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -10,6 +10,7 @@ from triton_conv3dt.launching.tensors import empty, problem_of
 from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config, copyable, fits
 from triton_conv3dt.planning.device import Device
+from triton_conv3dt.planning.taps import WAYS
 from triton_conv3dt.problems.activations import Activation
 from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Epilogue, Problem
 from triton_conv3dt.problems.sampling import uncropped
@@ -130,6 +131,8 @@ def choose(rng: random.Random, problem: Problem) -> Config | None:
             merge = merge if problem.direction == "forward" else (False,) * 3
             copy = copyable(problem) and rng.random() < 0.7
             tried = Config(path, *blocks, 8, stages, merge, shares, box, copy)
+            if problem.direction == "grad_weight" and path == "gather":
+                tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)))
         if fits(tried, problem, H200) is None:
             return tried
     return None

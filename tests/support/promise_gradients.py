@@ -32,42 +32,86 @@ class Copy:
 
 
 class WeightGradient:
-    """kernels/grad_weight.py, with tensor cores and without."""
+    """kernels/grad_weight.py, with tensor cores."""
+
+    def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
+        self.call, self.c, self.k, self.rng, self.groups = call, config, launch.constants, rng, problem.groups
+        self.axes = self.k["AXIS_D"], self.k["AXIS_H"], self.k["AXIS_W"]
+        self.boxes, self.share, self.size = launch.sizes[:3]
+        self.tile = self.k["TILE"]
+
+    def accesses(self):
+        k, rng, (bd, bh, bw), split = self.k, self.rng, self.tile.box, self.tile.split
+        i_share = which(rng, self.c.shares)
+        first = i_share * self.share
+        last = min(self.boxes, first + self.share)
+        yield Counts([first + self.share, self.boxes])
+        if first >= last:
+            return
+        n, *at = position(first + which(rng, last - first), [-(-t // b) for t, b in zip(self.size, (bd, bh, bw))])
+        begin = [i * side for i, side in zip(at, (bd, bh, bw))]
+        o = some(rng, self.c.block_k)
+        t = [b + i for b, i in zip(begin, (o // (bw * bh), o // bw % bh, o % bw))]
+        axes = [a.x for a in self.axes]
+        at = [i * a.step + a.first for i, a in zip(t, axes)]
+        yield self.access("x", self.call.x, self.line(self.c.block_m, k["CI"], axes), n, at, t, o < bd * bh * bw, axes, k["X"])
+        q, width = some(rng, self.c.block_k * split), bw * split
+        t = [b + i for b, i in zip(begin, (q // (width * bh), q // width % bh, q % width // split))]
+        axes = [a.z for a in self.axes]
+        at = [i * a.z.step + a.z.first + which(rng, a.programs) * a.z.move for i, a in zip(t, self.axes)]
+        at[2] = at[2] + q % split
+        yield self.access("dz", self.call.y, self.line(self.c.block_n, k["CO"], axes), n, at, t, q < bd * bh * width, axes, k["Z"])
+
+    def line(self, block: int, channels: int, axes):
+        """Some rows or columns of a tile: how far (d, h, w) they shift, their channels, and which of them there are."""
+        d, h, w = [a.count for a in axes]
+        line = which(self.rng, -(-channels * d * h * w // block)) * block + some(self.rng, block)
+        shift = line // channels
+        moved = [i * a.move for i, a in zip((shift // (w * h), shift // w % h, shift % w), axes)]
+        return moved, line % channels, line < channels * d * h * w
+
+    def access(self, what, tensor, line, n, at, t, boxed, axes, memory) -> Access:
+        moved, channel, live = line
+        strides = (tensor.stride(0), 1 if memory.last else tensor.stride(1), *tensor.stride()[2:])
+        rows, columns = place(strides, 0, channel, *moved), place(strides, n, 0, *at)
+        live = live[:, None] & boxed & np.array(inside(t, self.size, [a.edge for a in axes]))
+        places = [i[None, :] + m[:, None] for i, m in zip(at, moved)]
+        live = np.broadcast_to(live & inside(places, tensor.shape[2:], [a.halo for a in axes]), (len(rows), len(columns)))
+        channels = tensor.shape[1] // self.groups  # groups are added in 64 bits
+        offsets = rows[:, None] + columns[None, :]
+        return Access(what, tensor, offsets, live, memory.run, 0 if memory.last else 1, (offsets,),
+                      (tensor.shape[1] - channels) * strides[1])
+
+
+class DirectWeightGradient:
+    """The same without tensor cores."""
 
     def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
         self.call, self.c, self.k, self.rng = call, config, launch.constants, rng
         self.axes = self.k["AXIS_D"], self.k["AXIS_H"], self.k["AXIS_W"]
         self.places, self.share, self.steps = launch.sizes[:3]
-        self.split, self.groups = self.k["TILE"].split if config.dense else 1, problem.groups
 
     def accesses(self):
-        k, block = self.k, self.c.block_k if self.c.dense else self.c.block_n
+        k, block = self.k, self.c.block_n
         i_share = which(self.rng, self.c.shares)
         first = i_share * self.share
         last = min(self.places, first + self.share)
-        yield Counts([first + self.share, (last + block) * self.split, self.places * self.split])
+        yield Counts([first + self.share, last + block, self.places])
         if first >= last:
             return
         start = first + which(self.rng, -(-(last - first) // block)) * block
         o = some(self.rng, block)
-        n, d, h, w = position(start + o, self.steps)
-        yield self.access("x", self.call.x, n, (d, h, w), start + o < last, k["X"])
-        q = some(self.rng, block * self.split)
-        n, *t = position(start + q // self.split, self.steps)
+        n, *t = position(start + o, self.steps)
+        yield self.access("x", self.call.x, n, t, start + o < last, k["X"])
         j = [which(self.rng, a.taps) for a in self.axes]
-        moved = [i * a.move + a.offset for i, a in zip(j, self.axes)]
-        at = [i * a.in_step + m * s for i, a, m, s in zip(t, self.axes, moved, (1, 1, self.split))]
-        at[2] = at[2] + q % self.split
-        live = start * self.split + q < last * self.split
-        live &= inside(at, self.call.y.shape[2:], [a.halo for a in self.axes])
+        at = [i * a.in_step + taps * a.move + a.offset for i, a, taps in zip(t, self.axes, j)]
+        live = (start + o < last) & inside(at, self.call.y.shape[2:], [a.halo for a in self.axes])
         yield self.access("dz", self.call.y, n, at, live, k["Z"])
 
     def access(self, what, tensor, n, at, live, memory) -> Access:
         step = 1 if memory.last else tensor.stride(1)
-        offsets = place(tensor.stride(), n, 0, *at)
-        farthest = tensor.shape[1] // (self.groups if self.c.dense else 1) - 1  # groups are added in 64 bits
-        return Access(what, tensor, offsets, live, memory.run, None if memory.last else 0,
-                      (offsets, np.int64(farthest * step)), (tensor.shape[1] - 1) * step)
+        offsets, farthest = place(tensor.stride(), n, 0, *at), np.int64((tensor.shape[1] - 1) * step)
+        return Access(what, tensor, offsets, live, memory.run, None if memory.last else 0, (offsets, farthest), farthest)
 
 
 class OnePass:

@@ -1,4 +1,11 @@
-"""The weight gradient: dw[ci, co, k] = sum over positions of x[position, ci] * dz[stride * position - padding + k * dilation, co].
+"""The weight gradient on tensor cores:
+
+    dw[ci, co, k] = sum over positions of x[position, ci] * dz[stride * position - padding + k * dilation, co]
+
+One product has all taps of a program: rows are (shift of x, ci), columns (shift of dz, co), and what they share is a position.
+Along an axis either each tap is a program of its own, or all taps are shifts of dz, or offsets of x are crossed with the
+residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once (planning/taps.py chooses the
+numbers). Positions are walked in boxes, so that only a box has its place divided.
 
 The reduction is split over programs. Each share is summed by one program in a fixed order, and `reduce.sum_parts` adds the
 shares in a fixed order: same bits every run, no atomics.
@@ -7,7 +14,179 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .tiles import gathered, inside, place, position, round_tf32, widen
+from .tiles import box_origin, inside, place, position, round_tf32, widen
+
+SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
+LINE = tl.constexpr(1 << 30)  # the bit that a line beyond the last needs and no place has
+
+
+@triton.jit
+def line_parts(line, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr):
+    """The shift (d, h, w) and the channel of a line; lines count (shift, channel). Beyond the last line, d is D.count or more.
+    D, H, W: Shifts of planning/constants.py."""
+    channel, rest = line % CHANNELS, line // CHANNELS
+    w, rest = rest % W.count, rest // W.count
+    return rest // H.count, rest % H.count, w, channel
+
+
+@triton.jit
+def offset_and_need(line, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, M: tl.constexpr):
+    """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
+    RUN: tl.constexpr = M.run
+    d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
+    offset = tl.multiple_of(place(0, 0, d * D.move, h * H.move, w * W.move, stride) + channel * stride[1], RUN)
+    need = tl.zeros_like(d) + SEEN
+    if D.halo:
+        need |= 1 << d
+    if H.halo:
+        need |= 1 << (D.count * D.halo + h)
+    if W.halo:
+        need |= 1 << (D.count * D.halo + H.count * H.halo + w)
+    return tl.max_contiguous(offset, RUN if M.last else 1), tl.where(d < D.count, need, LINE)
+
+
+@triton.jit
+def outside(begin, o, size, AXIS: tl.constexpr, UNIT: tl.constexpr, BIT: tl.constexpr):
+    """Which shifts move the places begin + o of an axis outside, as bits; UNIT neighbours have one answer."""
+    COUNT: tl.constexpr = AXIS.count
+    bits = tl.zeros_like(o)
+    most = tl.cast(size, tl.int32) // UNIT
+    for i in tl.static_range(COUNT):
+        at = (begin + i * AXIS.move) // UNIT + o // UNIT
+        bits |= (at.to(tl.uint32) >= most.to(tl.uint32)).to(tl.int32) << (BIT + i)
+    return bits
+
+
+@triton.jit
+def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+             M: tl.constexpr, BOX: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr):
+    """[line, place]: what the lines of x or dz read at the places o (d, h, w) of the box of positions that begins at `box`.
+
+    first: the place of position 0 before a line shifts it. Along w, o counts SPLIT neighbours for every position.
+    """
+    RUN: tl.constexpr = M.run
+    UNIT: tl.constexpr = 1 if M.last else M.run
+    STEP_W: tl.constexpr = W.step // SPLIT
+    d, h, w = box[0] * D.step + first[0], box[1] * H.step + first[1], box[2] * W.step + first[2]
+    at = place(n, 0, d + o[0] * D.step, h + o[1] * H.step, 0, stride)
+    at = tl.multiple_of(at + (w + o[2] * STEP_W) * stride[4], RUN)
+    at = tl.max_contiguous(at, 1 if M.last else RUN)
+    p = tensor + (line[:, None] + at[None, :])
+    if MASK:
+        BIT_H: tl.constexpr = D.count * D.halo
+        BIT_W: tl.constexpr = BIT_H + H.count * H.halo
+        lack = tl.zeros_like(o[0])
+        if D.halo:
+            lack |= outside(d, o[0] * D.step, size[0], D, 1, 0)
+        if H.halo:
+            lack |= outside(h, o[1] * H.step, size[1], H, 1, BIT_H)
+        if W.halo:
+            lack |= outside(w, o[2] * STEP_W, size[2], W, UNIT, BIT_W)
+        if BOX[0] * BOX[1] * BOX[2] * SPLIT < o[0].shape[0]:
+            lack = tl.where(o[0] < BOX[0], lack, -1)
+        if D.edge:
+            lack = tl.where(box[0] + o[0] < positions[0], lack, -1)
+        if H.edge:
+            lack = tl.where(box[1] + o[1] < positions[1], lack, -1)
+        if W.edge:
+            lack = tl.where(box[2] * SPLIT // UNIT + o[2] // UNIT < positions[2] * SPLIT // UNIT, lack, -1)
+        return tl.load(p, mask=(need[:, None] & (lack | LINE)[None, :]) == 0, other=0.0)
+    else:
+        return tl.load(p)
+
+
+@triton.jit
+def box_places(BOX: tl.constexpr, SPLIT: tl.constexpr, COUNT: tl.constexpr):
+    """The places (d, h, w) of a box whose positions are SPLIT neighbours along w each; beyond the last, d is BOX[0] or more."""
+    WIDTH: tl.constexpr = BOX[2] * SPLIT
+    o = tl.arange(0, COUNT)
+    return o // (WIDTH * BOX[1]), o // WIDTH % BOX[1], o % WIDTH
+
+
+@triton.jit
+def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D: tl.constexpr,
+                AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, X: tl.constexpr,
+                Z: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr, INDEX: tl.constexpr):
+    """One share of dw for TILE.m rows and TILE.n columns (times TILE.split neighbours along w, where dz is contiguous along w
+    and is split after the load), reduced by a box of up to TILE.k positions at a time. CI and CO are per group.
+
+    x [N, *, *x_size], z [N, *, *z_size]; size: positions (d, h, w) of a sample; BOXES of all samples, SHARE of them for a
+    share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is
+    a program), share, group.
+    """
+    BLOCK_M: tl.constexpr = TILE.m
+    BLOCK_N: tl.constexpr = TILE.n
+    BLOCK_K: tl.constexpr = TILE.k
+    SPLIT: tl.constexpr = TILE.split
+    BOX: tl.constexpr = TILE.box
+    X_RUN: tl.constexpr = X.run
+    Z_RUN: tl.constexpr = Z.run
+    PRECISION: tl.constexpr = DOT.precision
+    XD: tl.constexpr = AXIS_D.x
+    XH: tl.constexpr = AXIS_H.x
+    XW: tl.constexpr = AXIS_W.x
+    ZD: tl.constexpr = AXIS_D.z
+    ZH: tl.constexpr = AXIS_H.z
+    ZW: tl.constexpr = AXIS_W.z
+    ROWS: tl.constexpr = XD.count * XH.count * XW.count * CI
+    COLUMNS: tl.constexpr = ZD.count * ZH.count * ZW.count * CO
+    CUT: tl.constexpr = XD.edge or XH.edge or XW.edge or BOX[0] * BOX[1] * BOX[2] < BLOCK_K
+    X_MASK: tl.constexpr = CUT or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
+    Z_MASK: tl.constexpr = CUT or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
+    ROW_TILES: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
+    COLUMN_TILES: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
+    pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    i_row, rest = pid % ROW_TILES, pid // ROW_TILES
+    i_column, rest = rest % COLUMN_TILES, rest // COLUMN_TILES
+    jw, rest = rest % AXIS_W.programs, rest // AXIS_W.programs
+    jh, jd = rest % AXIS_H.programs, rest // AXIS_H.programs
+    x_first = XD.first, XH.first, XW.first
+    z_first = ZD.first + jd * ZD.move, ZH.first + jh * ZH.move, ZW.first + jw * ZW.move
+    x_stride, z_stride = widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
+    x += tl.multiple_of(group.to(tl.int64) * CI * x_stride[1], X_RUN)
+    z += tl.multiple_of(group.to(tl.int64) * CO * z_stride[1], Z_RUN)
+    row = i_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = i_column * BLOCK_N + tl.arange(0, BLOCK_N)
+    x_line, x_need = offset_and_need(row, x_stride, CI, XD, XH, XW, X)
+    z_line, z_need = offset_and_need(column, z_stride, CO, ZD, ZH, ZW, Z)
+    x_places, z_places = box_places(BOX, 1, BLOCK_K), box_places(BOX, SPLIT, BLOCK_K * SPLIT)
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), tl.float32)
+    begin = share.to(INDEX) * SHARE
+    end = tl.minimum(tl.cast(BOXES, INDEX), begin + SHARE)
+    for i_box in tl.range(begin, end, num_stages=TILE.stages):
+        n, d, h, w = box_origin(i_box, size, BOX)
+        n, box = n.to(INDEX), (d.to(tl.int32), h.to(tl.int32), w.to(tl.int32))
+        b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK)
+        b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK)
+        if DOT.round:
+            b_x, b_z = round_tf32(b_x), round_tf32(b_z)
+        if SPLIT > 1:  # residue after residue: where they are neighbours, Triton 3.7 fails to compile some tiles
+            b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
+        else:
+            b_z = tl.trans(b_z)
+        acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
+
+    line = tl.arange(0, BLOCK_N * SPLIT)
+    xd, xh, xw, ci = line_parts(row, CI, XD, XH, XW)
+    zd, zh, zw, co = line_parts(i_column * BLOCK_N + line % BLOCK_N, CO, ZD, ZH, ZW)
+    m_dw = (xd < XD.count)[:, None] & (zd < ZD.count)[None, :]
+    r_d, r_h = AXIS_D.tap_first + xd * AXIS_D.tap_row, AXIS_H.tap_first + xh * AXIS_H.tap_row
+    r_w = AXIS_W.tap_first + xw * AXIS_W.tap_row
+    s_d, s_h = (jd + zd) * AXIS_D.tap_column, (jh + zh) * AXIS_H.tap_column
+    s_w = (jw + zw) * AXIS_W.tap_column + line // BLOCK_N
+    if AXIS_D.guard:
+        m_dw = m_dw & inside(r_d[:, None] + s_d[None, :], AXIS_D.kernel)
+    if AXIS_H.guard:
+        m_dw = m_dw & inside(r_h[:, None] + s_h[None, :], AXIS_H.kernel)
+    if AXIS_W.guard:
+        m_dw = m_dw & inside(r_w[:, None] + s_w[None, :], AXIS_W.kernel)
+    r_tap = (r_d * AXIS_H.kernel + r_h) * AXIS_W.kernel + r_w
+    s_tap = (s_d * AXIS_H.kernel + s_h) * AXIS_W.kernel + s_w
+    out = parts + share.to(tl.int64) * p_stride[0] + group.to(tl.int64) * CI * p_stride[1]
+    r_at = ci.to(tl.int64) * p_stride[1] + r_tap.to(tl.int64) * p_stride[3]
+    s_at = co.to(tl.int64) * p_stride[2] + s_tap.to(tl.int64) * p_stride[3]
+    tl.store(out + (r_at[:, None] + s_at[None, :]), acc.to(parts.dtype.element_ty), mask=m_dw)
 
 
 @triton.jit
@@ -18,75 +197,6 @@ def tap_of_program(i_tap, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl
     tap = (jd * AXIS_D.tap_step + AXIS_D.first, jh * AXIS_H.tap_step + AXIS_H.first, jw * AXIS_W.tap_step + AXIS_W.first)
     shift = (jd * AXIS_D.move + AXIS_D.offset, jh * AXIS_H.move + AXIS_H.offset, jw * AXIS_W.move + AXIS_W.offset)
     return tap, shift
-
-
-@triton.jit
-def grad_weight(x, z, parts, P, SHARE, size, z_size, x_stride, z_stride, p_stride, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr,
-                AXIS_W: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, X: tl.constexpr, Z: tl.constexpr, TILE: tl.constexpr,
-                DOT: tl.constexpr, INDEX: tl.constexpr):
-    """One share of dw for TILE.m input channels, TILE.n output channels and one tap (TILE.split taps along w where dz is
-    contiguous along w and is split after the load), reduced by TILE.k positions at a time. CI and CO are per group.
-
-    x [N, *, *size], z [N, *, *z_size]; P: N times the product of size. parts [shares, ci, co, tap] by its strides. Grid:
-    (tap, co tile, ci tile), share, group.
-    """
-    BLOCK_M: tl.constexpr = TILE.m
-    BLOCK_N: tl.constexpr = TILE.n
-    BLOCK_K: tl.constexpr = TILE.k
-    SPLIT: tl.constexpr = TILE.split
-    X_RUN: tl.constexpr = X.run
-    Z_RUN: tl.constexpr = Z.run
-    PRECISION: tl.constexpr = DOT.precision
-    CI_TILES: tl.constexpr = (CI + BLOCK_M - 1) // BLOCK_M
-    CO_TILES: tl.constexpr = (CO + BLOCK_N - 1) // BLOCK_N
-    pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    i_ci, rest = pid % CI_TILES, pid // CI_TILES
-    i_co, i_tap = rest % CO_TILES, rest // CO_TILES
-    tap, shift = tap_of_program(i_tap, AXIS_D, AXIS_H, AXIS_W)
-    P, x_stride, z_stride = tl.cast(P, INDEX), widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
-    ci = i_ci * BLOCK_M + tl.arange(0, BLOCK_M)
-    co = i_co * BLOCK_N + tl.arange(0, BLOCK_N)
-    p_x = x + group.to(tl.int64) * CI * x_stride[1] + (ci * x_stride[1])[:, None]
-    p_z = z + group.to(tl.int64) * CO * z_stride[1] + (co * z_stride[1])[:, None]
-    o_k = tl.arange(0, BLOCK_K).to(INDEX)
-    o_q = tl.arange(0, BLOCK_K * SPLIT).to(INDEX)
-    acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), tl.float32)
-    first = share.to(INDEX) * SHARE
-    last = tl.minimum(P, first + SHARE)
-    for start in tl.range(first, last, BLOCK_K, num_stages=TILE.stages):
-        n, d, h, w = position(start + o_k, size)
-        x_offset = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w * x_stride[4], X_RUN)
-        x_offset = tl.max_contiguous(x_offset, 1 if X.last else X_RUN)
-        m_x = (start + o_k < last)[None, :]
-        if CI % BLOCK_M != 0:
-            m_x = m_x & (ci < CI)[:, None]
-        b_x = tl.load(p_x + x_offset[None, :], mask=m_x, other=0.0)  # [BLOCK_M, BLOCK_K]
-        n, d, h, w = position(start + o_q // SPLIT, size)
-        zd, zh = d * AXIS_D.in_step + shift[0], h * AXIS_H.in_step + shift[1]
-        zw = w * AXIS_W.in_step + shift[2] * SPLIT + o_q % SPLIT
-        m_z = gathered(start * SPLIT + o_q < last * SPLIT, zd, zh, zw, z_size, AXIS_D, AXIS_H, AXIS_W)[None, :]
-        if CO % BLOCK_N != 0:
-            m_z = m_z & (co < CO)[:, None]
-        z_offset = tl.multiple_of(place(n, 0, zd, zh, 0, z_stride) + zw * z_stride[4], Z_RUN)
-        z_offset = tl.max_contiguous(z_offset, 1 if Z.last else Z_RUN)
-        b_z = tl.load(p_z + z_offset[None, :], mask=m_z, other=0.0)  # [BLOCK_N, BLOCK_K * SPLIT]
-        if DOT.round:
-            b_x, b_z = round_tf32(b_x), round_tf32(b_z)
-        if SPLIT > 1:
-            b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
-        else:
-            b_z = tl.trans(b_z)
-        acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
-    column = tl.arange(0, BLOCK_N * SPLIT)
-    rw, co = column // BLOCK_N, i_co * BLOCK_N + column % BLOCK_N
-    m_dw = (ci < CI)[:, None] & (co < CO)[None, :]
-    if AXIS_W.guard:
-        m_dw = m_dw & inside(tap[2] + rw, AXIS_W.kernel)[None, :]
-    tap_index = (tap[0] * AXIS_H.kernel + tap[1]) * AXIS_W.kernel + tap[2] + rw
-    out = parts + share.to(tl.int64) * p_stride[0] + group.to(tl.int64) * CI * p_stride[1]
-    offset = co.to(tl.int64) * p_stride[2] + tap_index.to(tl.int64) * p_stride[3]
-    offset = ci.to(tl.int64)[:, None] * p_stride[1] + offset[None, :]
-    tl.store(out + offset, acc.to(parts.dtype.element_ty), mask=m_dw)
 
 
 @triton.jit

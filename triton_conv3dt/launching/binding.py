@@ -151,12 +151,18 @@ def _of_sums(w, ci_group: int):
     return ci, co, tap, ci_group * ci
 
 
+def _of_one_share(w):
+    """(share, ci, co, tap) strides of a weight gradient that is one share."""
+    return 0, *weight_strides(w)
+
+
 def _described(x):
     """The strides of a tensor with one step between all its places, which stands for the last of them."""
     return *x.stride()[:4], place_stride(x)
 
 
-SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "described": _described}
+SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "one share": _of_one_share,
+              "described": _described}
 
 
 @functools.lru_cache(maxsize=None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
+from . import taps
 from .device import Device
 
 PATHS = ("gather", "descriptor", "direct", "onepass")
@@ -18,14 +19,15 @@ class Config:
     """Tiles of one product.
 
     gather: block_m rows (phase, channel), block_n positions, block_k reduction channels, on tensor cores. For
-    grad_weight: block_m input channels, block_n output channels, block_k positions.
+    grad_weight: block_m rows (shift of x, input channel), block_n columns (shift of dz, output channel), block_k positions.
     descriptor: the same product, with its positions read by tensor descriptor: those of a box (d, h, w) of block_n, or,
     where box is zero, block_n neighbours in flat order.
     direct: block_m channels by block_n positions, without tensor cores.
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x is copied to channels_last first. merge: which axes have their phases among the rows.
-    shares: programs that share a reduction over positions.
+    shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
+    its taps are "programs", "columns" or "crossed", as taps.py explains.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Config:
     shares: int = 1
     box: tuple[int, int, int] = (0, 0, 0)
     copy: bool = False
+    taps: tuple[str, str, str] = ("programs", "programs", "programs")
 
     @property
     def dense(self) -> bool:
@@ -52,16 +55,8 @@ class Config:
         words += ["x copied to channels_last"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
+        words += [f"taps of {a} {way}" for a, way in zip("dhw", self.taps) if way != "programs"]
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
-
-
-def split_factor(problem: Problem) -> int:
-    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load."""
-    axis = problem.axes[2]
-    power = axis.stride & (axis.stride - 1) == 0
-    if problem.direction == "forward" or problem.y_layout == "channels_last" or axis.dilation != 1 or not power:
-        return 1
-    return axis.stride if axis.stride == 2 or (axis.stride <= 8 and axis.kernel == axis.stride) else 1
 
 
 def join_factor(problem: Problem, merge) -> int:
@@ -97,7 +92,7 @@ def rows_and_reduction(problem: Problem) -> tuple[int, int]:
 def overhang(config: Config, problem: Problem) -> int:
     """How many positions beyond the last may be counted: by its tile, which splits or joins some, or by shares left idle."""
     block = config.block_k if config.dense and problem.direction not in ("forward", "grad_input") else config.block_n
-    return block * max(config.shares, split_factor(problem), join_factor(problem, config.merge))
+    return block * max(config.shares, taps.split_factor(problem), join_factor(problem, config.merge))
 
 
 def shared_memory(config: Config, problem: Problem) -> int:
@@ -109,7 +104,7 @@ def shared_memory(config: Config, problem: Problem) -> int:
         tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
         held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
         return problem.item * (config.stages * tile + held) + 1024
-    split = split_factor(problem)
+    split = taps.split_factor(problem)
     if problem.direction == "grad_weight":
         tile = config.block_k * (config.block_m + config.block_n * split)
     else:
@@ -138,6 +133,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if config.copy and not (config.dense and copyable(problem)):
         return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w and whose "
                 "channels are a multiple of 16 bytes")
+    if any(way != "programs" for way in config.taps) and not (config.dense and problem.direction == "grad_weight"):
+        return f"taps = {config.taps} are those of a grad_weight on tensor cores"
     if config.path == "onepass":
         return _fits_one_pass(config, problem, device)
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
@@ -154,17 +151,35 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
         return "tensor cores of this path do not take float64; use the direct path"
     if min(config.block_m, config.block_n, config.block_k) < SMALLEST_DOT:
         return f"a product of {config.block_m}x{config.block_n}x{config.block_k} is below {SMALLEST_DOT} on an axis"
+    if problem.direction == "grad_weight" and (reason := _fits_taps(config, problem)):
+        return reason
     joined = join_factor(problem, config.merge)
     if joined & (joined - 1):
         return f"{joined} phases along w cannot be joined: not a power of two"
     if config.merge[2] and joined > 1 and config.block_m < joined:
         return f"block_m = {config.block_m} holds less than one joined run of {joined} phases"
     accumulators = config.block_m * config.block_n * (2 if joined > 1 and not config.merge[2] else 1)
-    accumulators *= split_factor(problem) if problem.direction == "grad_weight" else 1
+    accumulators *= taps.split_factor(problem) if problem.direction == "grad_weight" else 1
     # Offsets of 64 bits and the tile of a residual take registers, too.
     if accumulators > (64 if problem.wide or problem.epilogue.residual else 128) * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
     return _fits_shared_memory(config, problem, device)
+
+
+def _fits_taps(config: Config, problem: Problem) -> str | None:
+    """Why the axes of a weight gradient cannot be walked so, or None."""
+    for name, axis, way in zip("dhw", problem.axes, config.taps):
+        if way not in taps.WAYS:
+            return f"taps along {name} are {', '.join(taps.WAYS)}, received {way!r}"
+        if way == "crossed" and axis.dilation != 1:
+            return f"taps along {name} cannot be crossed: their dilation is {axis.dilation}"
+    if (shifts := taps.shifts(problem, config)) > taps.MOST_SHIFTS:
+        return f"{shifts} shifts of the three axes are more than the {taps.MOST_SHIFTS} that the kernel has bits for"
+    if exceed_31_bits(*problem.out_size, *(axis.size * axis.stride for axis in problem.axes)):
+        return "an axis has more places than 31 bits can count"
+    if not problem.wide and exceed_31_bits(taps.boxes(problem, config)):
+        return "there are more boxes of positions than 31 bits can count"
+    return None
 
 
 def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | None:

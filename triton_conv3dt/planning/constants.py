@@ -31,6 +31,33 @@ class AxisConstants(NamedTuple):
     halo: bool = False  # gathered places may fall outside
 
 
+class Shifts(NamedTuple):
+    """How a weight gradient reads x or dz along one axis: shift i of position t is the place step * t + first + i * move."""
+
+    count: int
+    step: int
+    first: int
+    move: int
+    halo: bool = False  # places may fall outside
+    edge: bool = False  # boxes may reach beyond the last position
+
+
+class WeightAxis(NamedTuple):
+    """How a weight gradient walks along one axis; planning/taps.py derives the numbers.
+
+    Shift i of x (a row) meets shift j of dz (a column, or a program) in tap tap_first + i * tap_row + j * tap_column.
+    """
+
+    kernel: int
+    x: Shifts
+    z: Shifts
+    programs: int  # shifts of dz that are programs of their own, each with one column
+    tap_first: int
+    tap_row: int
+    tap_column: int
+    guard: bool = False  # a tap may not exist
+
+
 class Memory(NamedTuple):
     """How a tensor lies in memory and is read.
 
@@ -55,7 +82,8 @@ class Tile(NamedTuple):
 
     m, n, k: rows, columns and reduction of a product. split: neighbours along w of the gathered tensor that are read as one run
     and split after the load. join: w phases of the output that are written as one run. phase_minor: rows count (channel,
-    phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n instead of n neighbours in flat order.
+    phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
+    neighbours in flat order.
     """
 
     m: int

@@ -12,7 +12,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lowering
+from . import lowering, taps
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 
@@ -117,7 +117,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         alignment = dense if packed else p.w_alignment or dense
         constants |= dict(
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
-            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p), join, lowering.phase_minor(p, c),
+            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None),
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
@@ -169,23 +169,28 @@ def _packed(p: Problem, minor: str) -> Workspace:
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """Shares of a weight gradient, and their sum."""
-    steps, block = p.in_size, c.block_k if c.dense else c.block_n
-    places, x_last = p.n * prod(steps), p.x_layout == "channels_last"
-    constants = _axes(p, c) | dict(
-        CI=p.ci_group, CO=p.co_group, X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], block)),
-        Z=Memory(p.y_layout == "channels_last", lowering.gathered_run(p, c, p.y_layout, p.y_run)))
+    """Shares of a weight gradient, and their sum; one share is the result."""
+    x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
+    constants = _axes(p, c) | dict(CI=p.ci_group, CO=p.co_group)
     if c.dense:
-        constants |= dict(TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, configs.split_factor(p)),
+        boxes = taps.boxes(p, c)
+        sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, p.out_size
+        constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c)),
+                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), box=taps.box(p, c)),
                           DOT=Dot(p.precision, p.rounded))
     else:
-        constants |= dict(CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
+        places, block = p.n * prod(p.in_size), c.block_n
+        sizes = places, block * ceil_div(places, block * c.shares), p.in_size, p.out_size
+        constants |= dict(X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], block)),
+                          Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)),
+                          CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
+    whole = lowering.writes_whole(p, c)
+    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
     product = Launch(
-        kernel, lowering.grid(p, c), ("x", "y", "parts"),
-        (places, block * ceil_div(places, block * c.shares), steps, p.out_size), ("x", "y", "parts"), constants,
+        kernel, lowering.grid(p, c), ("x", "y", target), sizes, ("x", "y", strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    return [product, _sum_weights(p, c.shares)], [_parts(p, c.shares)]
+    return ([product], []) if whole else ([product, _sum_weights(p, c.shares)], [_parts(p, c.shares)])
 
 
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
@@ -257,9 +262,8 @@ def _channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
 
 def _parts(p: Problem, shares: int) -> Workspace:
     """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
-    ci, co, taps = p.ci, p.co_group, p.taps
-    return Workspace("parts", (shares, ci, co, taps), (ci * co * taps, co * taps, 1, co),
-                     _accumulator(p))
+    ci, co = p.ci, p.co_group
+    return Workspace("parts", (shares, ci, co, p.taps), (ci * co * p.taps, co * p.taps, 1, co), _accumulator(p))
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:

@@ -9,8 +9,9 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from .config import Config, join_factor, phase_origin, rows_and_reduction, split_factor
-from .constants import AxisConstants
+from . import taps
+from .config import Config, join_factor, phase_origin, rows_and_reduction
+from .constants import AxisConstants, WeightAxis
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -25,10 +26,12 @@ def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
     return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
 
 
-def axis_constants(problem: Problem, config: Config) -> list[AxisConstants]:
+def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | list[WeightAxis]:
     """What a kernel is told of d, h and w."""
+    if problem.direction == "grad_weight" and config.dense:
+        return taps.edges(problem, config)
     if problem.direction != "forward":
-        split = split_factor(problem) if config.dense else 1
+        split = taps.split_factor(problem) if config.dense else 1
         return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge)
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
@@ -89,6 +92,11 @@ def packs(problem: Problem, config: Config) -> bool:
         and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
 
 
+def writes_whole(problem: Problem, config: Config) -> bool:
+    """One share is all of a weight gradient, and is written as the result."""
+    return problem.direction == "grad_weight" and config.dense and config.shares == 1 and problem.w_minor != "scattered"
+
+
 def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """The strides of a dense 5-D tensor: channels_first, channels_last, or "ci" for a weight of neighbouring input channels."""
     order = {"channels_first": (0, 1, 2, 3, 4), "channels_last": (0, 2, 3, 4, 1), "ci": (2, 3, 4, 1, 0)}[layout]
@@ -126,13 +134,11 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Programs of the main kernel."""
     if config.path == "onepass":
         return config.shares, 1, 1
+    if problem.direction == "grad_weight" and config.dense:
+        return taps.tiles(problem, config), config.shares, problem.groups
     constants = axis_constants(problem, config)
     if problem.direction == "grad_weight":
-        taps = prod(c.taps for c in constants)
-        if not config.dense:
-            return taps * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
-        tiles = ceil_div(problem.ci_group, config.block_m) * ceil_div(problem.co_group, config.block_n)
-        return taps * tiles, config.shares, problem.groups
+        return problem.taps * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
     places = steps(problem, config)
     if any(config.box):
         tiles = problem.n * prod(map(ceil_div, places, config.box))
@@ -151,8 +157,7 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     constants = axis_constants(problem, config)[2]
     if layout == "channels_last":  # along the channels of a place; that channel offsets keep it whole, the compiler sees
         return alignment
-    block = config.block_k if config.dense and problem.direction == "grad_weight" else config.block_n
-    width, split = gcd(steps(problem, config)[2], block), split_factor(problem) if config.dense else 1
+    width, split = gcd(steps(problem, config)[2], config.block_n), taps.split_factor(problem) if config.dense else 1
     if problem.direction == "forward":
         axis = problem.axes[2]
         in_place = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants.offset % alignment == 0

@@ -4,13 +4,14 @@ Pure functions of problem, device and constraints: nothing is timed here and no 
 seconds; they rank configs and prune a tuner's work, and no more is claimed of them.
 """
 
+from dataclasses import replace
 from itertools import product
 from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering
-from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory, split_factor
+from . import lowering, taps, weight_tiles
+from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
 
@@ -80,7 +81,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 2 * problem.item * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
-    if problem.direction == "grad_weight":
+    if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
@@ -100,7 +101,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
 def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
     if problem.direction == "grad_weight":
-        return prod(lowering.grid(problem, config)) * ceil_div(_positions(problem), config.block_k * config.shares)
+        return prod(lowering.grid(problem, config)) * ceil_div(taps.boxes(problem, config), config.shares)
     # A tap belongs to one phase; where phases are merged, all of them take every step.
     constants = lowering.axis_constants(problem, config)
     loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
@@ -110,18 +111,20 @@ def loop_steps(config: Config, problem: Problem) -> int:
 
 def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
-    split = split_factor(problem)
+    split = taps.split_factor(problem)
     if problem.direction == "grad_weight":
         return problem.item * config.block_k * (config.block_m + config.block_n * split)
     return problem.item * config.block_k * split * (config.block_m + config.block_n)
 
 
 def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
+    products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
+    if problem.direction == "grad_weight":
+        return weight_tiles.step_time(config, problem, device, tile, products, CACHE_RATE) + STEP / 3
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     if device.warpgroups and config.block_m < WARPGROUP:
         rate *= WARP_BY_WARP
-    products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
-    split, item = split_factor(problem), problem.item
+    split, item = taps.split_factor(problem), problem.item
     flops = 2 * config.block_m * config.block_n * config.block_k * split
     # Each warpgroup's 64 rows read all of the second operand.
     shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
@@ -142,7 +145,7 @@ def _gathered_run(config: Config, problem: Problem) -> int:
 def _resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
     threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n * (split_factor(problem) if problem.direction == "grad_weight" else 1)
+    accumulators = config.block_m * config.block_n * (taps.split_factor(problem) if problem.direction == "grad_weight" else 1)
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)
@@ -171,7 +174,7 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
 def _products(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a forward or an input gradient on tensor cores."""
     rows, reduction = rows_and_reduction(problem)
-    wide = (64 if problem.item == 2 else 32) // split_factor(problem)
+    wide = (64 if problem.item == 2 else 32) // taps.split_factor(problem)
     stages = (2, 3, 4, 5) if thorough else (3, 4)
     for merge in _merges(problem, thorough):
         merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
@@ -188,17 +191,23 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
-    split, floor = split_factor(problem), 64 if device.warpgroups and not thorough else SMALLEST_DOT
-    wide = max(SMALLEST_DOT, (64 if problem.item == 2 else 32) // split)
+    split = taps.split_factor(problem)
+    wide = 64 if problem.item == 2 else 32
     stages = (2, 3, 4) if thorough else (3,)
-    for block_m in _around(problem.ci_group, floor, 256 if thorough else 128, thorough):
-        for block_n in _around(problem.co_group, SMALLEST_DOT, max(SMALLEST_DOT, 128 // split), thorough):
-            tiles = problem.taps // split * ceil_div(problem.ci_group, block_m) * ceil_div(problem.co_group, block_n)
-            for block_k in _around(_positions(problem), SMALLEST_DOT, wide, thorough):
-                for warps in _warps(block_m * block_n * split, thorough):
-                    for n_stages in constraints.stages(stages):
-                        for shares in _shares(problem, block_k, max(1, tiles * problem.groups), device.sms, thorough):
-                            yield Config("gather", block_m, block_n, block_k, warps, n_stages, shares=shares)
+    for ways, block_m, block_n in weight_tiles.tiles(problem, device, thorough):
+        accumulators = block_m * block_n * split
+        longest = 2 * wide if accumulators <= 4096 else wide
+        if accumulators > 128 * 128 and not device.warpgroups:
+            longest = wide // 2  # fragments of both operands stand in registers beside so many
+        for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
+            for warps in _warps(accumulators, thorough):
+                for n_stages in constraints.stages(stages):
+                    tried = Config("gather", block_m, block_n, block_k, warps, n_stages, taps=ways)
+                    if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1:
+                        continue  # addresses of single elements leave such an accumulator no registers
+                    programs = taps.tiles(problem, tried) * problem.groups
+                    for shares in _shares(problem, block_k, programs, device.sms, thorough):
+                        yield replace(tried, shares=shares)
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):
@@ -266,12 +275,12 @@ def _warps(accumulators: int, thorough: bool):
 
 
 def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: bool):
-    """Programs that share a reduction: enough for two waves, each with at least eight blocks of positions."""
+    """Programs that share a reduction: enough for a wave or two, each with at least eight blocks of positions; or one."""
     if problem.direction != "grad_weight":
         return (1,)
     blocks = _positions(problem) // (8 * block)
-    waves = (1, 2, 4) if thorough else (2,)
-    return dict.fromkeys(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves)
+    waves = (1, 2, 4) if thorough else (1, 2)
+    return dict.fromkeys((*(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves), 1))
 
 
 def _positions(problem: Problem) -> int:

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
 from . import issue, search
-from .config import split_factor
 from .plan import Plan
+from .taps import split_factor
 
 PRODUCTS = {"tf32": 1, "tf32x3": 3, "ieee": 0}  # on tensor cores, for one of fp32
 WAVEFRONT = 128  # bytes that the shared memory of an SM moves in a clock

@@ -1,0 +1,64 @@
+"""Which tiles of a weight gradient on tensor cores are worth trying, and how long one step takes. A part of search.py."""
+
+from dataclasses import replace
+from itertools import product
+
+from ..problems.geometry import ceil_div
+from ..problems.problem import Problem
+from . import taps
+from .config import SMALLEST_DOT, Config
+from .device import Device
+
+
+def tiles(problem: Problem, device: Device, thorough: bool):
+    """Ways of the taps and tiles for them: those that read and multiply the least for a position."""
+    split, found = taps.split_factor(problem), []
+    # What passes through registers between load and product leaves accumulators half of them.
+    most = (64 if problem.wide or split > 1 or problem.item == 4 and not device.warpgroups else 128) * 256
+    choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
+    memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
+    for ways in product(*choices):
+        if taps.shifts(problem, walked := Config("gather", SMALLEST_DOT, SMALLEST_DOT, taps=ways)) > taps.MOST_SHIFTS:
+            continue
+        rows, columns = taps.lines(problem, walked)
+        for block_m in _powers(rows, 256):
+            for block_n in _powers(columns, max(SMALLEST_DOT, 256 // split)):
+                if block_m * block_n * split > most:
+                    continue
+                tried = replace(walked, block_m=block_m, block_n=block_n)
+                count, small = taps.tiles(problem, tried), device.warpgroups and block_m < 64
+                read = count * (block_m + block_n * split) / memory
+                multiplied = 2 * count * block_m * block_n * split / tensor * (1.6 if small else 1)
+                found.append((max(read, multiplied) + 0.3 * min(read, multiplied), count, ways, block_m, block_n))
+    found.sort(key=lambda tile: tile[:2])
+    return [tile[2:] for tile in found[:40 if thorough else 10]]
+
+
+def _powers(lines: int, most: int) -> list[int]:
+    """Sides of a tile: powers of two up to the one that holds all lines, largest first."""
+    largest = max(SMALLEST_DOT, min(most, 1 << (lines - 1).bit_length()))
+    return [largest >> i for i in range(largest.bit_length()) if largest >> i >= SMALLEST_DOT]
+
+
+def step_time(config: Config, problem: Problem, device: Device, tile: int, products: float, cache_rate: float) -> float:
+    """Seconds of a step on one SM, which loads `tile` bytes: tensor cores, shared memory, the cache, or instructions.
+
+    products: time of a product over that of one of tensor cores. cache_rate: bytes/s from L2 to an SM where the device does not
+    say it. The numbers of instructions are fitted to what the compiler makes.
+    """
+    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
+    m, n, k = config.block_m, config.block_n * taps.split_factor(problem), config.block_k
+    group = device.warpgroups and m >= 64
+    tensor = 2 * m * n * k * products / rate * device.sms * (1.0 if group or not device.warpgroups else 1.6)
+    shared = tile + problem.item * k * (ceil_div(n, 256) * m + ceil_div(m, 64 if group else 16 * config.warps) * n)
+    loads = m * k / taps.x_run(problem, config) + n * k / taps.z_run(problem, config)
+    issued = 5 * loads / 32 + 150 * config.warps
+    if problem.rounded:
+        issued += (m + n) * k / 32 * 2.5
+    elif taps.split_factor(problem) > 1:
+        issued += n * k / 32
+    if not group:
+        issued += m * n * k * problem.item / (16 * 8 * 32) * 1.6
+    cache = device.l2 / device.sms or cache_rate
+    clock = device.clock or 1.5e9
+    return max(tensor, shared / (128 * clock), tile / cache, issued / (4 * clock))
