@@ -96,13 +96,16 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
             m_plane = m_plane & (channel < CHANNELS)
         if AXIS_D.halo:
             m_plane = m_plane & within(d, x_size[0])
+        plane = n * x_stride[0] + d * x_stride[2] + h * x_stride[3] + (iw0 + shift_w) * x_stride[4]
+        if not X.last:
+            plane += (x_channel + red) * x_stride[1]
         for i in tl.static_range(len(OFFSETS_H)):
             row_h = h + OFFSETS_H[i]
-            x_offset = n * x_stride[0] + d * x_stride[2] + row_h * x_stride[3] + (iw0 + shift_w) * x_stride[4]
+            x_offset = tl.multiple_of(plane + OFFSETS_H[i] * x_stride[3], X_RUN)
             if X.last:
-                x_offset = tl.multiple_of(x_offset, X_RUN) + (x_channel + red)
+                x_offset += x_channel + red
             else:
-                x_offset = tl.max_contiguous(tl.multiple_of(x_offset + (x_channel + red) * x_stride[1], X_RUN), X_RUN)
+                x_offset = tl.max_contiguous(x_offset, X_RUN)
             p_x, m_row = x + x_offset, m_plane
             if AXIS_H.halo:
                 m_row = m_row & within(row_h, x_size[1])

@@ -55,13 +55,17 @@ def multiply(acc, x, z, live, n, place, source, channel, shift, x_size, z_size, 
     z_d = d * AXIS_D.in_step + shift[0]
     if AXIS_D.halo:
         live = live & within(z_d, z_size[0])
+    z_h0 = h * AXIS_H.in_step + shift[1]
+    plane = n * z_stride[0] + z_d * z_stride[2] + z_h0 * z_stride[3] + (z_w + (shift[2] + OFFSETS_W[0])) * z_stride[4]
+    if not Z.last:
+        plane += channel * z_stride[1]
     for i in tl.static_range(len(OFFSETS_H)):
-        z_h = h * AXIS_H.in_step + (shift[1] + OFFSETS_H[i])
-        offset = n * z_stride[0] + z_d * z_stride[2] + z_h * z_stride[3] + (z_w + (shift[2] + OFFSETS_W[0])) * z_stride[4]
+        z_h = z_h0 + OFFSETS_H[i]
+        offset = tl.multiple_of(plane + OFFSETS_H[i] * z_stride[3], Z_RUN)
         if Z.last:
-            offset = tl.multiple_of(offset, Z_RUN) + channel
+            offset += channel
         else:
-            offset = tl.max_contiguous(tl.multiple_of(offset + channel * z_stride[1], Z_RUN), Z_RUN)
+            offset = tl.max_contiguous(offset, Z_RUN)
         p_z, m_row = z + offset, live
         if AXIS_H.halo:
             m_row = m_row & within(z_h, z_size[1])

@@ -109,11 +109,12 @@ def _taps(a: Axis, forward: bool, phase: int) -> list[tuple[int, int]]:
     return [(p.first + j * a.tap_step, p.offset - j * a.input_step) for j in range(p.taps)]
 
 
-def sums(problem: Problem, config: Config) -> int:
-    """What a thread keeps of a lane."""
+def kept(problem: Problem, config: Config) -> int:
+    """Registers that a thread keeps of a lane: its sums, what it reads of a plane, and a few besides."""
     h, w = reads(problem, config)
     of_channel = h.taps * w.taps if problem.direction == "grad_weight" else h.lines * w.lines
-    return of_channel * lanes(problem, config).shared * max(1, problem.item // 4)
+    kept = of_channel * lanes(problem, config).shared * max(1, problem.item // 4) + len(h.offset) * len(w.offset)
+    return 2 * kept if problem.direction == "grad_weight" else kept
 
 
 def instructions(problem: Problem, config: Config) -> float:

@@ -210,12 +210,12 @@ def _direct(problem: Problem, device: Device, thorough: bool):
               for n in ((4, 16, most) if thorough else (2, most))}
     counts |= {1} if thorough else set()
     found = []
-    for block_m, warps, values in product(sorted(counts), (1, 2, 4, 8) if thorough else (1, 4), (1, 2, 4, 8)):
+    for block_m, warps, values in product(sorted(counts), (1, 2, 4, 8) if thorough else (1,) if weights else (1, 4), (1, 2, 4, 8)):
         shape = Config("direct", block_m, 1, warps=warps)
         threads = max(1, 32 * warps * values * (1 if weights else lanes.lanes(problem, shape).shared) // block_m)
         for config in (replace(shape, block_n=threads * lines) for lines in (1, 2, 4, 8)):
             fewer = config.block_n <= 2 * _power_of_two(_positions(problem), 1, 8192)
-            kept = values == 1 or values * lanes.sums(problem, config) <= 64
+            kept = values == 1 or values * lanes.kept(problem, config) <= 210
             if fewer and kept and lanes.lanes(problem, config).lines * threads == config.block_n:
                 found.append(config)
     for config in found or [Config("direct", 1, 32, warps=1)]:
