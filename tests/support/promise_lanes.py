@@ -26,6 +26,7 @@ class Lanes:
         if self.weights:
             self.tile = which(rng, -(-self.source.shape[1] // config.block_m))
         sizes, sides = lanes.places(problem), lanes.sides(problem, config)
+        self.counts = [sum(launch.sizes[:2])] if self.weights else []  # boxes, and those of a share beyond the last
         self.n, *box = position(which(rng, lanes.boxes(problem, config)), [-(-t // s) for t, s in zip(sizes, sides)])
         self.origin = [i * s for i, s in zip(box, sides)]
 
@@ -41,7 +42,7 @@ class Lanes:
         return self.tile * self.lanes.channels + channel, t, minor
 
     def accesses(self):
-        yield Counts([max(o) for o in [self.origin]])
+        yield Counts([*self.origin, *self.counts])
         channel, t, _ = self.parts()
         if self.weights:
             line = self.rng.randrange(self.lanes.lines)

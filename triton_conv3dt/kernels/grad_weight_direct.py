@@ -120,9 +120,10 @@ def grad_weight_direct(x, z, parts, BOXES, SHARE, size, z_size, x_stride, z_stri
     if CHANNELS % LANES.channels != 0:
         live = live & (channel < CHANNELS)
     acc = zeros(READS_H.taps * READS_W.taps * SHARED, SIZE, ACC)
-    first = share * SHARE
-    for i_box in tl.range(first, tl.minimum(BOXES, first + SHARE)):
+    first = share.to(INDEX) * SHARE
+    for i_box in tl.range(first, tl.minimum(tl.cast(BOXES, INDEX), first + SHARE)):
         n, d0, h0, w0 = box_origin(i_box, size, SIDES)
+        d0, h0, w0 = d0.to(tl.int32), h0.to(tl.int32), w0.to(tl.int32)
         place = (d0 + d, h0 + h * LANES.lines, w0 + w, w0 + w // X_RUN * X_RUN, (w0 + w) * AXIS_W.in_step,
                  (w0 + w // Z_RUN * Z_RUN) * AXIS_W.in_step)  # the same along a run
         acc = multiply(acc, x, z, live, n, place, source, channel, shift, size, z_size, x_stride, z_stride, AXIS_D, AXIS_H,

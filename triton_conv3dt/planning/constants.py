@@ -104,8 +104,9 @@ class Dot(NamedTuple):
 
 class Lanes(NamedTuple):
     """What one program computes without tensor cores: the places of a box (d, h, w) in so many channels are lanes in one row,
-    channels fastest where last. Each lane has `lines` neighbours along h, and `shared` neighbouring channels that read the
-    same (of a weight gradient: input channels): a program's places have these sides. join of what a lane writes are neighbours in memory, and written together.
+    channels fastest where last. Each lane has `lines` neighbours along h, with which a program's places have these sides, and
+    `shared` neighbouring channels that read the same (of a weight gradient: input channels). join of what a lane writes are
+    neighbours in memory, and written together.
     """
 
     channels: int

@@ -12,6 +12,7 @@ from .constants import Lanes, Reads
 
 SUMS = 32  # of fp32 that a thread keeps of a lane
 WEIGHTS = 100  # or sums of a weight gradient, by tap, that it keeps besides
+MOST_REGISTERS = 264  # fitted to what the compiler makes of the defaults of layers.json on sm_80 and sm_90
 
 
 def places(problem: Problem) -> tuple[int, int, int]:
@@ -44,8 +45,8 @@ def _shared(problem: Problem, config: Config, last: bool) -> int:
         taps = problem.kernel[1] * problem.kernel[2]
         most = min(4, max(1, 64 // taps))
         return min(1 << (most.bit_length() - 1), problem.ci_group & -problem.ci_group)
-    rows = rows_and_reduction(problem)[0]
-    return min(config.block_m, rows & -rows, 16 // problem.item if last else 8)
+    rows, few = rows_and_reduction(problem)[0], max(1, WEIGHTS // max(1, problem.item // 4) // problem.kernel[2])
+    return min(config.block_m, rows & -rows, 16 // problem.item if last else 8, 1 << (few.bit_length() - 1))
 
 
 def sides(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -109,12 +110,16 @@ def _taps(a: Axis, forward: bool, phase: int) -> list[tuple[int, int]]:
     return [(p.first + j * a.tap_step, p.offset - j * a.input_step) for j in range(p.taps)]
 
 
-def kept(problem: Problem, config: Config) -> int:
-    """Registers that a thread keeps of a lane: its sums, what it reads of a plane, and a few besides."""
-    h, w = reads(problem, config)
-    of_channel = h.taps * w.taps if problem.direction == "grad_weight" else h.lines * w.lines
-    kept = of_channel * lanes(problem, config).shared * max(1, problem.item // 4) + len(h.offset) * len(w.offset)
-    return 2 * kept if problem.direction == "grad_weight" else kept
+def registers(problem: Problem, config: Config, values: int) -> float:
+    """About what a thread of so many lanes would like to keep: sums, what it reads of a plane, and weights. The scale is such that
+    nothing spills below MOST_REGISTERS."""
+    found, (h, w) = lanes(problem, config), reads(problem, config)
+    weights, wide = h.taps * w.taps * found.shared, max(1, problem.item // 4)
+    if problem.direction == "grad_weight":
+        return 2.5 * values * (weights * wide + len(h.offset) * len(w.offset))
+    of_channels = values if found.last and found.channels > 1 else 1
+    of_lane = h.lines * w.lines * found.shared * wide + len(h.offset) * len(w.offset)
+    return values * of_lane + 2 * of_channels * weights
 
 
 def instructions(problem: Problem, config: Config) -> float:

@@ -157,7 +157,8 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
     there is always one."""
     rows, reduction = rows_and_reduction(problem)
     narrow = problem.groups > 1 and min(rows, reduction) < SMALLEST_DOT
-    direct = problem.dtype == "float64" or narrow or (problem.direction != "grad_weight" and reduction < 8)
+    few = problem.direction != "grad_weight" and reduction < 8  # either may be better
+    direct = problem.dtype == "float64" or narrow
     allowed = lambda config: constraints.refuses(config) is None
     found = False
     if thorough or not direct or "direct" in constraints.without:
@@ -166,7 +167,7 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             if fits(config, problem, device) is None:
                 found = True
                 yield config
-    if direct or thorough or not found:
+    if direct or few or thorough or not found:
         yield from filter(allowed, _direct(problem, device, thorough))
 
 
@@ -215,13 +216,15 @@ def _direct(problem: Problem, device: Device, thorough: bool):
     counts = {_power_of_two(channels if last else min(channels, rows & -rows), 1, n)
               for n in ((4, 16, most) if thorough else (2, most))}
     counts |= {1} if thorough else set()
+    if not last and not weights and prod(lowering.steps(problem, Config("direct", 1, 1))[1:]) < 32:
+        counts |= {16}  # lanes that a small volume leaves idle take other channels
     found = []
     for block_m, warps, values in product(sorted(counts), (1, 2, 4, 8) if thorough else (1,) if weights else (1, 4), (1, 2, 4, 8)):
         shape = Config("direct", block_m, 1, warps=warps)
         threads = max(1, 32 * warps * values * (1 if weights else lanes.lanes(problem, shape).shared) // block_m)
         for config in (replace(shape, block_n=threads * lines) for lines in (1, 2, 4, 8)):
             fewer = config.block_n <= 2 * _power_of_two(_positions(problem), 1, 8192)
-            kept = values == 1 or values * lanes.kept(problem, config) <= 210
+            kept = values == 1 or lanes.registers(problem, config, values) <= lanes.MOST_REGISTERS
             if fewer and kept and lanes.lanes(problem, config).lines * threads == config.block_n:
                 found.append(config)
     for config in found or [Config("direct", 1, 32, warps=1)]:
