@@ -13,7 +13,7 @@ from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.trial_tensors import Wrong
 from triton_conv3dt.kernels import gather
 from triton_conv3dt.launching import binding, launch
-from triton_conv3dt.planning import lowering
+from triton_conv3dt.planning import lanes, lowering
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.case import parse
@@ -23,6 +23,7 @@ BY_NAME["long sums"] = replace(BY_NAME["more positions than a tile"], n=8)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
 GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 16, shares=3), Config("direct", 16, 32)
 MERGED = Config("gather", 32, 32, 16, merge=(True, False, True))
+DIRECT_SHARES = replace(DIRECT, shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"))
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
 PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
@@ -58,6 +59,14 @@ def strides(change):
             numbers, sizes = right(launch, tensors), len(launch.sizes)
             return (*numbers[:sizes], *change(numbers[sizes:])) if launch.kernel == "gather" else numbers
         patch.setattr(binding, "numbers_of", wrong)
+    return install
+
+
+def read(change):
+    """A fault in what the lanes of the direct path read along h and w."""
+    def install(patch):
+        right = lanes.reads
+        patch.setattr(lanes, "reads", lambda p, c: tuple(r._replace(**change(r)) for r in right(p, c)))
     return install
 
 
@@ -107,6 +116,16 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "rows of a box too long": (rows_of_boxes_too_long, "k3s4 holes, cropped", "forward", "channels_last", BOXES),
     "another sample's plane": (lambda patch: patch.setattr(gather, "inside", everywhere), "k3s2p1op1", "grad_input",
                                "channels_last", PLANES),
+    "a lane reads beside its place": (read(lambda r: dict(offset=tuple(o + 1 for o in r.offset))), "k4s2p1", "forward",
+                                      "channels_last", DIRECT),
+    "taps in the wrong order": (read(lambda r: dict(tap=r.tap[::-1])), "k3s2p1op1", "grad_input", "channels_first", DIRECT),
+    "phases in the wrong order": (read(lambda r: dict(line=r.line[::-1])), "k4s2p1", "forward", "channels_first", DIRECT),
+    "dw in the wrong order": (read(lambda r: dict(tap=r.tap[::-1])), "k3s2p1op1", "grad_weight", "channels_last", DIRECT),
+    "lanes beyond the halo": (constant(halo=lambda axis: False), "k3s2p1op1", "forward", "sliced", DIRECT),
+    "lanes beyond the edge": (constant(edge=lambda axis: False), "TF SAME, odd output", "forward", "sliced", DIRECT),
+    "lanes of dz beyond the halo": (constant(halo=lambda axis: False), "k3s2p1op1", "grad_weight", "sliced", DIRECT),
+    "lanes of x beyond the edge": (constant(edge=lambda axis: False), "TF SAME, odd output", "grad_weight", "sliced", DIRECT),
+    "a direct share left out": (one_share_less, "k2s2", "grad_weight", "channels_last", DIRECT_SHARES),
     "weight packed as it was": (kernel("pack", pack_without_swap), "k3s2p1op1", "forward", "channels_first", GATHER),
 }
 

@@ -83,37 +83,6 @@ class WeightGradient:
                       (tensor.shape[1] - channels) * strides[1])
 
 
-class DirectWeightGradient:
-    """The same without tensor cores."""
-
-    def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
-        self.call, self.c, self.k, self.rng = call, config, launch.constants, rng
-        self.axes = self.k["AXIS_D"], self.k["AXIS_H"], self.k["AXIS_W"]
-        self.places, self.share, self.steps = launch.sizes[:3]
-
-    def accesses(self):
-        k, block = self.k, self.c.block_n
-        i_share = which(self.rng, self.c.shares)
-        first = i_share * self.share
-        last = min(self.places, first + self.share)
-        yield Counts([first + self.share, last + block, self.places])
-        if first >= last:
-            return
-        start = first + which(self.rng, -(-(last - first) // block)) * block
-        o = some(self.rng, block)
-        n, *t = position(start + o, self.steps)
-        yield self.access("x", self.call.x, n, t, start + o < last, k["X"])
-        j = [which(self.rng, a.taps) for a in self.axes]
-        at = [i * a.in_step + taps * a.move + a.offset for i, a, taps in zip(t, self.axes, j)]
-        live = (start + o < last) & inside(at, self.call.y.shape[2:], [a.halo for a in self.axes])
-        yield self.access("dz", self.call.y, n, at, live, k["Z"])
-
-    def access(self, what, tensor, n, at, live, memory) -> Access:
-        step = 1 if memory.last else tensor.stride(1)
-        offsets, farthest = place(tensor.stride(), n, 0, *at), np.int64((tensor.shape[1] - 1) * step)
-        return Access(what, tensor, offsets, live, memory.run, None if memory.last else 0, (offsets, farthest), farthest)
-
-
 class OnePass:
     """kernels/backward.py."""
 

@@ -12,7 +12,8 @@ import sys
 from collections import Counter
 
 from promise_calls import H200, Call, choose, draw
-from promise_gradients import Copy, DirectWeightGradient, OnePass, WeightGradient
+from promise_gradients import Copy, OnePass, WeightGradient
+from promise_lanes import Lanes
 from promise_products import Product
 from triton_conv3dt.launching.tensors import empty, layout_of
 from triton_conv3dt.planning.plan import plan
@@ -28,8 +29,7 @@ def check(call: Call, rng: random.Random) -> tuple[str, list[str]]:
     if config is None:
         return "", []
     schedule = plan(problem, H200, config).schedule
-    weights = WeightGradient if config.dense else DirectWeightGradient
-    kind = {"grad_weight": weights, BACKWARD: OnePass}.get(problem.direction, Product)
+    kind = {"grad_weight": WeightGradient, BACKWARD: OnePass}.get(problem.direction, Product) if config.dense else Lanes
     found, runs = [], 1
     tried = [kind(call, problem, config, schedule.main, rng)]
     tried += [Copy(call, launch, rng) for launch in schedule.launches if launch.kernel == "to_channels_last"]

@@ -12,7 +12,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lowering, taps
+from . import lanes, lowering, taps
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 
@@ -121,7 +121,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
                       c.box if any(c.box) else None),
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
-        constants |= dict(GROUPS=p.groups, JOIN=join, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
+        constants |= dict(GROUPS=p.groups, **_lanes(p, c))
     described = (p, c) if c.path == "descriptor" else None
     steps, sizes = lowering.steps(p, c), (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
     tensors = (source, weight, target, *(name if present else None for name, present in (
@@ -129,7 +129,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "gather" if c.dense else "direct"
     read = f", reads by {READINGS[lowering.reading(p, c)]}" * c.dense
     launches.append(Launch(
-        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps), steps, *sizes),
+        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps),) * c.dense + (steps, *sizes),
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
@@ -179,11 +179,10 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
                           TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), box=taps.box(p, c)),
                           DOT=Dot(p.precision, p.rounded))
     else:
-        places, block = p.n * prod(p.in_size), c.block_n
-        sizes = places, block * ceil_div(places, block * c.shares), p.in_size, p.out_size
-        constants |= dict(X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], block)),
-                          Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)),
-                          CHANNELS=p.co, BLOCK_C=c.block_m, BLOCK_P=c.block_n, ACC=_accumulator(p))
+        boxes, width = lanes.boxes(p, c), lanes.sides(p, c)[2] if p.x_layout == p.y_layout else 1
+        sizes = boxes, ceil_div(boxes, c.shares), p.in_size, p.out_size
+        constants |= dict(X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], width)),
+                          Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)), CHANNELS=p.co, **_lanes(p, c))
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
     whole = lowering.writes_whole(p, c)
     target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
@@ -269,6 +268,12 @@ def _parts(p: Problem, shares: int) -> Workspace:
 def _axes(p: Problem, c: Config) -> dict[str, object]:
     """What every product is specialised on."""
     return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=_index(p))
+
+
+def _lanes(p: Problem, c: Config) -> dict[str, object]:
+    """What products without tensor cores are specialised on besides."""
+    reads_h, reads_w = lanes.reads(p, c)
+    return dict(LANES=lanes.lanes(p, c), READS_H=reads_h, READS_W=reads_w, ACC=_accumulator(p))
 
 
 def _activation(parameter: str, activation: Activation | None) -> dict[str, object]:

@@ -9,7 +9,7 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import taps
+from . import lanes, taps
 from .config import Config, join_factor, phase_origin, rows_and_reduction
 from .constants import AxisConstants, WeightAxis
 
@@ -28,10 +28,12 @@ def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
 
 def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | list[WeightAxis]:
     """What a kernel is told of d, h and w."""
-    if problem.direction == "grad_weight" and config.dense:
+    if not config.dense:
+        return _lane_axes(problem, config)
+    if problem.direction == "grad_weight":
         return taps.edges(problem, config)
     if problem.direction != "forward":
-        split = taps.split_factor(problem) if config.dense else 1
+        split = taps.split_factor(problem)
         return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge)
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
@@ -64,6 +66,16 @@ def _gradient_axis(a: Axis, split: int) -> AxisConstants:
         return AxisConstants(1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, guard=not m.full, halo=halo)
     halo = a.padding > 0 or (a.size - 1) * a.stride - a.padding + (a.kernel - 1) * a.dilation >= a.out
     return AxisConstants(1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, halo=halo)
+
+
+def _lane_axes(problem: Problem, config: Config) -> list[AxisConstants]:
+    """Of boxes, which may reach beyond the last place; phases of unrolled axes are in one program."""
+    forward, found = problem.direction == "forward", []
+    tiles = zip(problem.axes, lanes.places(problem), lanes.sides(problem, config), lanes.looped(problem, config))
+    for a, places, side, looped in tiles:
+        axis, beyond = _forward_axis(a, 0, False, False) if forward else _gradient_axis(a, 1), places % side > 0
+        found.append(axis._replace(edge=axis.edge or beyond, halo=axis.halo or beyond, phases=axis.phases if looped else 1))
+    return found
 
 
 def phase_minor(problem: Problem, config: Config) -> bool:
@@ -137,8 +149,8 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     if problem.direction == "grad_weight" and config.dense:
         return taps.tiles(problem, config), config.shares, problem.groups
     constants = axis_constants(problem, config)
-    if problem.direction == "grad_weight":
-        return problem.taps * problem.ci_group * ceil_div(problem.co, config.block_m), config.shares, 1
+    if not config.dense:
+        return _lane_grid(problem, config, prod(c.phases for c in constants))
     places = steps(problem, config)
     if any(config.box):
         tiles = problem.n * prod(map(ceil_div, places, config.box))
@@ -146,10 +158,17 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
         tiles = ceil_div(problem.n * prod(places), config.block_n)
     tiles *= prod(c.phases for c in constants)
     rows = rows_and_reduction(problem)[0]
-    if not config.dense:
-        return tiles * ceil_div(rows * problem.groups, config.block_m), 1, 1
     merged = prod(c.merged for c in constants)
     return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
+
+
+def _lane_grid(problem: Problem, config: Config, phases: int) -> tuple[int, int, int]:
+    if problem.direction == "grad_weight":
+        taps = prod(k for k, looped in zip(problem.kernel, lanes.looped(problem, config)) if looped)
+        inputs = problem.ci_group // lanes.lanes(problem, config).shared
+        return taps * inputs * ceil_div(problem.co, config.block_m), config.shares, 1
+    tiles = ceil_div(rows_and_reduction(problem)[0] * problem.groups, config.block_m)
+    return lanes.boxes(problem, config) * phases * tiles, 1, 1
 
 
 def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
@@ -158,6 +177,11 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     if layout == "channels_last":  # along the channels of a place; that channel offsets keep it whole, the compiler sees
         return alignment
     width, split = gcd(steps(problem, config)[2], config.block_n), taps.split_factor(problem) if config.dense else 1
+    if not config.dense:
+        written = problem.x_layout if problem.direction == "grad_input" else problem.y_layout
+        size = problem.in_size if problem.direction == "forward" else problem.out_size
+        # Lanes that are channels are no neighbours along w.
+        width = 1 if written == "channels_last" else gcd(lanes.sides(problem, config)[2], size[2])
     if problem.direction == "forward":
         axis = problem.axes[2]
         in_place = len(axis.reads) <= 1 and axis.padding % axis.stride == 0 and constants.offset % alignment == 0
@@ -186,6 +210,9 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
             return gcd(alignment, rows, config.block_m // problem.taps)
         return gcd(alignment, rows) if problem.groups > 1 or any(config.merge) else alignment
     stride = problem.stride[2] if problem.direction == "forward" else 1
+    if not config.dense:
+        found, sizes = lanes.lanes(problem, config), problem.out_size if problem.direction == "forward" else problem.in_size
+        return gcd(alignment, sizes[2], found.box[2] * stride) if found.join == stride else 1
     joined = join_factor(problem, config.merge)
     if joined != stride:
         return 1

@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, taps, weight_tiles
+from . import lanes, lowering, taps, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -20,7 +20,7 @@ LATENCY = 1.6e-6  # of a program's first load, and of its last store
 STEP = 3e-8  # barriers and bookkeeping of one step of a pipelined loop
 SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
 CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM
-SCALAR_RATE = 5e10  # multiply-adds/s of one SM with the loads and addresses that belong to each
+CLOCK = 1.5e9  # instructions/s that a scheduler issues
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
 WARPGROUP, WARP_BY_WARP = 64, 0.6  # rows of its products; what is left of the rate where fewer are multiplied warp by warp
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
@@ -85,8 +85,9 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
-        work = problem.flops / 2 / SCALAR_RATE / min(programs, device.sms)
-        return extra + max(work, problem.bytes / bandwidth) + LATENCY
+        issued = lanes.instructions(problem, config) * programs * config.warps
+        slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
+        return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * min(config.stages, ceil_div(steps, programs))
@@ -158,7 +159,8 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
     there is always one."""
     rows, reduction = rows_and_reduction(problem)
     narrow = problem.groups > 1 and min(rows, reduction) < SMALLEST_DOT
-    direct = problem.dtype == "float64" or narrow or (problem.direction != "grad_weight" and reduction < 8)
+    few = problem.direction != "grad_weight" and reduction < 8  # either may be better
+    direct = problem.dtype == "float64" or narrow
     allowed = lambda config: constraints.refuses(config) is None
     found = False
     if thorough or not direct or "direct" in constraints.without:
@@ -167,7 +169,7 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             if fits(config, problem, device) is None:
                 found = True
                 yield config
-    if direct or thorough or not found:
+    if direct or few or thorough or not found:
         yield from filter(allowed, _direct(problem, device, thorough))
 
 
@@ -211,15 +213,29 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):
-    channels = problem.ci if problem.direction == "grad_input" else problem.co
-    for most in (4, 8, 16, 32) if thorough else (32,):
-        block_m = _power_of_two(channels, 1, most)
-        for elements in (512, 1024, 2048) if thorough else (1024,):
-            block_n = _power_of_two(_positions(problem), 1, max(16, elements // block_m))
-            programs = problem.taps * problem.ci_group * ceil_div(channels, block_m)
-            for warps in (2, 4, 8) if thorough else (4,):
-                for shares in _shares(problem, block_n, programs, device.sms, thorough):
-                    yield Config("direct", block_m, block_n, warps=warps, shares=shares)
+    """Channels and places of a program without tensor cores, as many lanes as threads or a few times as many."""
+    weights = problem.direction == "grad_weight"
+    channels, rows = problem.ci if problem.direction == "grad_input" else problem.co, rows_and_reduction(problem)[0]
+    last = (problem.x_layout if problem.direction == "grad_input" else problem.y_layout) == "channels_last"
+    most = 64 if last else 1 if weights else 8
+    counts = {_power_of_two(channels if last else min(channels, rows & -rows), 1, n)
+              for n in ((4, 16, most) if thorough else (2, most))}
+    counts |= {1} if thorough else set()
+    if not last and not weights and prod(lowering.steps(problem, Config("direct", 1, 1))[1:]) < 32:
+        counts |= {16}  # lanes that a small volume leaves idle take other channels
+    found = []
+    for block_m, warps, values in product(sorted(counts), (1, 2, 4, 8) if thorough else (1,) if weights else (1, 4), (1, 2, 4, 8)):
+        shape = Config("direct", block_m, 1, warps=warps)
+        threads = max(1, 32 * warps * values * (1 if weights else lanes.lanes(problem, shape).shared) // block_m)
+        for config in (replace(shape, block_n=threads * lines) for lines in (1, 2, 4, 8)):
+            fewer = config.block_n <= 2 * _power_of_two(_positions(problem), 1, 8192)
+            kept = values == 1 or lanes.registers(problem, config, values) <= lanes.MOST_REGISTERS
+            if fewer and kept and lanes.lanes(problem, config).lines * threads == config.block_n:
+                found.append(config)
+    for config in found or [Config("direct", 1, 32, warps=1)]:
+        tiles = lowering.grid(problem, config)[0]
+        for shares in _shares(problem, config.block_n, tiles, device.sms * 4 // config.warps, thorough):
+            yield replace(config, shares=shares)
 
 
 def _merges(problem: Problem, thorough: bool):

@@ -7,7 +7,8 @@ from math import ceil, prod
 from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
-from . import issue, search
+from . import issue, lanes, search
+from .config import rows_and_reduction
 from .plan import Plan
 from .taps import split_factor
 
@@ -81,8 +82,10 @@ def trips(plan: Plan) -> float:
     if c.dense:
         return search.loop_steps(c, p) / prod(plan.schedule.main.grid)
     if p.direction == "grad_weight":
-        return ceil(p.n * prod(p.in_size) / c.block_n / c.shares)
-    return p.taps * p.ci_group / prod(p.stride) if p.direction == "forward" else p.taps * p.co_group
+        return ceil(lanes.boxes(p, c) / c.shares)
+    phases = p.stride if p.direction == "forward" else (1, 1, 1)
+    steps = prod(k / s for k, s, looped in zip(p.kernel, phases, lanes.looped(p, c)) if looped)
+    return steps * rows_and_reduction(p)[1]
 
 
 def _shared(plan: Plan, steps: float) -> float:
