@@ -151,7 +151,9 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     z_line, z_need = offset_and_need(column, z_stride, CO, ZD, ZH, ZW, Z)
     x_places, z_places = box_places(BOX, 1, BLOCK_K), box_places(BOX, SPLIT, BLOCK_K * SPLIT)
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT), tl.float32)
+    HALVES: tl.constexpr = 2 if SPLIT == 2 else 1  # of the columns, each with a product of its own
+    acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT // HALVES), tl.float32)
+    odd = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     begin = share.to(INDEX) * SHARE
     end = tl.minimum(tl.cast(BOXES, INDEX), begin + SHARE)
     for i_box in tl.range(begin, end, num_stages=TILE.stages):
@@ -161,11 +163,18 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
         b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK)
         if DOT.round:
             b_x, b_z = round_tf32(b_x), round_tf32(b_z)
-        if SPLIT > 1:  # residue after residue: where they are neighbours, Triton 3.7 fails to compile some tiles
-            b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
+        if HALVES == 2:  # parted in registers, where neighbours lie in one thread: pairs are what is written to shared memory
+            even_z, odd_z = tl.split(b_z.reshape(BLOCK_N, BLOCK_K, 2))
+            acc = tl.dot(b_x, tl.trans(even_z), acc, input_precision=PRECISION, out_dtype=tl.float32)
+            odd = tl.dot(b_x, tl.trans(odd_z), odd, input_precision=PRECISION, out_dtype=tl.float32)
         else:
-            b_z = tl.trans(b_z)
-        acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
+            if SPLIT > 1:  # residue after residue: where they are neighbours, Triton 3.7 fails to compile some tiles
+                b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
+            else:
+                b_z = tl.trans(b_z)
+            acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
+    if HALVES == 2:
+        acc = tl.join(acc, odd).permute(0, 2, 1).reshape(BLOCK_M, 2 * BLOCK_N)
 
     line = tl.arange(0, BLOCK_N * SPLIT)
     xd, xh, xw, ci = line_parts(row, CI, XD, XH, XW)
