@@ -63,13 +63,17 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
     z_line = tl.max_contiguous(z_line, Z_RUN if Z.last else 1)
     m_line = kd < SD
 
-    column = tl.arange(0, BLOCK_N)  # of dw and w: (residue of w that was split off, line)
+    HALVES: tl.constexpr = 2 if SPLIT == 2 else 1  # of the columns, each with products of its own
+    column = tl.arange(0, BLOCK_N // HALVES)  # of dw and w: (residue of w that was split off, line)
     cd, ch, cw, cc = columns(column % LINES, CO, STRIDE, Z.last)
     tap = (cd * SH + ch) * SW + cw + column // LINES
     m_w = (ci < CI)[:, None] & (cd < SD)[None, :]
-    b_w = tl.load(w + ci[:, None] * w_ci + (cc * w_co + tap * w_tap)[None, :], mask=m_w, other=0.0)
+    p_w = w + ci[:, None] * w_ci + (cc * w_co + tap * w_tap)[None, :]
+    b_w = tl.load(p_w, mask=m_w, other=0.0)
+    odd_w = tl.load(p_w + w_tap, mask=m_w, other=0.0) if HALVES == 2 else b_w
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N // HALVES), tl.float32)
+    odd = tl.zeros((BLOCK_M, BLOCK_N // HALVES), tl.float32)
     total = tl.zeros((LINES,), tl.float32)
     o_k = tl.arange(0, BLOCK_K)
     o_q = tl.arange(0, BLOCK_K * SPLIT)
@@ -91,14 +95,23 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
         x_place = tl.max_contiguous(x_place, 1 if X.last else X_RUN)
         b_x = tl.load(x + (ci * x_stride[1])[:, None] + x_place[None, :], mask=m_x, other=0.0)
         split = b_z.reshape(LINES, BLOCK_K, SPLIT)
-        acc = tl.dot(b_x, split.permute(1, 2, 0).reshape(BLOCK_K, BLOCK_N), acc, out_dtype=tl.float32)
-        b_dx = tl.dot(b_w, split.permute(2, 0, 1).reshape(BLOCK_N, BLOCK_K), out_dtype=tl.float32)
+        if HALVES == 2:  # parted in registers, where neighbours lie in one thread: pairs are what is written to shared memory
+            even_z, odd_z = tl.split(split)
+            acc = tl.dot(b_x, tl.trans(even_z), acc, out_dtype=tl.float32)
+            odd = tl.dot(b_x, tl.trans(odd_z), odd, out_dtype=tl.float32)
+            b_dx = tl.dot(odd_w, odd_z, tl.dot(b_w, even_z, out_dtype=tl.float32), out_dtype=tl.float32)
+        else:
+            acc = tl.dot(b_x, split.permute(1, 2, 0).reshape(BLOCK_K, BLOCK_N), acc, out_dtype=tl.float32)
+            b_dx = tl.dot(b_w, split.permute(2, 0, 1).reshape(BLOCK_N, BLOCK_K), out_dtype=tl.float32)
         o_place = tl.multiple_of(place(n, 0, d, h, 0, o_stride) + w_place * o_stride[4], O_RUN)
         o_place = tl.max_contiguous(o_place, 1 if O.last else O_RUN)
         tl.store(dx + (ci * o_stride[1])[:, None] + o_place[None, :], b_dx.to(dx.dtype.element_ty), mask=m_x)
     at = cc.to(tl.int64) * p_stride[2] + tap.to(tl.int64) * p_stride[3]
     at = ci.to(tl.int64)[:, None] * p_stride[1] + at[None, :]
-    tl.store(parts + program.to(tl.int64) * p_stride[0] + at, acc, mask=m_w)
+    p_parts = parts + program.to(tl.int64) * p_stride[0] + at
+    tl.store(p_parts, acc, mask=m_w)
+    if HALVES == 2:
+        tl.store(p_parts + p_stride[3], odd, mask=m_w)
     if sums is not None:
         residue = (kd * SH + kh) * (SW if Z.last else 1) + kw
         tl.store(sums + (program.to(tl.int64) * RESIDUES + residue) * CO + co, total, mask=m_line)

@@ -7,7 +7,7 @@ unrolled where they are not too many (Reads): what a thread reads of a plane ser
 import triton
 import triton.language as tl
 
-from .lanes import lane_parts, multiply_add, side_by_side, within, zeros
+from .lanes import lane_parts, side_by_side, within, zeros
 from .tiles import axis_taps, box_origin, phase_of_program, tap_of_step, widen
 
 
@@ -54,8 +54,11 @@ def use(acc, b_x, weights, I: tl.constexpr, J: tl.constexpr, READS_H: tl.constex
     for a in tl.static_range(FIRST_H, LAST_H):
         for c in tl.static_range(FIRST_W, LAST_W):
             for u in tl.static_range(SHARED):
-                acc = multiply_add(acc, (LINES[a] * READS_W.lines + PHASES[c]) * SHARED + u, b_x,
-                                   weights[(TAPS_H[a] * READS_W.taps + TAPS_W[c]) * SHARED + u])
+                # A function of its own for one product would cost the interpreter more than the product.
+                more = acc[(LINES[a] * READS_W.lines + PHASES[c]) * SHARED + u] + b_x * weights[
+                    (TAPS_H[a] * READS_W.taps + TAPS_W[c]) * SHARED + u]
+                acc = (acc[:(LINES[a] * READS_W.lines + PHASES[c]) * SHARED + u] + (more,)
+                       + acc[(LINES[a] * READS_W.lines + PHASES[c]) * SHARED + u + 1:])
     return acc
 
 

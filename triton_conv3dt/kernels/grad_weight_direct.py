@@ -5,7 +5,7 @@ where they are not too many; what a thread reads of dz serves every line and tap
 import triton
 import triton.language as tl
 
-from .lanes import lane_parts, multiply_add, within, zeros
+from .lanes import lane_parts, within, zeros
 from .tiles import box_origin, widen
 
 
@@ -20,7 +20,9 @@ def use(acc, lines, b_z, I: tl.constexpr, J: tl.constexpr, READS_H: tl.constexpr
     LAST: tl.constexpr = STARTS_H[I + 1]
     for a in tl.static_range(FIRST, LAST):
         for u in tl.static_range(SHARED):
-            acc = multiply_add(acc, (TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u, lines[LINES[a] * SHARED + u], b_z)
+            more = acc[(TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u] + lines[LINES[a] * SHARED + u] * b_z
+            acc = (acc[:(TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u] + (more,)
+                   + acc[(TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u + 1:])
     return acc
 
 

@@ -11,18 +11,6 @@ import triton.language as tl
 
 
 @triton.jit
-def put(items, I: tl.constexpr, value):
-    """A tuple with another item at I."""
-    return items[:I] + (value,) + items[I + 1:]
-
-
-@triton.jit
-def multiply_add(acc, I: tl.constexpr, a, b):
-    """The sums with one product more in the I-th."""
-    return put(acc, I, acc[I] + a * b)
-
-
-@triton.jit
 def zeros(COUNT: tl.constexpr, SIZE: tl.constexpr, ACC: tl.constexpr):
     """COUNT sums of SIZE lanes."""
     items = ()

@@ -118,7 +118,8 @@ def registers(problem: Problem, config: Config, values: int) -> float:
     if problem.direction == "grad_weight":
         return 2.5 * values * (weights * wide + len(h.offset) * len(w.offset))
     of_channels = values if found.last and found.channels > 1 else 1
-    of_lane = h.lines * w.lines * found.shared * wide + len(h.offset) * len(w.offset)
+    doubled = 2 if found.join > 1 and problem.item >= 4 else 1  # what is joined, until it is written
+    of_lane = h.lines * w.lines * found.shared * wide * doubled + len(h.offset) * len(w.offset)
     return values * of_lane + 2 * of_channels * weights
 
 
