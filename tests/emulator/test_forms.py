@@ -79,6 +79,19 @@ def test_tf32_of_a_copied_x(w_minor, block_k, path, box):
     assert cases.done == 1 and cases.forms["wgmma"]
 
 
+@pytest.mark.parametrize("layout, w_minor, merge", (
+    ("channels_first", "tap", (False, True, True)), ("channels_first", "co", (True, True, False)),
+    ("channels_last", "co", (True, True, True)), ("channels_last", "ci", (True, False, True))))
+@pytest.mark.parametrize("target", (HOPPER, AMPERE))
+def test_merged_phases_of_unequal_taps(target, layout, w_minor, merge):
+    """A tap that some rows lack is masked, in whole runs of channels."""
+    problem = replace(case.parse(f"forward ci32 co16 in2x3x8 k3 s2 p1 op1 float16 {layout}"), w_minor=w_minor)
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, Config("gather", 64, 32, 16, 4, 3, merge), Device.named(target)))
+    assert cases.done == 1 and cases.forms["cp.async"]
+
+
 @pytest.mark.slow
 def test_all_of_it_ran(request):
     """What is promised above really ran: kernels by name, and how they read and multiply by their PTX."""
