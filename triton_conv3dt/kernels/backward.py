@@ -63,7 +63,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
     z_line = tl.max_contiguous(z_line, Z_RUN if Z.last else 1)
     m_line = kd < SD
 
-    HALVES: tl.constexpr = 2 if SPLIT == 2 else 1  # of the columns, each with products of its own
+    HALVES: tl.constexpr = 2 if SPLIT == 2 and LINES >= 16 else 1  # of the columns, each with products of its own
     column = tl.arange(0, BLOCK_N // HALVES)  # of dw and w: (residue of w that was split off, line)
     cd, ch, cw, cc = columns(column % LINES, CO, STRIDE, Z.last)
     tap = (cd * SH + ch) * SW + cw + column // LINES

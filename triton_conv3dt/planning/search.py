@@ -64,7 +64,9 @@ def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) 
     tiles = lambda block_k: ceil_div(_positions(problem), block_k)
     block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
     warps = 8 if block_m * block_n >= 64 * 128 else 4
-    for block_k, stages in ((64, 3), (64, 2), (32, 3), (32, 2)):
+    narrow = problem.item * min(problem.x_run, problem.y_run) < 16  # whose many addresses spill beside so many sums
+    pipelines = ((64, 3), (64, 2), (32, 3), (32, 2))
+    for block_k, stages in pipelines[2:] if narrow and block_m * block_n >= 64 * 256 else pipelines:
         # Each program should have a few tiles to overlap, or the shares cost more than they save.
         config = Config("onepass", block_m, block_n, block_k, warps, stages, shares=min(device.sms, tiles(block_k)))
         refused = constraints.refuses(config) or fits(config, problem, device)
