@@ -125,6 +125,8 @@ REFUSED = {  # problem, device, config: the reason
     "copy of channels last": (LAST | {"kernel": 4, "padding": 1}, "nvidia_h200", replace(GATHER, copy=True),
                               "a copy to channels_last is made"),
     "copy of aligned taps": ({}, "nvidia_h200", replace(GATHER, copy=True), "a copy to channels_last is made"),
+    "one pass of long runs": ({"direction": "backward", "kernel": (1, 1, 4), "stride": (1, 1, 4)}, "nvidia_h200",
+                              Config("onepass", 64, 128, 32, 8), "one pass parts pairs"),
     "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
                          "one stride from tap to tap"),
     "shared memory": ({"dtype": "float32"}, "nvidia_l4", Config("gather", 128, 128, 64, 8, stages=3),

@@ -191,8 +191,8 @@ def _fits_one_pass(config: Config, problem: Problem, device: Device) -> str | No
     if problem.w_minor == "scattered":
         return "one pass reads a weight with one stride from tap to tap"
     width = problem.stride[2]
-    if problem.y_layout == "channels_first" and width & (width - 1):
-        return f"{width} phases along w cannot be split: not a power of two"
+    if problem.y_layout == "channels_first" and width > 2:
+        return f"{width} phases along w cannot be split: one pass parts pairs, and of more Triton compiles some tiles alone"
     columns = problem.co * problem.taps
     smallest = min(config.block_m, config.block_n, config.block_k)
     if config.block_m < problem.ci or config.block_n < columns or smallest < SMALLEST_DOT:
