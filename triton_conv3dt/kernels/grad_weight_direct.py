@@ -140,5 +140,5 @@ def grad_weight_direct(x, z, parts, BOXES, SHARE, size, z_size, x_stride, z_stri
                 total = tl.sum(acc[k * SHARED + u].reshape(PLACES, LANES.channels), axis=0)
             else:
                 total = tl.sum(acc[k * SHARED + u].reshape(LANES.channels, PLACES), axis=1)
-            offset = u * p_stride[1] + tap.to(tl.int64) * p_stride[3]
+            offset = u * tl.cast(p_stride[1], tl.int64) + tap.to(tl.int64) * p_stride[3]
             tl.store(out + offset, total.to(parts.dtype.element_ty), mask=o_c < CHANNELS)
