@@ -105,6 +105,8 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)
     y_last, join = y_layout == "channels_last", configs.join_factor(p, c.merge)
     r_run = written(p.r_run) if p.epilogue.residual else 1
+    if not c.dense and not y_last and written(y_run) == 1:  # then phases are written one by one, and are no neighbours
+        r_run = 1
     constants = _axes(p, c) | dict(
         ROWS=rows, RED=red,
         X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.reading(p, c)),
