@@ -160,8 +160,9 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
         return f"block_m = {config.block_m} holds less than one joined run of {joined} phases"
     accumulators = config.block_m * config.block_n * (2 if joined > 1 and not config.merge[2] else 1)
     accumulators *= taps.split_factor(problem) if problem.direction == "grad_weight" else 1
-    # Offsets of 64 bits and the tile of a residual take registers, too.
-    if accumulators > (64 if problem.wide or problem.epilogue.residual else 128) * 32 * config.warps:
+    # Offsets of 64 bits, the tile of a residual and places that are written one by one take registers, too.
+    single = problem.direction == "forward" and problem.y_layout == "channels_first" and problem.y_run == 1 and any(config.box)
+    if accumulators > (64 if problem.wide or problem.epilogue.residual or single else 128) * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
     return _fits_shared_memory(config, problem, device)
 

@@ -12,7 +12,7 @@ from .constants import Lanes, Reads
 
 SUMS = 32  # of fp32 that a thread keeps of a lane
 WEIGHTS = 100  # or sums of a weight gradient, by tap, that it keeps besides
-MOST_REGISTERS = 264  # fitted to what the compiler makes of the defaults of layers.json on sm_80 and sm_90
+MOST_REGISTERS = 264  # fitted to what the compiler makes of defaults of layers.json on sm_80 and sm_90
 
 
 def places(problem: Problem) -> tuple[int, int, int]:
