@@ -64,8 +64,9 @@ def test_compiled_kernel(compiled, row):
         assert used["rounds"] == ("tf32" in name and "copied" not in used["config"]), used  # else the copy and the packing do
         check_loads(used, row[:3])
     # A weight gradient writes single sums of depthwise layers and, still, of a channels-first dz that is split along w.
+    # Lanes of a depthwise layer lie side by side: a warp that writes 32 bits of each fills whole lines.
     if direction != "grad_weight" or name in DENSE and "channels_last" in name:
-        assert max(used["widths"]["STG"]) == 128, used
+        assert max(used["widths"]["STG"]) >= (128 if name in DENSE else 32), used
 
 
 def check_loads(used: dict, row: tuple[str, str, str]) -> None:
