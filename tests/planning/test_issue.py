@@ -5,12 +5,11 @@ import statistics
 import pytest
 
 from fit_issue import fitted, recorded
-from triton_conv3dt.commands.limits import DEVICES
 from triton_conv3dt.planning import issue, terms
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["nvidia_h200", "nvidia_h100"])  # for which it was fitted
 def test_the_estimate_is_near_the_count(device):
     """Right in the middle and within a factor of 1.8 for nine of ten; `tests/support/fit_issue.py` fits it again."""
     ratios = sorted(issue.instructions(plan, terms.trips(plan)) / row.instructions for plan, row in recorded(device))
