@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from unittest import mock
 
-import torch
-from triton.backends.compiler import GPUTarget
+from absent_driver import AbsentDriver
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler.compiler import CompiledKernel
 from triton.runtime import driver as runtime
@@ -119,49 +118,14 @@ class Launcher:
             Launch(self.name, (x, y, z), threads // 32, warnings, counters, regions, seconds, self.ptx))
 
 
-class Utils:
-    """What Triton asks of a driver."""
-
-    def __init__(self, shared, sms):
-        self.shared, self.sms = shared, sms
-
-    def get_device_properties(self, device):
-        return dict(max_shared_mem=self.shared, max_num_regs=65536, multiprocessor_count=self.sms, warpSize=32,
-                    sm_clock_rate=1980000, mem_clock_rate=3201000, mem_bus_width=6144)
-
-    def load_binary(self, name, binary, shared, device):
-        return 1, 2, 0, 0, 1024  # module, function, registers, spills, threads at most
-
-
-class Driver:
+class Driver(AbsentDriver):
     """The driver of one target. Triton keeps compiled kernels by device, so each target has a number of its own."""
 
-    launcher_cls, binary_ext = Launcher, "cubin"
+    launcher_cls = Launcher
 
     def __init__(self, target):
-        self.arch, shared, sms = TARGETS[target]
-        self.utils = Utils(shared, sms)
-
-    def get_current_target(self):
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self):
-        return self.arch
-
-    def get_current_stream(self, device=0):
-        return 0
-
-    def set_current_device(self, device):
-        pass
-
-    def get_active_torch_device(self):
-        return torch.device("cpu")
-
-    def map_python_to_cpp_type(self, ty):
-        return ty
-
-    def is_active(self):
-        return True
+        arch, shared, sms = TARGETS[target]
+        super().__init__(arch, shared, sms, device=arch)
 
 
 _active: list[Emulator] = []

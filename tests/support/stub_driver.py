@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from triton.backends.compiler import GPUTarget
+from absent_driver import AbsentDriver
 from triton.runtime import driver
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -45,38 +45,11 @@ def shown(argument):
     return argument if isinstance(argument, (int, type(None))) else str(argument)
 
 
-class Utils:
-    def get_device_properties(self, device):
-        return dict(max_shared_mem=232448, max_num_regs=65536, multiprocessor_count=132, warpSize=32,
-                    sm_clock_rate=1980000, mem_clock_rate=3201000, mem_bus_width=6144)
+class StubDriver(AbsentDriver):
+    launcher_cls = Launcher
 
-    def load_binary(self, name, binary, shared, device):
-        return 1, 2, 90, 0, 1024  # module, function, registers, spills, threads at most
-
-
-class StubDriver:
-    launcher_cls, utils, binary_ext = Launcher, Utils(), "cubin"
-
-    def get_current_target(self):
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device=0):
-        return 0
-
-    def set_current_device(self, device):
-        pass
-
-    def get_active_torch_device(self):
-        return torch.device("cpu")
-
-    def map_python_to_cpp_type(self, ty):
-        return ty
-
-    def is_active(self):
-        return True
+    def __init__(self):
+        super().__init__(arch=90, shared=232448, sms=132)
 
 
 def ratio(call, unit, calls=300, rounds=8, repeats=8):
