@@ -92,7 +92,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
     resident = _resident(config, problem, device)
-    in_flight = min(programs / device.sms, resident) * tile * min(config.stages, ceil_div(steps, programs))
+    in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
     own = steps / programs * _step_time(config, problem, device, tile)
     work = ceil_div(programs, device.sms) * own
