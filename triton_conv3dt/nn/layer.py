@@ -2,10 +2,10 @@
 
 import torch
 
-from .functional import conv_transpose3d
-from .ops import activations, arguments
-from .problems.activations import Activation
-from .problems.problem import PRECISIONS
+from ..functional import conv_transpose3d
+from ..ops import activations, arguments
+from ..problems.activations import Activation
+from ..problems.problem import PRECISIONS
 
 
 class ConvTranspose3d(torch.nn.ConvTranspose3d):

@@ -1,0 +1,69 @@
+"""What a graph writes to, and whether that is what a call would read later than the nodes that it takes the place of."""
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from .patterns import in_place, name_of, value_of
+
+
+def written_between(chain, last, step, place) -> str:
+    """The name of a node that writes to an operand of a chain after the operand is read and before `last` is, or ""."""
+    reads = [(argument, chain.layer) for argument in _nodes((chain.layer.args, chain.layer.kwargs))]
+    for node in chain.nodes[1:]:
+        reads += [(argument, node) for argument in node.all_input_nodes if argument not in chain.nodes]
+    graph = chain.layer.graph
+    between = [node for node in graph.nodes if place[chain.layer] < place.get(node, -1) < place[last]]
+    for node in between:
+        if node in chain.nodes:
+            continue
+        for target in _written(node):
+            for operand, reader in reads:
+                if place[reader] < place[node] and _may_share(operand, target):
+                    return name_of(node)
+    return ""
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose memory a node may write to."""
+    if node.op in ("placeholder", "get_attr", "output"):
+        return []
+    out = _nodes(node.kwargs.get("out"))
+    if node.op == "call_method":
+        return out + _nodes(node.args[:1]) * in_place(node)
+    if node.op == "call_module":
+        return node.all_input_nodes
+    if isinstance(node.target, torch._ops.OpOverload):
+        schema = node.target._schema.arguments
+        return [node for argument, given in zip(schema, node.args) if argument.is_write for node in _nodes(given)] + out
+    if isinstance(node.target, torch._ops.HigherOrderOperator) or not _of_pytorch(node.target):
+        return node.all_input_nodes
+    if node.target in (F.batch_norm, F.instance_norm):
+        return _nodes(node.args[1:3])
+    return out + _nodes(node.args[:1]) * in_place(node)
+
+
+def _of_pytorch(function) -> bool:
+    module = getattr(function, "__module__", None) or "torch"
+    return module.partition(".")[0] in ("torch", "_operator", "operator", "math", "builtins") or module == __package__
+
+
+def _nodes(arguments) -> list[fx.Node]:
+    found = []
+    fx.map_arg(arguments, found.append)
+    return found
+
+
+def _may_share(a: fx.Node, b: fx.Node) -> bool:
+    """Whether two nodes may have memory in common: one storage, or both from outside, where one may be a view of the other."""
+    s, t = value_of(a), value_of(b)
+    if not isinstance(s, torch.Tensor) or not isinstance(t, torch.Tensor):
+        return False
+    if _storage(s) == _storage(t):
+        return True
+    given = a.op == b.op == "placeholder"
+    return given and s.dtype == t.dtype and not isinstance(s, torch.nn.Parameter) and not isinstance(t, torch.nn.Parameter)
+
+
+def _storage(t: torch.Tensor):
+    return t.untyped_storage()._cdata
