@@ -1,4 +1,4 @@
-"""The module: PyTorch's parameters, state and behaviour; and converting a model to it and back."""
+"""The module: PyTorch's parameters, state and behaviour."""
 
 import copy
 import io
@@ -126,46 +126,12 @@ def test_memory_formats(device):
     assert ours.weight.grad.stride() == ours.weight.stride()
 
 
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.up = torch.nn.ConvTranspose3d(2, 3, 2, stride=2)
-        self.again = self.up
-        self.other = torch.nn.Sequential(torch.nn.Conv3d(3, 2, 1), torch.nn.ConvTranspose3d(2, 1, (1, 2, 2), (1, 2, 2)))
-        self.parametrized = torch.nn.utils.parametrizations.weight_norm(torch.nn.ConvTranspose3d(1, 1, 1))
-
-    def forward(self, x):
-        return self.parametrized(self.other(self.up(x)))
-
-
-def test_a_model_is_converted_and_reverted():
-    model, x = Net(), torch.randn(1, 2, 2, 2, 2)
-    expected, parameters, up = model(x), list(model.parameters()), model.up
-    assert nn.convert(model, backend="torch", precision="ieee") == ["up", "other.1"]
-    assert type(model.up) is nn.ConvTranspose3d and model.up is up is model.again
-    assert (model.up.backend, model.up.precision, model.up.activation) == ("torch", "ieee", None)
-    assert all(p is q for p, q in zip(model.parameters(), parameters)) and torch.equal(model(x), expected)
-    assert nn.convert(model) == []
-    stored = pickle.loads(pickle.dumps(model.up))
-    assert nn.revert(model) == ["up", "other.1"] and nn.revert(model) == []
-    assert nn.revert(stored) == [""] and type(stored) is torch.nn.ConvTranspose3d
-    assert type(model.up) is torch.nn.ConvTranspose3d and vars(model.up).keys() == vars(Net().up).keys()
-    assert torch.equal(model(x), expected)
-
-
-def test_a_model_may_be_the_layer_itself():
-    layer = torch.nn.ConvTranspose3d(2, 3, 2)
-    assert nn.convert(layer) == [""] and type(layer) is nn.ConvTranspose3d
-
-
-def test_only_what_was_converted_is_reverted():
-    model = torch.nn.Sequential(nn.ConvTranspose3d(2, 2, 2, activation="relu"), torch.nn.ConvTranspose3d(2, 2, 2))
-    assert nn.convert(model) == ["1"] and nn.revert(model) == ["1"]
-    assert type(model[0]) is nn.ConvTranspose3d
-
-
-def test_a_conversion_with_a_wrong_argument_changes_nothing():
-    model = Net()
+def test_a_lazy_layer_becomes_the_layer():
+    lazy, eager = nn.LazyConvTranspose3d(3, 2, 2, activation="relu", precision="ieee"), nn.ConvTranspose3d(2, 3, 2, 2)
+    assert isinstance(lazy, torch.nn.LazyConvTranspose3d) and "precision='ieee'" in repr(lazy)
+    x = torch.randn(1, 2, 2, 2, 2)
+    assert lazy(x).shape == eager(x).shape and type(lazy) is nn.ConvTranspose3d
+    lazy.load_state_dict(eager.state_dict())
+    assert torch.equal(lazy(x), eager(x).relu())
     with pytest.raises(ValueError, match="backend must be one of"):
-        nn.convert(model, backend="cudnn")
-    assert type(model.up) is torch.nn.ConvTranspose3d
+        nn.LazyConvTranspose3d(3, 2, backend="cudnn")

@@ -7,6 +7,8 @@
 Knows modules and no kernel: what a layer computes is said by `conv_transpose3d`.
 """
 
-from .layer import ConvTranspose3d, convert, revert
+from .convert import convert, revert
+from .layer import ConvTranspose3d, LazyConvTranspose3d
+from .report import report
 
-__all__ = ["ConvTranspose3d", "convert", "revert"]
+__all__ = ["ConvTranspose3d", "LazyConvTranspose3d", "convert", "revert", "report"]

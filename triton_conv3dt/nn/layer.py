@@ -1,11 +1,22 @@
-"""torch.nn.ConvTranspose3d with the kernels behind it, and a way to put them into a model that exists."""
+"""torch.nn.ConvTranspose3d with the kernels behind it."""
+
+from typing import List, NamedTuple, Optional
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
 
 from ..functional import conv_transpose3d
 from ..ops import activations, arguments
 from ..problems.activations import Activation
 from ..problems.problem import PRECISIONS
+
+
+class Settings(NamedTuple):
+    """What `convert` was given for a layer."""
+
+    precision: str | None
+    backend: str
 
 
 class ConvTranspose3d(torch.nn.ConvTranspose3d):
@@ -22,17 +33,25 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
         ValueError: what torch.nn.ConvTranspose3d refuses, or an activation, precision or backend that does not exist.
     """
 
+    # Of a converted layer: its settings, under a name that no attribute of a user's has.
+    _triton_conv3dt_settings: Settings | None = None
+
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
                  bias=True, dilation=1, padding_mode="zeros", device=None, dtype=None, *, activation=None,
                  precision=None, backend="auto"):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias,
                          dilation, padding_mode, device, dtype)
+        self._set(activation, precision, backend)
+
+    def _set(self, activation, precision, backend) -> None:
         if not callable(spec := activations.recognised(activation)):
             Activation.of(spec)
-        _check(precision, backend)
+        check_choices(precision, backend)
         self.activation, self.precision, self.backend = activation, precision, backend
 
-    def forward(self, input, output_size=None, *, residual=None, concat=None, concat_first=False, out=None):
+    # TorchScript reads the annotations, and takes no arguments that are keyword-only.
+    def forward(self, input: Tensor, output_size: Optional[List[int]] = None, residual: Optional[Tensor] = None,
+                concat: Optional[Tensor] = None, concat_first: bool = False, out: Optional[Tensor] = None) -> Tensor:
         """cat((activation(conv_transpose(input) + bias + residual), concat), dim=1).
 
         Args:
@@ -40,58 +59,80 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
             output_size: the output's size, where more than one is possible; as torch.nn.ConvTranspose3d takes it.
             residual, concat, concat_first, out: as conv_transpose3d takes them.
         """
+        assert isinstance(self.padding, tuple)
         output_padding = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 3,
                                               self.dilation)
-        return conv_transpose3d(input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
-                                self.dilation, activation=self.activation, residual=residual, concat=concat,
-                                concat_first=concat_first, out=out, precision=self.precision, backend=self.backend)
+        if torch.jit.is_scripting():  # which takes no more than PyTorch's functions
+            assert out is None, "a scripted layer cannot write to `out`"
+            y = F.conv_transpose3d(input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
+                                   self.dilation)
+            if residual is not None:
+                y = y + residual
+            if concat is not None:
+                y = torch.cat([concat, y] if concat_first else [y, concat], -4)
+        else:
+            y = self._run(input, output_padding, residual, concat, concat_first, out)
+        return y
+
+    def _run(self, input, output_padding, residual, concat, concat_first, out):
+        geometry = self.stride, self.padding, output_padding, self.groups, self.dilation
+        activation, precision, backend = self.settings()
+        if isinstance(input, fx.Proxy) and (activation, residual, concat, out) == (None,) * 4:
+            return F.conv_transpose3d(input, self.weight, self.bias, *geometry)  # what passes over FX graphs look for
+        return conv_transpose3d(input, self.weight, self.bias, *geometry, activation=activation, residual=residual,
+                                concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
+
+    def settings(self):
+        """activation, precision and backend: what its constructor or `convert` was given."""
+        if self._triton_conv3dt_settings is not None:
+            return (None, *self._triton_conv3dt_settings)
+        return self.activation, self.precision, self.backend
 
     def extra_repr(self) -> str:
+        activation, precision, backend = self.settings()
         words = [super().extra_repr()]
-        if not isinstance(self.activation, torch.nn.Module):  # which is printed as a submodule
-            words += [f"activation={self.activation!r}"] * (self.activation is not None)
-        words += [f"precision={self.precision!r}"] * (self.precision is not None)
-        words += [f"backend={self.backend!r}"] * (self.backend != "auto")
+        if not isinstance(activation, torch.nn.Module):  # which is printed as a submodule
+            words += [f"activation={activation!r}"] * (activation is not None)
+        words += [f"precision={precision!r}"] * (precision is not None) + [f"backend={backend!r}"] * (backend != "auto")
         return ", ".join(words)
 
+    def __prepare_scriptable__(self):
+        """What torch.jit.script compiles: the layer itself, by PyTorch's function.
 
-def convert(model: torch.nn.Module, *, precision=None, backend="auto") -> list[str]:
-    """Make every torch.nn.ConvTranspose3d in a model one of ours, in place; convert before compiling the model.
+        Raises:
+            RuntimeError: the layer has an activation, which TorchScript would not see.
+        """
+        if self.settings()[0] is not None:
+            raise RuntimeError(f"torch.jit.script cannot take a ConvTranspose3d with activation={self.activation!r}: it "
+                               "compiles PyTorch's function alone. Put the activation behind the layer as a module of its "
+                               "own, or use torch.export")
+        return self
 
-    The modules stay the same objects, so parameters, hooks, optimizers and references to them hold. Subclasses, of
-    which nothing is known, are left alone.
+
+class LazyConvTranspose3d(torch.nn.LazyConvTranspose3d, ConvTranspose3d):
+    """torch.nn.LazyConvTranspose3d: a ConvTranspose3d that takes its number of input channels from its first input.
 
     Args:
-        precision, backend: as conv_transpose3d takes them.
+        out_channels and what follows up to `dtype`: as torch.nn.LazyConvTranspose3d takes them.
+        activation, precision, backend: as ConvTranspose3d takes them.
 
-    Returns:
-        The names of the converted modules, as named_modules gives them ("" is the model itself).
+    Raises:
+        TypeError, ValueError: as ConvTranspose3d.
     """
-    _check(precision, backend)
-    names = []
-    for name, module in model.named_modules():
-        if type(module) is torch.nn.ConvTranspose3d:
-            module.__class__ = ConvTranspose3d
-            module.activation, module.precision, module.backend, module.converted = None, precision, backend, True
-            names.append(name)
-    return names
+
+    cls_to_become = ConvTranspose3d
+
+    def __init__(self, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1,
+                 padding_mode="zeros", device=None, dtype=None, *, activation=None, precision=None, backend="auto"):
+        super().__init__(out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode,
+                         device, dtype)
+        self._set(activation, precision, backend)
 
 
-def revert(model: torch.nn.Module) -> list[str]:
-    """Undo `convert`: every module it changed is PyTorch's again. Returns their names.
-
-    A ConvTranspose3d that was made by its constructor stays: it may have an activation, which PyTorch's has not.
+def check_choices(precision, backend) -> None:
+    """Raises:
+        ValueError: one of them does not exist.
     """
-    names = []
-    for name, module in model.named_modules():
-        if type(module) is ConvTranspose3d and module.__dict__.get("converted"):
-            module.__class__ = torch.nn.ConvTranspose3d
-            del module.activation, module.precision, module.backend, module.converted
-            names.append(name)
-    return names
-
-
-def _check(precision, backend) -> None:
     arguments.check_choice("backend", backend, arguments.BACKENDS)
     if precision is not None:
         arguments.check_choice("precision", precision, PRECISIONS)

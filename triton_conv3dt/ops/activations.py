@@ -49,11 +49,11 @@ def _module(module: nn.Module):
         if all(getattr(module, attribute) == value for attribute, value in entry.where.items()):
             parameters = [getattr(module, attribute) for attribute in entry.parameters]
             constant = all(isinstance(value, (int, float)) for value in parameters)
-            return (entry.name, *parameters) if constant and not _changed(module) else module
+            return (entry.name, *parameters) if constant and not changed(module) else module
     return module
 
 
-def _changed(module: nn.Module) -> bool:
+def changed(module: nn.Module) -> bool:
     """Whether a call of it would run something else than its class's forward."""
     return bool(module._forward_pre_hooks or module._forward_hooks or module._backward_pre_hooks
                 or module._backward_hooks or _has_any_global_hook() or "forward" in vars(module))
