@@ -144,6 +144,13 @@ def test_what_could_be_fused_is_said():
     assert str(nn.report(theirs.ReLU())) == "no transposed 3-D convolution"
 
 
+def test_a_sequential_in_another_is_reported_by_what_runs():
+    model = theirs.Sequential(Block(theirs.ReLU()), theirs.Conv3d(3, 3, 1))
+    assert nn.convert(model, fuse=True) == ["0.conv"] and type(model) is theirs.Sequential
+    row, = nn.report(model)
+    assert (row.follows, row.fused, row.left) == (("ReLU", "Conv3d"), ("ReLU",), "Conv3d is not fused")
+
+
 def test_order_and_input_are_those_of_the_modules(calls):
     late = theirs.Sequential(theirs.ConvTranspose3d(4, 3, 2), theirs.ReLU(), norm(), theirs.ReLU()).eval()
     x = torch.randn(X)

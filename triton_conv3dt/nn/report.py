@@ -1,11 +1,12 @@
 """What transposed convolutions a model has, and what is fused with each."""
 
 import types
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from .chains import FusedSequential, chain_after, flattened, is_plain
+from .chains import Chain, FusedSequential, chain_after, flattened, is_plain
 from .classes import own_class
 from .layer import ConvTranspose3d
 from .rows import Report, Row, shape_class
@@ -41,40 +42,45 @@ def why_not(module: nn.ConvTranspose3d) -> str:
     return f"{own.__name__} has a forward of its own"
 
 
+class _Found(NamedTuple):
+    """What follows a layer in a Sequential."""
+
+    chain: Chain
+    following: tuple[str, ...]
+    fused: tuple[str, ...]
+
+
 def _chains(model) -> dict:
-    """(chain, whether it is fused) of the layers in a Sequential; of several around each other, that which sees most."""
+    """_Found of the layers in a Sequential; of several around each other, what the one that sees most sees."""
     found = {}
     for container in model.modules():
         steps = list(flattened(container)) if is_plain(container) else []
-        for place, (path, module) in enumerate(steps):
+        for place, (_, module) in enumerate(steps):
             if not isinstance(module, nn.ConvTranspose3d):
                 continue
             chain = chain_after([step for _, step in steps], place)
-            end = place + chain.length
-            following = tuple(type(step).__name__ for _, step in steps[place + 1:end + 2])
-            fused = isinstance(container, FusedSequential) and bool(chain.length)
-            before = found.get(module)
-            if before is None or (len(following), fused) > (len(before[1]), before[2]):
-                found[module] = chain, following, fused or (before is not None and before[2])
+            following = tuple(type(step).__name__ for _, step in steps[place + 1:place + chain.length + 2])
+            fused = chain.words if isinstance(container, FusedSequential) else ()
+            before = found.get(module, _Found(chain, (), ()))
+            most = max(_Found(chain, following, ()), before, key=lambda f: len(f.following))
+            found[module] = most._replace(fused=max(fused, before.fused, key=len))
     return found
 
 
-def _row(name, module, found) -> Row:
+def _row(name, module, found: _Found | None) -> Row:
     layer = shape_class(module.in_channels, module.out_channels, module.groups, module.kernel_size, module.stride,
                         module.dilation)
-    chain, following, fused = found or (None, (), False)
+    chain, following, fused = found or (Chain(), (), ())
     own = module.settings()[0] if isinstance(module, ConvTranspose3d) else None
-    words = (() if own is None else (_word(own),)) + (chain.words if fused else ())
+    words = fused if own is None else (_word(own), *fused)
     if left := why_not(module):
         return Row(name, layer, following, words, left)
-    if not isinstance(module, ConvTranspose3d):
-        left = "it is not converted"
-    elif chain is None or not chain.left and len(following) <= chain.length:
-        left = f"what follows {'it' if chain is None or not chain.length else 'then'} is in a forward: {COMPILE}"
-    else:
-        left = chain.left
-    if chain is not None and chain.length and not fused:
+    if chain.length > len(fused):
         left = "convert(model, fuse=True) fuses it"
+    elif not isinstance(module, ConvTranspose3d):
+        left = "it is not converted"
+    else:
+        left = chain.left or f"what follows {'then' if chain.length else 'it'} is in a forward: {COMPILE}"
     return Row(name, layer, following, words, left)
 
 
