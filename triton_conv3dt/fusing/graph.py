@@ -82,17 +82,19 @@ def _chain(graph, layer) -> Chain:
         if user.op != "output":
             chain.follows.append(name_of(user))
         chain.left = _append(chain, value, user, regions, place)
-    chain.left = "" if chain.left in (_END, _DONE) else chain.left
+    chain.left = "" if chain.left == _DONE else chain.left
     return chain
 
 
-_END, _DONE = "the end of the graph follows", "the call is complete"
+_DONE = "the call is complete"
 
 
 def _append(chain, value, user, regions, place) -> str:
     """Take a node into a chain, or say why not."""
     if user.op == "output":
-        return _END
+        return "the graph ends"  # with the model, or where the compiler cannot follow
+    if user.target in (conv_transpose3d, conv_transpose3d_sized):
+        return "the call of another layer takes it"
     if regions[user] != regions[chain.layer]:
         return f"{name_of(user)} runs in another mode of autocast or autograd"
     step = step_of(user, value)
