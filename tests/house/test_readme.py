@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/tensorflow.md", "benchmarks/README.md",
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/tensorflow.md", "docs/models.md", "benchmarks/README.md",
          "autotune_configs/README.md")
 WRITTEN = {"bench.json", "check.txt", "report.md", "commands/NAME.py"}  # by commands, or by whoever adds one
 

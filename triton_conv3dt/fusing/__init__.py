@@ -8,6 +8,6 @@ Knows graphs and the public function; what the call runs, and on which device, i
 
 
 
-from .backend import backend, clear, report
+from .entry import backend, clear, report
 
 __all__ = ["backend", "report", "clear"]

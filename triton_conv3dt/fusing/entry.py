@@ -9,7 +9,7 @@ from ..nn.rows import Report
 from .graph import fuse
 
 KEPT = 10_000  # rows
-NEXT = "then"  # the option that names who compiles the rest
+NEXT, DEFAULT = "then", "inductor"  # the option that names who compiles the rest, and who does without it
 logger = logging.getLogger("triton_conv3dt")
 _rows: deque = deque(maxlen=KEPT)
 
@@ -33,7 +33,7 @@ def backend(graph: fx.GraphModule, inputs, *, mode=None, options=None):
         What the next backend returns.
     """
     options = dict(options or {})
-    then = options.pop(NEXT, "inductor")
+    then = options.pop(NEXT, DEFAULT)
     rows = fuse(graph)
     _rows.extend(rows)
     for row in rows:
