@@ -40,13 +40,13 @@ def layer(concat_first=False, backend="triton", **given):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The shapes of what the kernels wrote into, of forwards with something to concatenate."""
+    """Of every forward with something to concatenate: the shape of the result, and whether a pre-activation was kept."""
     found, forward = [], launch.forward
 
     def recorded(*args):
-        result = forward(*args)
-        found.extend([result[0].shape] if len(args) > 15 and args[15] is not None else [])
-        return result
+        y, pre = forward(*args)
+        found.extend([(y.shape, pre is not None)] if len(args) > 15 and args[15] is not None else [])
+        return y, pre
 
     monkeypatch.setattr(launch, "forward", recorded)
     return found
@@ -61,7 +61,7 @@ def test_the_bits_are_those_of_a_concatenation(device, memory_format, concat_fir
     ours, theirs = layer(concat_first, activation="relu")
     y, expected = ours(x, w, b, concat), theirs(x, w, b, concat)
     assert torch.equal(y, expected) and y.dtype == dtype and y.is_contiguous(memory_format=memory_format)
-    assert launched == [expected.shape] and y._base is None
+    assert launched == [(expected.shape, False)] and y._base is None
     dy = torch.randint_like(y, -3, 4)
     found = torch.autograd.grad(y, (x, w, b, concat), dy)
     assert all(map(torch.equal, found, torch.autograd.grad(expected, (x, w, b, concat), dy)))
@@ -135,7 +135,7 @@ def test_derivatives_of_every_order(device, activation, backend, concat_first):
 
 
 @pytest.mark.parametrize("activation", ["tanh", "silu"])
-def test_only_what_is_asked_for_is_computed_and_kept(device, activation, monkeypatch):
+def test_only_what_is_asked_for_is_computed_and_kept(device, activation, launched, monkeypatch):
     names = []
     for name in ("grad_input", "grad_weight", "grad_bias", "activation_grad", "backward"):
         monkeypatch.setattr(launch, name, lambda *args, name=name, **kwargs: names.append(name))
@@ -146,13 +146,14 @@ def test_only_what_is_asked_for_is_computed_and_kept(device, activation, monkeyp
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         y = ours(x, w, b, concat)
     assert torch.equal(torch.autograd.grad(y, concat, y)[0], concat) and not names and not saved
+    assert launched == [(y.shape, False)]
 
 
 @each_backend
 @pytest.mark.parametrize("which", range(4), ids=("x", "w", "b", "skip"))
 def test_forward_mode_with_one_tangent(device, backend, which):
     inputs = operands(device)
-    ours, theirs = layer(backend=backend, activation="silu")
+    ours, theirs = layer(which > 1, backend, activation=("tanh", "silu")[which % 2])
     with forward_ad.dual_level():
         inputs[which] = forward_ad.make_dual(inputs[which], torch.ones_like(inputs[which]))
         found, expected = (forward_ad.unpack_dual(call(*inputs)).tangent for call in (ours, theirs))
