@@ -182,14 +182,13 @@ class _Forward(_SingleLevelFunction):
         if tb is not None:
             size = (x.shape[0], tb.shape[0], *ctx.out_size)
             tz = _sum(tb.view(-1, 1, 1, 1).expand(size), tz)
-        ty = tz
-        if tz is not None and ctx.activation:
-            ty = activation_grad(tz, _own(ctx, saved), ctx.activation, ctx.parameters)
+        if tz is None:  # the only tangent is concat's
+            ty = tz = x.new_zeros((x.shape[0], ctx.concat[0], *ctx.out_size))
+        else:
+            ty = activation_grad(tz, _own(ctx, saved), ctx.activation, ctx.parameters) if ctx.activation else tz
         if ctx.concat is not None:
-            channels, concat_first = ctx.concat
-            ty = x.new_zeros((x.shape[0], channels, *ctx.out_size)) if ty is None else ty
             tconcat = x.new_zeros(ctx.concat_shape) if tconcat is None else tconcat
-            ty = torch.cat((tconcat, ty) if concat_first else (ty, tconcat), 1)
+            ty = torch.cat((tconcat, ty) if ctx.concat[1] else (ty, tconcat), 1)
         return (ty, tz) if ctx.keep_pre else ty
 
 
