@@ -1,4 +1,4 @@
-"""torch.compile(backend="triton_conv3dt"): what is fused, what is not, and that the numbers are those of the eager model."""
+"""torch.compile(backend="triton_conv3dt"): what is fused, what is not, and that the numbers are the eager model's."""
 
 import copy
 
@@ -40,8 +40,8 @@ def test_what_follows_becomes_part_of_the_call(follow):
 
 
 ACTIVATIONS = [nn.ReLU(), nn.ReLU6(True), nn.LeakyReLU(0.2, True), nn.ELU(0.5), nn.SELU(), nn.Sigmoid(), nn.Tanh(),
-               nn.Softplus(2, 10), nn.Hardsigmoid(), nn.Hardtanh(-0.5, 0.7), torch.exp, nn.GELU(), nn.GELU("tanh"), nn.SiLU(True),
-               nn.Mish(), nn.Hardswish(), nn.Softsign()]
+               nn.Softplus(2, 10), nn.Hardsigmoid(), nn.Hardtanh(-0.5, 0.7), torch.exp, nn.GELU(), nn.GELU("tanh"),
+               nn.SiLU(True), nn.Mish(), nn.Hardswish(), nn.Softsign()]
 
 
 def test_every_activation_that_the_kernels_have():
@@ -72,8 +72,8 @@ LEFT = {  # what is left, why
     "into another": (lambda self, y, s: s.clone().add_(y), ["layer", "clone", "add_"], "changes the other"),
     "another's power": (lambda self, y, s: s.exp().pow(y), ["layer", "exp", "pow"], "another operand"),
     "returned": (lambda self, y, s: y, ["layer"], "the graph ends"),
-    "another mode": (lambda self, y, s: _without_grad(y), ["layer", "_set_grad_enabled", "relu", "_set_grad_enabled", "mul"],
-                     "2 nodes"),
+    "another mode": (lambda self, y, s: _without_grad(y),
+                     ["layer", "_set_grad_enabled", "relu", "_set_grad_enabled", "mul"], "2 nodes"),
 }
 
 

@@ -1,4 +1,4 @@
-"""torch.compile(backend="triton_conv3dt") with sizes that change, under autocast, with checkpoints; its options and words."""
+"""torch.compile(backend="triton_conv3dt") with sizes that change, autocast and checkpoints; its options and words."""
 
 import copy
 import logging

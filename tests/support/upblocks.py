@@ -49,7 +49,8 @@ def left(graphs) -> list[str]:
     """The names of what is computed beside our calls, in order; theirs is "layer"."""
     nodes = [node for graph in graphs for inner in graph.modules() if isinstance(inner, torch.fx.GraphModule)
              for node in inner.graph.nodes if node.op in ("call_function", "call_method")]
-    nodes = [node for node in nodes if node.target is not operator.getitem or not str(node.args[0]).startswith(OF_TUPLES)]
+    nodes = [node for node in nodes
+             if node.target is not operator.getitem or not str(node.args[0]).startswith(OF_TUPLES)]
     names = ["layer" if node.target in OURS else getattr(node.target, "__name__", node.target) for node in nodes]
     return [name for name in names if name not in ("folded", "item")]
 

@@ -127,7 +127,8 @@ def test_what_cannot_be_converted_is_said():
             return [torch.nn.functional.conv_transpose3d(x, w) for w in (x,)]
 
     model = torch.nn.ModuleList([Activated(2, 2, 2), torch.jit.script(layer()), Calls()])
-    with pytest.warns(UserWarning, match="has converted nothing. 0: Activated has a forward of its own; 1: it is scripted"):
+    said = "has converted nothing. 0: Activated has a forward of its own; 1: it is scripted"
+    with pytest.warns(UserWarning, match=said):
         assert nn.convert(model) == []
     assert type(model[0]) is Activated
     rows = {row.name: row for row in nn.report(model)}
@@ -215,6 +216,7 @@ def test_torchscript(fuse):
         torch.testing.assert_close(compiled(x), model(x))
     assert isinstance(model[0], nn.ConvTranspose3d)  # TorchScript has put nothing in its place
     scripted, skip = torch.jit.script(model[0]), torch.randn(1, 2, 5, 5, 5)
-    assert torch.equal(scripted(x, [5, 5, 5], residual=skip, concat=skip), model[0](x, [5, 5, 5], residual=skip, concat=skip))
+    with_skip = dict(output_size=[5, 5, 5], residual=skip, concat=skip)
+    assert torch.equal(scripted(x, **with_skip), model[0](x, **with_skip))
     with pytest.raises(RuntimeError, match="as a module of its own"):
         torch.jit.script(nn.ConvTranspose3d(2, 2, 2, activation="relu"))

@@ -1,4 +1,4 @@
-"""convert(fuse=True): a Sequential computes what follows a layer in the layer's call, and nothing else of it changes."""
+"""convert(fuse=True): a Sequential computes what follows a layer in the layer's call, and nothing else changes."""
 
 import copy
 import pickle
@@ -142,6 +142,13 @@ def test_what_could_be_fused_is_said():
         "last     ci4 co4 k3 s1 g4, depthwise, overlapping taps                       it is not converted"))
     assert nn.convert(model) == ["up.conv", "last"] and nn.convert(model, fuse=True) == ["up.conv"]
     assert str(nn.report(theirs.ReLU())) == "no transposed 3-D convolution"
+
+
+def test_several_layers_of_one_sequential(calls):
+    model = theirs.Sequential(*(m for _ in range(2) for m in (theirs.ConvTranspose3d(4, 4, 1), theirs.ReLU())))
+    assert nn.convert(model) == ["0", "2"] and nn.convert(model, fuse=True) == ["0", "2"]
+    model(torch.randn(X))
+    assert calls == ["relu", "relu"] and nn.revert(model) == ["0", "2"] and type(model) is theirs.Sequential
 
 
 def test_a_sequential_in_another_is_reported_by_what_runs():

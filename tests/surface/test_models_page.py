@@ -48,7 +48,8 @@ def test_nnunet():
     namespace = {}
     exec(code("nnU-Net v2"), namespace)
     sizes = dict(n_stages=2, features_per_stage=[2, 4], kernel_sizes=3, strides=[1, 2], n_conv_per_stage=1,
-                 n_conv_per_stage_decoder=1, conv_bias=True, norm_op_kwargs={"affine": True}, nonlin_kwargs={"inplace": True})
+                 n_conv_per_stage_decoder=1, conv_bias=True, norm_op_kwargs={"affine": True},
+                 nonlin_kwargs={"inplace": True})
     classes = dict(conv_op="torch.nn.modules.conv.Conv3d", norm_op="torch.nn.modules.instancenorm.InstanceNorm3d",
                    nonlin="torch.nn.LeakyReLU")
     plans = SimpleNamespace(network_arch_init_kwargs=sizes | classes, network_arch_init_kwargs_req_import=list(classes),
@@ -61,9 +62,10 @@ def test_nnunet():
 
 def test_monai():
     bundle = pytest.importorskip("monai.bundle", reason="MONAI is not installed; pip install monai")
-    definition = dict(_target_="DynUNet", spatial_dims=3, in_channels=1, out_channels=1, kernel_size=[3, 3, 3], strides=[1, 2, 2],
-                      upsample_kernel_size=[2, 2], filters=[2, 4, 4])
-    parser = bundle.ConfigParser({"device": "$torch.device('cpu')", "imports": ["$import torch"], "network_def": definition})
+    definition = dict(_target_="DynUNet", spatial_dims=3, in_channels=1, out_channels=1, kernel_size=[3, 3, 3],
+                      strides=[1, 2, 2], upsample_kernel_size=[2, 2], filters=[2, 4, 4])
+    parser = bundle.ConfigParser({"imports": ["$import torch"], "device": "$torch.device('cpu')",
+                                  "network_def": definition})
     parser.update(json.loads(code("MONAI", "json")))
     network = parser.get_parsed_content("network")
     assert network is parser.get_parsed_content("network_def")

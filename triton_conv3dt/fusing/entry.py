@@ -15,13 +15,14 @@ _rows: deque = deque(maxlen=KEPT)
 
 
 def backend(graph: fx.GraphModule, inputs, *, mode=None, options=None):
-    """The backend of torch.compile(model, backend="triton_conv3dt"): layers and what follows them become single calls, and
-    Inductor compiles the rest.
+    """The backend of torch.compile(model, backend="triton_conv3dt"): layers and what follows them become single calls,
+    and Inductor compiles the rest.
 
-    In Dynamo's graph, torch.nn.functional.conv_transpose3d, PyTorch's module and this package's function and module take
-    along, where it follows and nothing else uses what is between: normalisation with fixed statistics (in eval mode; folded
-    into weight and bias), an addition, an activation that the kernels fuse, and a concatenation of two along the channels.
-    Dropouts that are off and pads of nothing go. What cannot be fused stays as it was. Differentiable, for training as well.
+    In the compiler's graph, torch.nn.functional.conv_transpose3d, PyTorch's module and this package's function and
+    module take along, where it follows and nothing else uses what is between: normalisation with fixed statistics (in
+    eval mode; folded into weight and bias), an addition, an activation that the kernels fuse, and a concatenation of two
+    along the channels. Dropouts that are off and pads of nothing go. What cannot be fused stays as it was.
+    Differentiable, for training as well.
 
     Args:
         graph, inputs: what Dynamo hands over.
@@ -42,9 +43,9 @@ def backend(graph: fx.GraphModule, inputs, *, mode=None, options=None):
 
 
 def report() -> Report:
-    """One row for each transposed convolution that torch.compile(backend="triton_conv3dt") has compiled in this process, the
-    latest last and equal ones once: its name, its shape, what follows, what of that is fused with it, and why not more.
-    Prints as a table.
+    """One row for each transposed convolution that torch.compile(backend="triton_conv3dt") has compiled in this
+    process, equal ones once: its name, its shape, what follows, what of that is fused with it, and why not more. Prints
+    as a table.
     """
     return Report(dict.fromkeys(_rows))
 
@@ -56,7 +57,7 @@ def clear() -> None:
 
 def _said(row) -> str:
     name, layer, _, fused, left = row.cells()
-    return f"{name} ({layer}): " + (f"one call with {fused}" if fused else "nothing fused") + (f"; {left}" if left else "")
+    return f"{name} ({layer}): {f'one call with {fused}' if fused else 'nothing fused'}{f'; {left}' if left else ''}"
 
 
 def _next(then, mode, options):

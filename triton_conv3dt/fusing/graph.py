@@ -1,8 +1,8 @@
 """Layers of a graph, each with what follows it, become single calls.
 
-A chain is followed while every value has one user, the user is something that the call can do, and it comes in the order
-of the call: normalisation with fixed statistics, addition, activation, concatenation. The call stands where the last of the
-chain stood, so nothing that it reads may be written to before.
+A chain is followed while every value has one user, the user is something that the call can do, and it comes in the
+order of the call: normalisation with fixed statistics, addition, activation, concatenation. The call stands where the
+last of the chain stood, so nothing that it reads may be written to before.
 """
 
 import operator
@@ -19,6 +19,8 @@ from . import memory
 from .patterns import (ACTIVATION, ADDITION, CONCATENATION, LAYER, NOTHING, ONCE, OPERATOR, bound, in_place, is_layer,
                        is_operator, name_of, step_of, value_of)
 
+# What the sized function takes of this package's own operator.
+SIZED = ("stride", "padding", "out_size", "dilation", "groups", "precision")
 # What begins the names of functions that change how PyTorch runs what comes after them.
 SWITCHES = ("_enter_", "_exit_", "_set_", "set_", "_push", "_pop", "_vmap_", "_grad_", "_jvp_", "_saved_")
 
@@ -39,7 +41,8 @@ class Chain:
     left: str = ""
 
     def row(self) -> Row:
-        return Row(_module_name(self.layer), _layer_words(self.operands), tuple(self.follows), tuple(self.fused), self.left)
+        return Row(_module_name(self.layer), _layer_words(self.operands), tuple(self.follows), tuple(self.fused),
+                   self.left)
 
 
 def fuse(module: fx.GraphModule) -> list[Row]:
@@ -160,7 +163,7 @@ def _replaceable(chain) -> bool:
 
 
 def asked_of_pytorch(layer: fx.Node) -> bool:
-    """Whether this package called PyTorch's function; the graph has no other sign of it than where the call was made."""
+    """Whether this package called PyTorch's function; the graph has no other sign of it than where that was done."""
     return composite.__file__ in (layer.meta.get("stack_trace") or "")
 
 
@@ -185,7 +188,7 @@ def _rewrite(graph, chain) -> None:
             weight = graph.call_function(operator.getitem, (pair, 0))
             bias = graph.call_function(operator.getitem, (pair, 1))
         if is_operator(chain.layer):
-            keywords |= {key: given[key] for key in ("stride", "padding", "out_size", "dilation", "groups", "precision")}
+            keywords |= {key: given[key] for key in SIZED}
             keywords |= {"activation": chain.arguments.get("activation"), "backend": "triton"}
             call = graph.call_function(conv_transpose3d_sized, (given["input"], weight, bias), keywords)
         else:
@@ -205,10 +208,11 @@ def _module_name(node) -> str:
 
 
 def _layer_words(given) -> str:
-    x, w = value_of(given["input"]), value_of(given["weight"])
+    w = value_of(given["weight"])
     triple = lambda name: _triple(given.get(name, 1))
     groups = value_of(given.get("groups", 1))
-    return shape_class(w.shape[0], w.shape[1] * groups, groups, tuple(w.shape[2:]), triple("stride"), triple("dilation"))
+    return shape_class(w.shape[0], w.shape[1] * groups, groups, tuple(w.shape[2:]), triple("stride"),
+                       triple("dilation"))
 
 
 def _triple(value) -> tuple:

@@ -1,4 +1,4 @@
-"""What a graph writes to, and whether that is what a call would read later than the nodes that it takes the place of."""
+"""What a graph writes to, and whether a call would read that later than the nodes whose place it takes."""
 
 import torch
 import torch.nn.functional as F
@@ -55,14 +55,14 @@ def _nodes(arguments) -> list[fx.Node]:
 
 
 def _may_share(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two nodes may have memory in common: one storage, or both from outside, where one may be a view of the other."""
+    """Whether two nodes may have memory in common: they have one storage, or both come from outside as views of one."""
     s, t = value_of(a), value_of(b)
     if not isinstance(s, torch.Tensor) or not isinstance(t, torch.Tensor):
         return False
     if _storage(s) == _storage(t):
         return True
-    given = a.op == b.op == "placeholder"
-    return given and s.dtype == t.dtype and not isinstance(s, torch.nn.Parameter) and not isinstance(t, torch.nn.Parameter)
+    parameters = isinstance(s, torch.nn.Parameter) or isinstance(t, torch.nn.Parameter)
+    return a.op == b.op == "placeholder" and s.dtype == t.dtype and not parameters
 
 
 def _storage(t: torch.Tensor):

@@ -1,4 +1,4 @@
-"""What a node of Dynamo's graph is to the layer before it: nothing at all, or something that the layer's call can do."""
+"""What a node of Dynamo's graph is to the layer before it: nothing, or something that the layer's call can do."""
 
 import inspect
 import operator

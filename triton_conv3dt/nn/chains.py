@@ -1,8 +1,8 @@
 """What follows a layer in a torch.nn.Sequential, and the Sequential that computes it in the layer's call.
 
-Nothing is moved or written: modules, parameters and state_dict stay what they were, and each module called by itself does
-what it did. What is fused is looked up at every call, so that a normalisation that trains again, a dropout that is on or a
-hook are heeded.
+Nothing is moved or written: modules, parameters and state_dict stay what they were, and each module called by itself
+does what it did. What is fused is looked up at every call, so that a normalisation that trains again, a dropout that is
+on or a hook are heeded.
 """
 
 from collections.abc import Iterator
@@ -78,8 +78,9 @@ def _call(layer, chain: Chain, input):
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module does nothing but call its children one after the other."""
-    return (isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, FusedSequential.forward)
-            and type(module).__call__ is nn.Module.__call__)
+    kind = type(module)
+    return (isinstance(module, nn.Sequential) and kind.__call__ is nn.Module.__call__
+            and kind.forward in (nn.Sequential.forward, FusedSequential.forward))
 
 
 def flattened(sequential: nn.Sequential, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
@@ -104,7 +105,8 @@ def chain_after(steps: list[nn.Module], place: int, *, as_in_eval: bool = False)
         elif type(module) in DROPOUTS:
             left = f"{name} is active" if training and module.p else ""
         elif type(module) in ALL_NORMS:
-            left = _unfoldable(module, name, training) or f"{name} comes too late" * (activation is not None or own is not None)
+            late = activation is not None or own is not None
+            left = _unfoldable(module, name, training) or f"{name} comes too late" * late
             norms += [module] * (not left)
         elif type(module) is not nn.Identity:
             spec = activations.recognised(module)

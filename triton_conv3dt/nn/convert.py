@@ -16,15 +16,15 @@ SETTINGS = "_triton_conv3dt_settings"
 def convert(model: nn.Module, *, fuse=False, precision=None, backend="auto") -> list[str]:
     """Make every torch.nn.ConvTranspose3d in a model one of ours, in place; convert before compiling the model.
 
-    The modules stay the same objects, so parameters, state_dict, hooks, optimizers and references to them hold. Lazy layers,
-    parametrized ones and those under `fully_shard` are converted, and so are subclasses that have PyTorch's forward.
-    Subclasses with a forward of their own, scripted modules and calls of the function stay; `report` says so, and a warning
-    does where nothing could be converted. Once more, it changes the precision and the backend of what was converted.
+    The modules stay the same objects, so parameters, state_dict, hooks, optimizers and references to them hold. Lazy
+    layers, parametrized ones and those under `fully_shard` are converted, and so are subclasses with PyTorch's forward.
+    Subclasses with a forward of their own, scripted modules and calls of the function stay; `report` says so, and a
+    warning does where nothing could be converted. A second call changes precision and backend of what was converted.
 
     Args:
-        fuse: whether a torch.nn.Sequential, such as MONAI's Convolution, computes what follows a layer in the layer's call:
-            normalisation with running statistics (weight and bias are folded at each call, so that state_dict stays what it
-            is), dropout that is off, and an activation. Nothing is fused while hooks or a training mode forbid it.
+        fuse: whether a torch.nn.Sequential, such as MONAI's Convolution, computes what follows a layer in the layer's
+            call: normalisation with running statistics (folded into weight and bias at each call, so that state_dict
+            stays what it is), dropout that is off, and an activation. Hooks and a training mode are heeded.
         precision, backend: as conv_transpose3d takes them.
 
     Returns:
@@ -49,19 +49,20 @@ def convert(model: nn.Module, *, fuse=False, precision=None, backend="auto") -> 
                 continue
             vars(module)[SETTINGS] = settings
             changed.add(module)
-    for container, layer, chain in chains:
+    chains = [(container, layer) for container, layer, _ in chains
+              if isinstance(layer, ConvTranspose3d) and not isinstance(container, FusedSequential)]
+    for container in dict.fromkeys(container for container, _ in chains):
         own = own_class(container)
-        if isinstance(layer, ConvTranspose3d) and not issubclass(own, FusedSequential):
-            change_class(container, mixed((FusedSequential, own), own))
-            changed.add(layer)
+        change_class(container, mixed((FusedSequential, own), own))
+    changed.update(layer for _, layer in chains)
     names = [name for name, module in model.named_modules() if module in changed]
     _warn_if_in_vain(model, names)
     return names
 
 
 def revert(model: nn.Module) -> list[str]:
-    """Undo `convert`: every module it changed is of its own class again, with the parameters that it has. Returns the names
-    of the layers.
+    """Undo `convert`: every module it changed is of its own class again, with the parameters that it has. Returns the
+    names of the layers.
 
     A ConvTranspose3d that was made by its constructor stays: it may have an activation, which PyTorch's has not.
     """
@@ -77,7 +78,7 @@ def revert(model: nn.Module) -> list[str]:
 
 
 def _chains(model) -> list[tuple]:
-    """(container, layer, chain) of all that may be fused: by the innermost Sequential that holds a layer and what follows."""
+    """(container, layer, chain) of all that may be fused, by the innermost Sequential that holds both."""
     found = []
     for container in model.modules():
         steps = list(flattened(container)) if is_plain(container) else []
@@ -92,9 +93,9 @@ def _chains(model) -> list[tuple]:
 def _check_eval(chains) -> None:
     training = {type(norm).__name__ for _, _, chain in chains for norm in chain.norms if norm.training}
     if training:
-        raise RuntimeError(f"convert(fuse=True) folds the running statistics of {', '.join(sorted(training))} into the layer "
-                           "before it, and the model is in training mode, where they change. Call model.eval() first, or "
-                           "leave fuse away")
+        raise RuntimeError(f"convert(fuse=True) folds the running statistics of {', '.join(sorted(training))} into the "
+                           "layer before it, and the model is in training mode, where they change. Call model.eval() "
+                           "first, or leave fuse away")
 
 
 def _warn_if_in_vain(model, names) -> None:

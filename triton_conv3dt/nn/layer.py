@@ -64,8 +64,8 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
                                               self.dilation)
         if torch.jit.is_scripting():  # which takes no more than PyTorch's functions
             assert out is None, "a scripted layer cannot write to `out`"
-            y = F.conv_transpose3d(input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
-                                   self.dilation)
+            y = F.conv_transpose3d(input, self.weight, self.bias, self.stride, self.padding, output_padding,
+                                   self.groups, self.dilation)
             if residual is not None:
                 y = y + residual
             if concat is not None:
@@ -103,9 +103,9 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
             RuntimeError: the layer has an activation, which TorchScript would not see.
         """
         if self.settings()[0] is not None:
-            raise RuntimeError(f"torch.jit.script cannot take a ConvTranspose3d with activation={self.activation!r}: it "
-                               "compiles PyTorch's function alone. Put the activation behind the layer as a module of its "
-                               "own, or use torch.export")
+            raise RuntimeError(f"torch.jit.script cannot take a ConvTranspose3d with activation={self.activation!r}: "
+                               "it compiles PyTorch's function alone. Put the activation behind the layer as a module "
+                               "of its own, or use torch.export")
         return self
 
 
@@ -122,10 +122,11 @@ class LazyConvTranspose3d(torch.nn.LazyConvTranspose3d, ConvTranspose3d):
 
     cls_to_become = ConvTranspose3d
 
-    def __init__(self, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1,
-                 padding_mode="zeros", device=None, dtype=None, *, activation=None, precision=None, backend="auto"):
-        super().__init__(out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode,
-                         device, dtype)
+    def __init__(self, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True,
+                 dilation=1, padding_mode="zeros", device=None, dtype=None, *, activation=None, precision=None,
+                 backend="auto"):
+        super().__init__(out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+                         padding_mode, device, dtype)
         self._set(activation, precision, backend)
 
 

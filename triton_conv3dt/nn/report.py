@@ -16,8 +16,8 @@ FUNCTION = "conv_transpose3d"
 
 
 def report(model: nn.Module) -> Report:
-    """One row for each transposed 3-D convolution of a model: its name, its shape, what follows it in a torch.nn.Sequential,
-    what of that is fused with it, and why not more; or why it is not converted. Prints as a table.
+    """One row for each transposed 3-D convolution of a model: its name, its shape, what follows it in a
+    torch.nn.Sequential, what of that is fused with it, and why not more; or why it is not converted. Prints as a table.
 
     Scripted layers are found, and modules whose forward calls the function by its name.
     """
@@ -26,9 +26,10 @@ def report(model: nn.Module) -> Report:
     for name, module in model.named_modules():
         if isinstance(module, nn.ConvTranspose3d):
             rows.append(_row(name, module, chains.get(module)))
-        elif isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", "").endswith("ConvTranspose3d"):
-            rows.append(Row(name, "ConvTranspose3d", left="it is scripted: convert the model before torch.jit.script"))
-        elif not isinstance(module, torch.jit.ScriptModule) and _calls_the_function(module):
+        elif isinstance(module, torch.jit.ScriptModule):
+            if getattr(module, "original_name", "").endswith("ConvTranspose3d"):
+                rows.append(Row(name, "ConvTranspose3d", left="it is scripted: convert before torch.jit.script"))
+        elif _calls_the_function(module):
             rows.append(Row(name, f"{type(module).__name__} calls {FUNCTION}",
                             left=f"call triton_conv3dt.{FUNCTION} there; or {COMPILE}"))
     return Report(rows)

@@ -7,7 +7,7 @@ HEAD = ("name", "layer", "what follows", "fused", "why not more")
 
 @dataclass(frozen=True)
 class Row:
-    """One transposed convolution: where it is, what it is, what follows it, what of that is fused, and why not the rest."""
+    """One transposed convolution: where and what it is, what follows, what of that is fused, and why not the rest."""
 
     name: str
     layer: str
