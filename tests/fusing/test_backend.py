@@ -176,6 +176,14 @@ def test_what_was_to_be_pytorchs_is_known():
         assert found == [isinstance(layer, t3.nn.ConvTranspose3d)]
 
 
+def test_another_normalisation_in_between():
+    """As in GwcNet: relu(norm(layer(x)) + norm(conv(skip)))."""
+    model = Up(lambda self, y, s: F.relu(self.norm(y) + self.other(s), inplace=True))
+    model.other = nn.BatchNorm3d(3)
+    assert check(model.eval(), ["batch_norm", "layer"])[0].fused == ("batch_norm", "add", "relu")
+    check(model.train(), ["layer", "add_", "batch_norm", "add_", "batch_norm", "add", "relu"])
+
+
 def test_layers_of_each_other():
     model = Up(lambda self, y, s: torch.cat((s, F.silu(y + self.second(self.x))), 1).sin())
     model.second, model.x = nn.ConvTranspose3d(4, 3, 2, 2), torch.randn(X)

@@ -1,10 +1,9 @@
 """What a graph writes to, and whether a call would read that later than the nodes whose place it takes."""
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
-from .patterns import in_place, name_of, value_of
+from .patterns import NORMS, bound, in_place, name_of, trains, value_of
 
 
 def written_between(chain, last, step, place) -> str:
@@ -38,8 +37,9 @@ def _written(node: fx.Node) -> list[fx.Node]:
         return [node for argument, given in zip(schema, node.args) if argument.is_write for node in _nodes(given)] + out
     if isinstance(node.target, torch._ops.HigherOrderOperator) or not _of_pytorch(node.target):
         return node.all_input_nodes
-    if node.target in (F.batch_norm, F.instance_norm):
-        return _nodes(node.args[1:3])
+    if node.target in NORMS:
+        given = bound(node, NORMS[node.target])
+        return _nodes([given.get("mean"), given.get("variance")]) if trains(node) else []
     return out + _nodes(node.args[:1]) * in_place(node)
 
 

@@ -130,10 +130,15 @@ def _norm(node, value, name):
     given = bound(node, NORMS[node.target])
     if value_of(value).dim() != 5 or not alike(value_of(value), value_of(node)):
         return f"{name} has other channels, or changes the dtype"
-    if given.get("training", node.target is F.instance_norm) is not False or given.get("mean") is None:
+    if trains(node) or given.get("mean") is None:
         return f"{name} needs the mean and variance of the result"
     return Step(name, NORM, norm={key: given.get(key) for key in ("mean", "variance", "scale", "shift")}
                 | {"eps": given.get("eps", 1e-5)})
+
+
+def trains(node) -> bool:
+    """Whether a normalisation takes the statistics of its input, and writes to the running ones."""
+    return bound(node, NORMS[node.target]).get("training", node.target is F.instance_norm) is not False
 
 
 def _addition(node, value, name):
