@@ -74,19 +74,32 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
                   out, precision, backend)
 
 
-def conv_transpose3d_sized(x, w, b, *, stride, padding, out_size, dilation=1, groups=1, activation=None, residual=None,
-                           out=None, precision=None, backend="auto"):
-    """conv_transpose3d for an explicit crop: padding is cropped before the output, any integers, and the output has
-    out_size (depth, height, width). Outputs that no input reaches are activation(bias + residual). The other arguments
-    are those of conv_transpose3d.
+def conv_transpose3d_sized(input, weight, bias=None, *, out_size, stride=1, padding=0, dilation=1, groups=1,
+                           activation=None, residual=None, out=None, precision=None, backend="auto"):
+    """conv_transpose3d for an explicit crop, which may differ between the two ends of an axis: TensorFlow's SAME, say.
+
+    Args:
+        input, weight, bias: as conv_transpose3d takes them.
+        out_size: depth, height and width of the result, 0 or more.
+        stride, dilation, groups: as conv_transpose3d takes them.
+        padding: how much of the whole transposed convolution is cropped before the output, any integers: a negative one
+            puts places before it that no input reaches. out_size settles what is cropped after it. Where no input
+            reaches, the result is activation(bias + residual).
+        activation, residual, out, precision, backend: as conv_transpose3d takes them.
+
+    Returns:
+        [N, CO, *out_size], or without N; `out` where it is given.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as conv_transpose3d.
     """
-    if has_torch_function_variadic(x, w, b, residual, out):
+    if has_torch_function_variadic(input, weight, bias, residual, out):
         return handle_torch_function(
-            conv_transpose3d_sized, (x, w, b, residual, out), x, w, b, stride=stride, padding=padding,
-            out_size=out_size, dilation=dilation, groups=groups, activation=activation, residual=residual, out=out,
-            precision=precision, backend=backend)
-    return _apply((stride, padding, dilation, None, out_size), x, w, b, groups, activation, residual, out, precision,
-                  backend)
+            conv_transpose3d_sized, (input, weight, bias, residual, out), input, weight, bias, out_size=out_size,
+            stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation, residual=residual,
+            out=out, precision=precision, backend=backend)
+    return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual, out,
+                  precision, backend)
 
 
 def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backend):
