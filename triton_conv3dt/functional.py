@@ -9,7 +9,7 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .launching.launch import unsupported
-from .ops import activations, arguments, autograd, composite, internals
+from .ops import activations, arguments, autograd, composite, decompositions, internals
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
 
@@ -51,7 +51,8 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
         precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
         backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
             without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With
-            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors.
+            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors. What "auto" leaves
+            in a torch.jit.trace are PyTorch's operators, which run anywhere.
 
     Returns:
         [N, CO, OD, OH, OW], or without N; `out` where it is given.
@@ -109,7 +110,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
     numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
     """
     key, activation = None, activations.recognised(activation)  # a module may change between calls
-    if not (torch.compiler.is_compiling() or internals.is_autocasting()):
+    if not (torch.compiler.is_compiling() or internals.is_autocasting() or internals.is_tracing()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
             key = (numbers, *map(type, numbers), groups, type(groups), activation, precision, backend,
@@ -127,7 +128,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
     call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
     fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
-    if key is not None and call.then is None and not fell_back and not internals.is_tracing():
+    if key is not None and call.then is None and not fell_back:
         if len(_calls) >= _REMEMBERED_CALLS:
             _calls.clear()
         _calls[key] = call
@@ -168,7 +169,9 @@ def _run(call: _Call, x, w, b, residual, out):
         return _run_into(out, call, x, w, b, residual)
     if not call.batched:
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
-    if call.triton:
+    if call.triton and torch.compiler.is_exporting():
+        y = decompositions.conv_transpose3d(x, w, b, residual, *call.arguments)
+    elif call.triton:
         y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
     else:
         y = composite.conv_transpose3d(x, w, b, residual, *call.arguments)
@@ -180,7 +183,7 @@ def _run(call: _Call, x, w, b, residual, out):
 def _run_into(out, call: _Call, x, w, b, residual):
     if not torch.compiler.is_compiling():  # the compiler reads every input before it writes
         arguments.check_memory(out, input=x, weight=w, bias=b, residual=residual)
-    if call.triton and call.then is None:
+    if call.triton and call.then is None and not torch.compiler.is_exporting():
         y = out
         if not call.batched:
             x, y, residual = x.unsqueeze(0), y.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
@@ -196,7 +199,8 @@ def _takes_triton(backend: str, x, w) -> bool:
     Raises:
         RuntimeError: it was to go there and cannot.
     """
-    if backend == "torch" or backend == "auto" and x.device.type != "cuda":
+    # What torch.jit.trace records may run where this package is not.
+    if backend == "torch" or backend == "auto" and (x.device.type != "cuda" or torch.jit.is_tracing()):
         return False
     reason = unsupported(x, w)
     if reason is None:

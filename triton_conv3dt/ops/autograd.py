@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction  # what Function is below functorch's dispatch
 
 from ..checking import reference
-from . import internals, vmap  # noqa: F401 (vmap registers its rules)
+from . import flops, internals, vmap  # noqa: F401 (flops and vmap register their rules)
 from .arguments import refuse_derivatives
 from .schemas import IMPLEMENTATIONS, NAMESPACE, activation_of, backward, library, with_tuples
 
