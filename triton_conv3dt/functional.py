@@ -169,7 +169,7 @@ def _run(call: _Call, x, w, b, residual, out):
         return _run_into(out, call, x, w, b, residual)
     if not call.batched:
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
-    if call.triton and torch.compiler.is_exporting():
+    if call.triton and composite.exporting():
         y = decompositions.conv_transpose3d(x, w, b, residual, *call.arguments)
     elif call.triton:
         y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
@@ -183,7 +183,7 @@ def _run(call: _Call, x, w, b, residual, out):
 def _run_into(out, call: _Call, x, w, b, residual):
     if not torch.compiler.is_compiling():  # the compiler reads every input before it writes
         arguments.check_memory(out, input=x, weight=w, bias=b, residual=residual)
-    if call.triton and call.then is None and not torch.compiler.is_exporting():
+    if call.triton and call.then is None and not composite.exporting():
         y = out
         if not call.batched:
             x, y, residual = x.unsqueeze(0), y.unsqueeze(0), None if residual is None else residual.unsqueeze(0)

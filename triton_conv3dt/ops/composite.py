@@ -34,7 +34,7 @@ def conv_transpose3d(x, w, b, residual, out_size, stride, padding, dilation, gro
 
 def _faster_in_fp32(x, w, groups) -> bool:
     """Whether to cast there and back. An exported or traced program, which may run anywhere, keeps its dtype."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float16, torch.bfloat16) or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or x.dtype not in (torch.float16, torch.bfloat16) or exporting():
         return False
     if not torch.compiler.is_compiling() and internals.is_tracing():
         return False
@@ -47,7 +47,12 @@ def _native(dtype: torch.dtype) -> bool:
     return torch.backends.mkldnn.enabled and supported()
 
 
-_native._dynamo_marked_constant = True  # the compiler runs it instead of tracing it, as in arguments.py
+def exporting() -> bool:
+    """Whether torch.export is at work. Dynamo of torch 2.11, where it traces the question, always says so."""
+    return torch.compiler.is_exporting()
+
+
+_native._dynamo_marked_constant = exporting._dynamo_marked_constant = True  # it runs them instead, as in arguments.py
 
 
 def _linear(x, w, b, out_size, stride, padding, dilation, groups):

@@ -17,7 +17,7 @@ library.define(f"conv_transpose3d(Tensor x, Tensor w, Tensor? b, Tensor? residua
 
 def _conv_transpose3d(x, w, b, residual, *rest):
     rest = with_tuples(rest)
-    if torch.compiler.is_exporting():  # decomposing, or asking for the shape of the result
+    if composite.exporting():  # decomposing, or asking for the shape of the result
         return composite.conv_transpose3d(x, w, b, residual, *rest)
     return autograd.forward(x, w, b, residual, *rest, False)[0]
 
