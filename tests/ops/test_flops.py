@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from triton_conv3dt import conv_transpose3d
+from triton_conv3dt import conv_transpose3d, nn
 from triton_conv3dt.ops import schemas
 
 UNCOUNTED = {"grad_bias", "activation_grad"}  # no products
@@ -57,6 +57,15 @@ def test_second_derivatives_and_out_count():
 def test_every_operator_with_products_has_a_formula():
     registered = {name for name in schemas.SCHEMAS if getattr(torch.ops.triton_conv3dt, name) in FlopCounterMode().flop_registry}
     assert registered == schemas.SCHEMAS.keys() - UNCOUNTED
+
+
+def test_fvcore_counts_what_a_trace_holds():
+    fvcore = pytest.importorskip("fvcore.nn")
+    net, x = torch.nn.Sequential(torch.nn.ConvTranspose3d(2, 4, 2, 2), torch.nn.ReLU()), torch.randn(1, 2, 2, 2, 2)
+    expected = fvcore.FlopCountAnalysis(net, x).total()
+    assert nn.convert(net) == ["0"]
+    analysis = fvcore.FlopCountAnalysis(net, x).unsupported_ops_warnings(False)
+    assert analysis.total() == expected > 0 and not [op for op in analysis.unsupported_ops() if "triton" in op]
 
 
 @pytest.mark.parametrize("first, second", [("torch.utils.flop_counter", "triton_conv3dt.ops.autograd"),

@@ -106,7 +106,9 @@ def _sum(a, b):
     return b if a is None else a if b is None else a + b
 
 
-class _Forward(_SingleLevelFunction):
+# The names of these classes are what a profile and a tensor's grad_fn show.
+
+class ConvTranspose3d(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, x, w, b, residual, out_size, geometry, activation, parameters, keep_pre):
         y, pre = forward.below_autograd(direct, x, w, b, residual, out_size, *geometry, activation, parameters,
@@ -163,7 +165,7 @@ class _Forward(_SingleLevelFunction):
         return (ty, tz) if ctx.keep_pre else ty
 
 
-class _GradInput(_SingleLevelFunction):
+class ConvTranspose3dGradInput(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, dz, w, in_size, *geometry):
         ctx.save_for_backward(*_saved_where_needed(ctx, dz, w))
@@ -186,7 +188,7 @@ class _GradInput(_SingleLevelFunction):
         return _sum(first, None if tw is None else grad_input(dz, tw, ctx.in_size, *ctx.geometry))
 
 
-class _GradWeight(_SingleLevelFunction):
+class ConvTranspose3dGradWeight(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, x, dz, kernel, w_strides, *geometry):
         ctx.save_for_backward(*_saved_where_needed(ctx, x, dz))
@@ -210,7 +212,7 @@ class _GradWeight(_SingleLevelFunction):
         return _sum(first, None if tdz is None else grad_weight(x, tdz, *rest))
 
 
-class _GradBias(_SingleLevelFunction):
+class ConvTranspose3dGradBias(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, dz):
         ctx.size = dz.shape
@@ -229,7 +231,7 @@ def _forward(direct, x, w, b, residual, out_size, *rest):
     """`forward` with derivatives: the pre-activation is kept, too, where the activation's derivative needs it."""
     *geometry, activation, parameters, keep_pre = rest
     needed = activation is not None and activation_of(activation, parameters).derivative_from == "input"
-    result = _Forward.apply(direct, x, w, b, residual, out_size, geometry, activation, parameters, keep_pre or needed)
+    result = ConvTranspose3d.apply(direct, x, w, b, residual, out_size, geometry, activation, parameters, keep_pre or needed)
     y, pre = result if keep_pre or needed else (result, None)
     return y, pre if keep_pre else None if direct else x.new_empty((0,))
 
@@ -248,7 +250,7 @@ def _activation_grad(direct, dy, saved, activation, parameters):
 
 forward = Operator("forward", 4, _forward)
 forward_out = Operator("forward_out", 5, _forward_out)
-grad_input = Operator("grad_input", 2, _GradInput.apply)
-grad_weight = Operator("grad_weight", 2, _GradWeight.apply)
-grad_bias = Operator("grad_bias", 1, _GradBias.apply)
+grad_input = Operator("grad_input", 2, ConvTranspose3dGradInput.apply)
+grad_weight = Operator("grad_weight", 2, ConvTranspose3dGradWeight.apply)
+grad_bias = Operator("grad_bias", 1, ConvTranspose3dGradBias.apply)
 activation_grad = Operator("activation_grad", 2, _activation_grad)
