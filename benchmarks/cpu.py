@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/cpu.py
 
-Processor time, the least of some repetitions, so that other programs matter little. Every row has a forward pass and a training
-step (forward and all gradients), in milliseconds, for contiguous inputs and in channels_last_3d.
+Processor time, the least of some repetitions, so that other programs matter little. Every row has a forward pass and a
+training step (forward and all gradients), in milliseconds, for contiguous inputs and in channels_last_3d.
 """
 
 import time
@@ -50,9 +50,12 @@ def row(dtype, layer) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; oneDNN has "
-          f"bfloat16: {torch.ops.mkldnn._is_mkldnn_bf16_supported()}, float16: {torch.ops.mkldnn._is_mkldnn_fp16_supported()}")
-    print(f"{'forward / step in ms':34}" + "".join(f"{f'{who}, {name}':24}" for name in FORMATS for who in ("PyTorch", "ours")))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; "
+          f"oneDNN has bfloat16: {torch.ops.mkldnn._is_mkldnn_bf16_supported()}, float16: "
+          f"{torch.ops.mkldnn._is_mkldnn_fp16_supported()}")
+    heads = [f"{who}, {name}" for name in FORMATS for who in ("PyTorch", "ours")]
+    print(f"{'forward / step in ms':34}" + "".join(f"{head:24}" for head in heads))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for name, layer in LAYERS.items():
-            print(f"{f'{name}, {dtype}'.replace('torch.', ''):34}" + "".join(f"{c:24}" for c in row(dtype, layer)), flush=True)
+            cells = "".join(f"{cell:24}" for cell in row(dtype, layer))
+            print(f"{f'{name}, {dtype}'.replace('torch.', ''):34}{cells}", flush=True)

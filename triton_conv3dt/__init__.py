@@ -1,6 +1,6 @@
 """Transposed 3-D convolution in Triton, forward and backward, for PyTorch.
 
-    conv_transpose3d        torch.nn.functional.conv_transpose3d, with bias, residual, activation and `out` in one kernel
+    conv_transpose3d        torch.nn.functional.conv_transpose3d, with bias, residual, activation, `out` in one kernel
     conv_transpose3d_sized  the same, where the output's size is given and more is cropped on one side than on the other
     nn.ConvTranspose3d      the module, with the parameters and the state_dict of PyTorch's
     tf                      the same layer with TensorFlow's arguments

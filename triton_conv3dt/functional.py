@@ -51,8 +51,8 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
         precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
         backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
             without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With
-            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors. What "auto" leaves
-            in a torch.jit.trace are PyTorch's operators, which run anywhere.
+            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors. In a
+            torch.jit.trace, "auto" leaves PyTorch's operators, which run anywhere.
 
     Returns:
         [N, CO, OD, OH, OW], or without N; `out` where it is given.

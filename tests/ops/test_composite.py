@@ -1,4 +1,4 @@
-"""PyTorch's operators as a backend on a CPU: fp16 and bf16 go through fp32 where that is faster, and nothing else changes."""
+"""PyTorch's operators on a CPU: fp16 and bf16 go through fp32 where that is faster, and nothing else changes."""
 
 import pytest
 import torch

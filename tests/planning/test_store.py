@@ -228,8 +228,9 @@ def test_names_of_devices():
 
 
 @pytest.mark.parametrize("name, known", [
-    ("nvidia_h200", "nvidia_h200"), ("h200", "nvidia_h200"), ("H200", "nvidia_h200"), ("NVIDIA H200 NVL", "nvidia_h200"),
-    ("NVIDIA H100 80GB HBM3", "nvidia_h100"), ("h100_80gb_hbm3", "nvidia_h100"), ("a100-sxm4-80gb", "nvidia_a100"),
+    ("nvidia_h200", "nvidia_h200"), ("h200", "nvidia_h200"), ("H200", "nvidia_h200"),
+    ("NVIDIA H200 NVL", "nvidia_h200"), ("NVIDIA H100 80GB HBM3", "nvidia_h100"), ("h100_80gb_hbm3", "nvidia_h100"),
+    ("a100-sxm4-80gb", "nvidia_a100"),
     ("rtx4090", "nvidia_rtx_4090"), ("GeForce RTX 4090", "nvidia_rtx_4090"), ("a10", "nvidia_a10")])
 def test_a_device_is_known_by_any_of_its_names(name, known):
     assert device.Device.named(name) is device.KNOWN[known]

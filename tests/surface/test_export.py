@@ -1,5 +1,5 @@
-"""Programs that leave Python: exported, decomposed, traced, as ONNX. They hold the layer as one operator that runs the kernels,
-and PyTorch's own convolution where somebody asks for that."""
+"""Programs that leave Python: exported, decomposed, traced, as ONNX. They hold the layer as one operator that runs the
+kernels, and PyTorch's own convolution where somebody asks for that."""
 
 import io
 import types
@@ -155,8 +155,8 @@ def test_a_converted_dynunet_as_onnx():
         pytest.importorskip(package)
     from monai.networks.nets import DynUNet
 
-    net = DynUNet(3, 1, 2, kernel_size=[3, 3, 3], strides=[1, 2, 2], upsample_kernel_size=[2, 2], filters=[2, 4, 8]).eval()
-    x = torch.randn(1, 1, 8, 8, 8)
+    net = DynUNet(3, 1, 2, kernel_size=[3, 3, 3], strides=[1, 2, 2], upsample_kernel_size=[2, 2], filters=[2, 4, 8])
+    net, x = net.eval(), torch.randn(1, 1, 8, 8, 8)
     expected = net(x).detach()
     assert len(nn.convert(net, backend="triton")) == 2
     program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
@@ -164,7 +164,8 @@ def test_a_converted_dynunet_as_onnx():
     torch.testing.assert_close(onnx_result(program, x), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend, tracing, triton", [("auto", False, True), ("auto", True, False), ("triton", True, True)])
+@pytest.mark.parametrize("backend, tracing, triton", [
+    ("auto", False, True), ("auto", True, False), ("triton", True, True)])
 def test_a_trace_on_a_gpu_holds_pytorchs_operators(monkeypatch, backend, tracing, triton):
     monkeypatch.setattr(functional, "unsupported", lambda x, w: None)
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: tracing)

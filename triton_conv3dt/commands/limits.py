@@ -32,8 +32,8 @@ def clocked(text: str) -> Device:
     """A device that has bounds."""
     device = options.device(text)
     if not device.clock:
-        raise argparse.ArgumentTypeError(f"the clock of {device.name} is not known, and a bound counts clocks; those of "
-                                         f"{NAMES} are")
+        raise argparse.ArgumentTypeError(f"the clock of {device.name} is not known, and a bound counts clocks; known "
+                                         f"are those of {NAMES}")
     return device
 
 

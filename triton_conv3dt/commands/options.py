@@ -33,7 +33,7 @@ def add_problems(command) -> None:
     add_model(asked)
     layer = command.add_argument_group("one layer",
                                        "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
-    layer.add_argument("--input", type=sizes, metavar="N,CI,D,H,W", help="shape of the input, of the layer or the model")
+    layer.add_argument("--input", type=sizes, metavar="N,CI,D,H,W", help="shape of the layer's input, or the model's")
     layer.add_argument("--channels", type=positive, metavar="CO", help="output channels")
     layer.add_argument("--kernel", type=triple(1), metavar="K", help="kernel size")
     layer.add_argument("--stride", type=triple(1), metavar="S", help="stride (default: 1)")
@@ -49,7 +49,8 @@ def add_problems(command) -> None:
 def add_model(group) -> None:
     """--model; --input goes with it."""
     group.add_argument("--model", metavar="MODULE:FACTORY",
-                       help="the transposed convolutions of a model, which runs on a tensor without data; needs --input")
+                       help="the transposed convolutions of a model, which runs on a tensor without data; needs "
+                            "--input")
 
 
 def add_run(command, directions: tuple[str, ...] = ("forward",)) -> None:

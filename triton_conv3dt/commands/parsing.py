@@ -6,7 +6,7 @@ import re
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser; a command, an option or a choice that does not exist is answered by those that are spelled alike."""
+    """argparse's parser, which answers a command, an option or a choice that does not exist by those spelled alike."""
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, but nothing may be unknown: each command refuses for itself what it does not know."""

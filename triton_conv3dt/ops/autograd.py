@@ -231,7 +231,8 @@ def _forward(direct, x, w, b, residual, out_size, *rest):
     """`forward` with derivatives: the pre-activation is kept, too, where the activation's derivative needs it."""
     *geometry, activation, parameters, keep_pre = rest
     needed = activation is not None and activation_of(activation, parameters).derivative_from == "input"
-    result = ConvTranspose3d.apply(direct, x, w, b, residual, out_size, geometry, activation, parameters, keep_pre or needed)
+    result = ConvTranspose3d.apply(direct, x, w, b, residual, out_size, geometry, activation, parameters,
+                                   keep_pre or needed)
     y, pre = result if keep_pre or needed else (result, None)
     return y, pre if keep_pre else None if direct else x.new_empty((0,))
 

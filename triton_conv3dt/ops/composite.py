@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from ..checking import reference
 from . import arguments, internals
 
-# Channels of a group from which on oneDNN's kernels for 16 bits are faster than those for fp32 and two casts: without groups,
-# and with some.
+# From so many channels of a group on, oneDNN's kernels for 16 bits are faster than those for fp32 and casts: without
+# groups, and with some. benchmarks/cpu.py measures it.
 NATIVE_CHANNELS = (16, 32)
 
 
 def conv_transpose3d(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters):
     """activation(conv_transpose(x, w) + b + residual), x [N, CI, D, H, W]; padding is any crop before the output.
 
-    precision holds for this forward pass on CUDA; None leaves PyTorch's setting alone. On a CPU, fp16 and bf16 are computed in
-    fp32 and rounded once, where that is faster.
+    precision holds for this forward pass on CUDA; None leaves PyTorch's setting alone. On a CPU, fp16 and bf16 are
+    computed in fp32 and rounded once, where that is faster.
     """
     if _faster_in_fp32(x, w, groups):
         wide = (None if t is None else t.float() for t in (x, w, b, residual))

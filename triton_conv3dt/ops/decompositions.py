@@ -1,8 +1,9 @@
-"""The layer in exported programs: one operator, which the kernels run, and which PyTorch decomposes into its own convolution.
+"""The layer in exported programs: one operator, which runs the kernels and is decomposed into PyTorch's convolution.
 
-torch.export keeps an operator that is implemented by others (CompositeImplicitAutograd) as one node, and run_decompositions
-replaces it by what its implementation calls, in torch's default table, too. So ONNX, TensorRT and whoever else asks for PyTorch's
-core operators finds aten.convolution, and a program that was only exported runs the kernels.
+torch.export keeps an operator that is implemented by others (CompositeImplicitAutograd) as one node, and
+run_decompositions replaces it by what its implementation calls, in torch's default table, too. So ONNX, TensorRT and
+whoever else asks for PyTorch's core operators finds aten.convolution, and a program that was only exported runs the
+kernels.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """What torch.utils.flop_counter counts for the operators: what it counts for PyTorch's, by its own formula.
 
-That module imports Triton, which nobody should wait for who counts nothing. So the formulas are registered when somebody else
-has imported it, or does.
+That module imports Triton, which nobody should wait for who counts nothing. So the formulas are registered when
+somebody else has imported it, or does.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def _swapped(shape):
 
 
 class _WhenImported:
-    """A finder that is asked for every import until that of the counter: it has its module registered when it has run."""
+    """A finder that is asked for every import until that of the counter, and then registers with it when it has run."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
