@@ -29,7 +29,7 @@ test-quick: $(STAMP)  ## run every test with a few of its parameter sets, withou
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --quick $(ARGS)
 
 test-compiled: $(STAMP)  ## run compiled kernels with no GPU, at random: ARGS="--minutes 30 --seed 7"
-	@env -u TRITON_INTERPRET TRITON_CACHE_DIR=build/emulator-cache OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/support \
+	@env -u TRITON_INTERPRET TRITON_CACHE_DIR=build/emulator-cache OMP_NUM_THREADS=1 PYTHONPATH=$(PYTHONPATH):.:tests:tests/support \
 	    $(PY) -m emulator $(ARGS)
 
 inspect: $(STAMP)  ## compile every shipped config, and some defaults with other versions of Triton too

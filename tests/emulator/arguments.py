@@ -4,13 +4,14 @@ import struct
 
 import numpy as np
 import torch
-from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST, TMA_TF32, expand_signature
+from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST
 
 from .machine.memory import Region
 from .machine.tma import TensorMap
 
 FORMATS = {"i1": "b", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "u1": "B", "u8": "B", "u16": "H", "u32": "I",
            "u64": "Q", "fp32": "f", "f32": "f", "fp64": "d", "fp16": "e"}
+TF32 = 11  # CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
 
 
 class Arguments:
@@ -21,20 +22,17 @@ class Arguments:
     """
 
     def __init__(self, names, signature, described, args):
-        self.values, self.tensors, self.maps = [], [], {}
-        self._kept, self._described, self._met = [], described, 0
+        self.values, self.kinds, self.tensors, self.maps = [], [], [], {}
+        self._described, self._met = described, 0
         for name, value, kind in zip(names, args, signature):
             self._add(name, value, kind)
-        self.kinds = expand_signature(self._kept, described)
-        assert len(self.kinds) == len(self.values), (self.kinds, self.values)
 
     def add_scratch(self, size: int) -> None:
         """Memory that the compiler asks for; none where it is of no bytes."""
         scratch = torch.empty(size, dtype=torch.uint8) if size else None
         if size:
             self.tensors.append(("scratch", scratch))
-        self.values.append(scratch)
-        self.kinds.append("*i8")
+        self._append(scratch, "*i8")
 
     def _add(self, name, value, kind):
         if isinstance(kind, tuple):
@@ -43,30 +41,41 @@ class Arguments:
             return
         if kind == "constexpr":
             return
-        self._kept.append(kind)
         if kind.startswith("tensordesc"):
-            self._add_descriptor(name, value)
+            self._add_descriptor(name, value, kind)
             return
         if kind[0] == "*" and value is not None:
             self.tensors.append((name, value))
-        self.values.append(value)
+        self._append(value, kind)
 
-    def _add_descriptor(self, name, value):
-        """A descriptor's map, shape and strides; lowered to pointers, its base and the rest as numbers."""
+    def _append(self, value, kind):
+        self.values.append(value)
+        self.kinds.append(kind)
+
+    def _extend(self, values, kinds):
+        self.values.extend(values)
+        self.kinds.extend(kinds)
+
+    def _add_descriptor(self, name, value, kind):
+        """A descriptor's map, shape and strides; lowered to pointers, its base and flags as well, and those twice."""
         self.tensors.append((name, value.base))
         shape, strides, fill_nan = list(value.shape), list(value.strides), value.padding == "nan"
+        rounds = [value.round_f32_to_tf32] if hasattr(value, "round_f32_to_tf32") else []  # Triton 3.6 has no such flag
         if not self._described:
-            numbers = fill_nan, value.round_f32_to_tf32, *shape, *strides
-            self.values.extend([value.base, *shape, *strides, *numbers])
-            return
-        meta = self._described[self._met]
-        self._met += 1
-        if meta["fp4_padded"]:
-            raise NotImplementedError("fp4")
-        kind = TMA_DTYPE_DEVICE_TO_HOST[TMA_TF32 if value.round_f32_to_tf32 else meta["elem_type"]]
-        self.maps[len(self.values)] = TensorMap(value.base.data_ptr(), meta["swizzle"], meta["elem_size"], kind,
-                                                meta["block_size"], shape, strides, fill_nan)
-        self.values.extend([None, *shape, *strides])
+            element = kind.partition("<")[2].partition("[")[0]
+            self._append(value.base, f"*{element}")
+            self._extend([*shape, *strides], ["i64"] * 2 * len(shape))
+            self._extend([fill_nan, *rounds], ["i1"] * (1 + len(rounds)))
+        else:
+            meta = self._described[self._met]
+            self._met += 1
+            if meta["fp4_padded"]:
+                raise NotImplementedError("fp4")
+            element = TMA_DTYPE_DEVICE_TO_HOST[TF32 if any(rounds) else meta["elem_type"]]
+            self.maps[len(self.values)] = TensorMap(value.base.data_ptr(), meta["swizzle"], meta["elem_size"], element,
+                                                    meta["block_size"], shape, strides, fill_nan)
+            self._append(None, "nvTmaDesc")
+        self._extend([*shape, *strides], ["i32"] * len(shape) + ["i64"] * len(shape))
 
     def buffer(self, program) -> tuple[bytes, dict[int, TensorMap]]:
         """The parameters as a kernel finds them, and the tensor maps by their offset there."""

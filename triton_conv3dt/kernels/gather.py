@@ -107,8 +107,11 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
             m_x = gathered(x_live, id0 + dd, ih0 + dh, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)[None, :]
             if RED % BLOCK_K != 0:
                 m_x = m_x & (c0 + o_c < RED)[:, None]
-            shift = tl.multiple_of(dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4], X_RUN)
-            p_x = x + (x_offset + shift)[None, :] + ((c0 + o_c) * x_stride[1])[:, None]
+            # A mark on the shift would be lost with its last term, which is folded away where it is zero.
+            shift = dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4]
+            offset = tl.max_contiguous(tl.multiple_of(x_offset + shift, X_RUN), 1 if X.last else X_RUN)
+            channel = tl.multiple_of((c0 + o_c) * x_stride[1], 1 if X.last else X_RUN)
+            p_x = x + offset[None, :] + channel[:, None]
             b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
         else:
             c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits

@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lanes, lowering, taps, weight_tiles
+from . import banks, lanes, lowering, taps, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -18,11 +18,12 @@ from .device import Device
 LAUNCH = 3e-6  # of one more kernel
 LATENCY = 1.6e-6  # of a program's first load, and of its last store
 STEP = 3e-8  # barriers and bookkeeping of one step of a pipelined loop
+WAIT = 4e-7  # of a step without a pipeline, for what it loads
 SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
 CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM
 CLOCK = 1.5e9  # instructions/s that a scheduler issues
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
-WARPGROUP, WARP_BY_WARP = 64, 0.6  # rows of its products; what is left of the rate where fewer are multiplied warp by warp
+WARP_BY_WARP = 0.6  # what is left of the rate where too few rows for a warpgroup are multiplied warp by warp
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
 
 
@@ -97,7 +98,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     own = steps / programs * _step_time(config, problem, device, tile)
     work = ceil_div(programs, device.sms) * own
     # One after another, each waiting for its first tile.
-    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own)
+    alone = WAIT * steps / programs if config.stages == 1 else 0.0
+    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own + alone)
     return extra + max(memory, work, chain) + LATENCY
 
 
@@ -125,7 +127,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     if problem.direction == "grad_weight":
         return weight_tiles.step_time(config, problem, device, tile, products, CACHE_RATE) + STEP / 3
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    if device.warpgroups and config.block_m < WARPGROUP:
+    if device.warpgroups and config.block_m < banks.WARPGROUP:
         rate *= WARP_BY_WARP
     split, item = taps.split_factor(problem), problem.item
     flops = 2 * config.block_m * config.block_n * config.block_k * split
@@ -133,16 +135,9 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
     narrow = 1.0
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
-        narrow = 1.15 * max(1.0, 8 / (item * _gathered_run(config, problem)))
+        narrow = 1.15 * max(1.0, 8 / (item * banks.source_run(config, problem)))
+        shared += banks.conflicting(config, problem, device) if config.stages > 1 else 0
     return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / CACHE_RATE) + STEP
-
-
-def _gathered_run(config: Config, problem: Problem) -> int:
-    if problem.direction == "forward":
-        if config.copy:
-            return 16 // problem.item
-        return lowering.gathered_run(problem, config, problem.x_layout, problem.x_run)
-    return lowering.gathered_run(problem, config, problem.y_layout, problem.y_run)
 
 
 def _resident(config: Config, problem: Problem, device: Device) -> int:
@@ -188,9 +183,10 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                 readings = list(_readings(problem, device, merge, block_n, thorough))
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
-                        for n_stages in constraints.stages(stages):
-                            for path, box, copy in readings:
-                                yield Config(path, block_m, block_n, block_k, warps, n_stages, merge, box=box, copy=copy)
+                        for path, box, copy in readings:
+                            config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy)
+                            for n_stages in constraints.stages(_stages(config, problem, device, stages)):
+                                yield replace(config, stages=n_stages)
 
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
@@ -205,13 +201,18 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
             longest = wide // 2  # fragments of both operands stand in registers beside so many
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in _warps(accumulators, thorough):
-                for n_stages in constraints.stages(stages):
-                    tried = Config("gather", block_m, block_n, block_k, warps, n_stages, taps=ways)
-                    if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1:
-                        continue  # addresses of single elements leave such an accumulator no registers
-                    programs = taps.tiles(problem, tried) * problem.groups
+                tried = Config("gather", block_m, block_n, block_k, warps, taps=ways)
+                if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1:
+                    continue  # addresses of single elements leave such an accumulator no registers
+                programs = taps.tiles(problem, tried) * problem.groups
+                for n_stages in constraints.stages(_stages(tried, problem, device, stages)):
                     for shares in _shares(problem, block_k, programs, device.sms, thorough):
-                        yield replace(tried, shares=shares)
+                        yield replace(tried, stages=n_stages, shares=shares)
+
+
+def _stages(config: Config, problem: Problem, device: Device, pipelined: tuple[int, ...]) -> tuple[int, ...]:
+    """How many stages may be worth it: one, too, where the banks of a pipeline's buffers conflict."""
+    return (*pipelined, 1) if banks.conflicting(config, problem, device) else pipelined
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):

@@ -57,8 +57,8 @@ class Operands:
         if name in SPECIAL:
             text = f"X.special[{name!r}]"
             return text if dtype == "u4" else f"{text}.astype({dtype})"
-        if name in self.program.params and size == 8:
-            return f"u8(X.param_base + {self.program.params[name]}).astype({dtype})"
+        if name in self.program.params and size >= 4:  # the space of parameters is small: Triton 3.9 takes 32 bits of it
+            return f"u{size}(X.param_base + {self.program.params[name]}).astype({dtype})"
         if name in self.kernel.static_shared:
             return f"{self.constant(np.uint64(DYNAMIC_SHARED))}.astype({dtype})"
         raise NotImplementedError(f"symbol {name}")
