@@ -1,8 +1,9 @@
 """Transposed 3-D convolution in Triton, forward and backward, for PyTorch.
 
-    conv_transpose3d    torch.nn.functional.conv_transpose3d, with bias, residual, activation and `out` in one kernel
-    nn.ConvTranspose3d  the module, with the parameters and the state_dict of PyTorch's
-    tf                  the same layer with TensorFlow's arguments
+    conv_transpose3d        torch.nn.functional.conv_transpose3d, with bias, residual, activation, `out` in one kernel
+    conv_transpose3d_sized  the same, where the output's size is given and more is cropped on one side than on the other
+    nn.ConvTranspose3d      the module, with the parameters and the state_dict of PyTorch's
+    tf                      the same layer with TensorFlow's arguments
 
 Importing the package imports neither torch nor Triton and touches no GPU: names are looked up when they are first used.
 """
@@ -10,17 +11,17 @@ Importing the package imports neither torch nor Triton and touches no GPU: names
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["conv_transpose3d", "nn", "tf"]
+__all__ = ["conv_transpose3d", "conv_transpose3d_sized", "nn", "tf"]
+_FUNCTIONS = ("conv_transpose3d", "conv_transpose3d_sized")
 
 
 def __getattr__(name: str):
     if name in ("nn", "tf"):
         return importlib.import_module(f".{name}", __name__)
-    if name == "conv_transpose3d":
-        from .functional import conv_transpose3d
+    if name in _FUNCTIONS:
+        from . import functional
 
-        globals()[name] = conv_transpose3d  # the next look-up does not come here
-        return conv_transpose3d
+        return globals().setdefault(name, getattr(functional, name))  # the next look-up does not come here
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

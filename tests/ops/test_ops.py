@@ -37,6 +37,11 @@ def test_the_contract_of_forward_concat(device, concat_first, activation, keep_p
     opcheck(OPS.forward_concat, (x, w, b, residual, concat, concat_first, OUT_SIZE, *GEOMETRY, activation, (), keep_pre))
 
 
+def test_the_contract_of_the_exported_operator(device):
+    x, w, residual = (operand(name, device, requires_grad=True) for name in ("x", "w", "residual"))
+    opcheck(OPS.conv_transpose3d, (x, w, None, residual, OUT_SIZE, *GEOMETRY, "silu", ()))
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_contract_of_the_other_operators(device, channels_last):
     x, w, dz, saved = (operand(name, device, channels_last, True) for name in ("x", "w", "residual", "residual"))
