@@ -303,5 +303,7 @@ def test_the_module_and_its_export(device, backend):
     dynamic = {0: torch.export.Dim.DYNAMIC, 4: torch.export.Dim.DYNAMIC}
     exported = torch.export.export(module, (x, concat.half()), dynamic_shapes=(dynamic, dynamic))
     assert "promote" not in str(exported.graph)  # which other tools would not know
+    called = {str(node.target) for node in exported.run_decompositions().graph.nodes if node.op == "call_function"}
+    assert {"aten.convolution.default", "aten.cat.default"} < called and not [n for n in called if "triton" in n]
     x, _, _, concat = operands(device, n=3, width=4)
     assert torch.equal(exported.module()(x, concat.half()), module(x, concat))
