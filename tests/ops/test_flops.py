@@ -41,6 +41,12 @@ def test_only_what_is_computed_counts(needed, backward):
     assert ours == pytorchs and operators == {f"triton_conv3dt::{name}" for name in {"forward"} | backward}
 
 
+def test_a_skip_counts_nothing():
+    skip = torch.randn(2, 1, 2, 3, 6, requires_grad=True)
+    (ours, operators), (alone, _) = (counted("triton", LAYERS[0] | more) for more in (dict(concat=skip), {}))
+    assert ours == alone and operators == {"triton_conv3dt::forward_concat", "triton_conv3dt::backward"}
+
+
 def test_second_derivatives_and_out_count():
     x, w = torch.randn(1, 2, 1, 2, 2, requires_grad=True), torch.randn(2, 2, 1, 2, 2, requires_grad=True)
     once = 2 * 8 * 2 * 4  # two operations for each of x's 8 elements, 2 output channels and 4 taps
