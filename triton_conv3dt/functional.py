@@ -9,6 +9,7 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .launching.launch import unsupported
+from .launching.tensors import channel_parts
 from .ops import activations, arguments, autograd, composite, decompositions, internals
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
@@ -22,7 +23,9 @@ class _Call(NamedTuple):
     arguments: tuple  # out_size, stride, padding, dilation, groups, precision, activation, parameters
     triton: bool
     batched: bool
-    then: Callable | None  # applied to the result
+    then: Callable | None  # applied to the layer's result
+    concat_first: bool
+    joined: bool  # the kernel writes its channels beside those of concat; else it is concatenated afterwards
     records: dict  # what launch.py remembers of such calls
 
 
@@ -30,12 +33,13 @@ _calls: dict[tuple, _Call] = {}
 
 
 def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     activation=None, residual=None, out=None, precision=None, backend="auto"):
+                     activation=None, residual=None, concat=None, concat_first=False, out=None, precision=None,
+                     backend="auto"):
     """torch.nn.functional.conv_transpose3d, with all that usually follows it in the same kernel:
 
-        activation(conv_transpose(input, weight) + bias + residual)
+        cat((activation(conv_transpose(input, weight) + bias + residual), concat), dim=1)
 
-    Differentiable in input, weight, bias and residual, to any order, in reverse and forward mode.
+    Differentiable in input, weight, bias, residual and concat, to any order, in reverse and forward mode.
 
     Args:
         input: [N, CI, D, H, W] or unbatched [CI, D, H, W], of any strides. The result has its memory format.
@@ -45,9 +49,14 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
         activation: None; a name such as "relu"; a pair (name, parameters) such as ("leaky_relu", 0.01); one of
             PyTorch's functions or modules that is one of these, such as F.gelu or nn.LeakyReLU(0.2); or any other
             callable on tensors, which is applied after the kernel. So is a module with hooks.
-        residual: added before the activation; of the result's shape.
-        out: a tensor or view to write the result to, such as a channel slice of a concatenation buffer; without
-            derivatives. It may be the residual.
+        residual: added before the activation; of the shape [N, CO, OD, OH, OW] or, unbatched, without N.
+        concat: [N, C, OD, OH, OW], or without N: a skip connection, say, that is concatenated along the channels. The
+            kernel writes its channels beside a copy of these, and nothing else is copied; concat's gradient is a view
+            of the result's. Where its dtype is wider than the result's, or the activation is not fused, it is torch.cat
+            that concatenates, as it promotes.
+        concat_first: whether concat has the first channels of the result, not the last; of no meaning without concat.
+        out: a tensor or view to write the result to, with concat's channels where there is one; without derivatives.
+            It, or the part that the layer writes, may be the residual, and the other part may be concat.
         precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
         backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
             without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With
@@ -55,9 +64,9 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
             torch.jit.trace, "auto" leaves PyTorch's operators, which run anywhere.
 
     Returns:
-        [N, CO, OD, OH, OW], or without N; `out` where it is given.
+        [N, CO, OD, OH, OW], with concat [N, CO + C, OD, OH, OW], or without N; `out` where it is given.
 
-    All floating operands have one dtype (fp16, bf16, fp32 or fp64; PyTorch's backend also takes others), in which the
+    All operands but concat have one dtype (fp16, bf16, fp32 or fp64; PyTorch's backend also takes others), in which the
     result is rounded once; sums are formed in fp32, or fp64 for fp64. Under autocast they are cast as for PyTorch's
     convolutions. Results and gradients of the Triton backend are the same bits on every run.
 
@@ -66,17 +75,18 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
         ValueError: an activation, precision or backend that does not exist.
         RuntimeError: shapes, dtypes, devices or memory that do not fit, or a backend that cannot take the call.
     """
-    if has_torch_function_variadic(input, weight, bias, residual, out):
+    if has_torch_function_variadic(input, weight, bias, residual, concat, out):
         return handle_torch_function(
-            conv_transpose3d, (input, weight, bias, residual, out), input, weight, bias, stride, padding,
-            output_padding, groups, dilation, activation=activation, residual=residual, out=out, precision=precision,
-            backend=backend)
+            conv_transpose3d, (input, weight, bias, residual, concat, out), input, weight, bias, stride, padding,
+            output_padding, groups, dilation, activation=activation, residual=residual, concat=concat,
+            concat_first=concat_first, out=out, precision=precision, backend=backend)
     return _apply((stride, padding, dilation, output_padding, None), input, weight, bias, groups, activation, residual,
-                  out, precision, backend)
+                  concat, concat_first, out, precision, backend)
 
 
 def conv_transpose3d_sized(input, weight, bias=None, *, out_size, stride=1, padding=0, dilation=1, groups=1,
-                           activation=None, residual=None, out=None, precision=None, backend="auto"):
+                           activation=None, residual=None, concat=None, concat_first=False, out=None, precision=None,
+                           backend="auto"):
     """conv_transpose3d for an explicit crop, which may differ between the two ends of an axis: TensorFlow's SAME, say.
 
     Args:
@@ -86,24 +96,24 @@ def conv_transpose3d_sized(input, weight, bias=None, *, out_size, stride=1, padd
         padding: how much of the whole transposed convolution is cropped before the output, any integers: a negative one
             puts places before it that no input reaches. out_size settles what is cropped after it. Where no input
             reaches, the result is activation(bias + residual).
-        activation, residual, out, precision, backend: as conv_transpose3d takes them.
+        activation, residual, concat, concat_first, out, precision, backend: as conv_transpose3d takes them.
 
     Returns:
-        [N, CO, *out_size], or without N; `out` where it is given.
+        [N, CO, *out_size], with concat [N, CO + C, *out_size], or without N; `out` where it is given.
 
     Raises:
         TypeError, ValueError, RuntimeError: as conv_transpose3d.
     """
-    if has_torch_function_variadic(input, weight, bias, residual, out):
+    if has_torch_function_variadic(input, weight, bias, residual, concat, out):
         return handle_torch_function(
-            conv_transpose3d_sized, (input, weight, bias, residual, out), input, weight, bias, out_size=out_size,
-            stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation, residual=residual,
-            out=out, precision=precision, backend=backend)
-    return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual, out,
-                  precision, backend)
+            conv_transpose3d_sized, (input, weight, bias, residual, concat, out), input, weight, bias,
+            out_size=out_size, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation,
+            residual=residual, concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
+    return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual, concat,
+                  concat_first, out, precision, backend)
 
 
-def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backend):
+def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend):
     """Check and run a call. A call like an earlier one (same shapes, dtypes, devices and arguments) is not checked
     again: on the host, the checks cost more than the launch.
 
@@ -117,22 +127,23 @@ def _apply(numbers, x, w, b, groups, activation, residual, out, precision, backe
                    x.shape, x.dtype, x.device, w.shape, w.dtype, w.device,
                    b is not None and (b.shape, b.dtype, b.device),
                    residual is not None and (residual.shape, residual.dtype, residual.device),
+                   concat is not None and (concat.shape, concat.dtype, concat.device, concat_first, type(concat_first)),
                    out is not None and (out.shape, out.dtype, out.device))
             call = _calls.get(key)
         except (AttributeError, TypeError):  # not tensors, or numbers in a list
             key = call = None
         if call is not None:
-            return _run(call, x, w, b, residual, out)
-    arguments.check_tensors(x, w, b, residual, out)
+            return _run(call, x, w, b, residual, concat, out)
+    arguments.check_tensors(x, w, b, residual, concat, concat_first, out)
     x, w, b, residual = _autocast(x, w, b, residual)
-    call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
+    call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
     fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
     if key is not None and call.then is None and not fell_back:
         if len(_calls) >= _REMEMBERED_CALLS:
             _calls.clear()
         _calls[key] = call
-    return _run(call, x, w, b, residual, out)
+    return _run(call, x, w, b, residual, concat, out)
 
 
 def _autocast(x, *others):
@@ -140,7 +151,7 @@ def _autocast(x, *others):
     return arguments.lower_precision(x.device.type, x, *others) if arguments.autocasting(x) else (x, *others)
 
 
-def _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend) -> _Call:
+def _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend) -> _Call:
     stride, padding, dilation, output_padding, out_size = numbers
     stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
     padding = arguments.triple("padding", padding, 0 if out_size is None else None)
@@ -153,44 +164,62 @@ def _checked(numbers, x, w, b, groups, activation, residual, out, precision, bac
         arguments.check_operands(x, w, b, groups)
     out_size = arguments.triple("out_size", out_size)
     arguments.check_out_size(x, w, out_size)
-    arguments.check_epilogue(x, w, groups, out_size, residual, out)
+    arguments.check_epilogue(x, w, groups, out_size, residual, concat, out)
     arguments.check_choice("backend", backend, arguments.BACKENDS)
     if precision is not None:
         arguments.check_choice("precision", precision, PRECISIONS)
     then = activation if callable(activation) else None
     fused = None if then else Activation.of(activation)
     name, parameters = (fused.name, fused.parameters) if fused else (None, ())
-    return _Call((out_size, stride, padding, dilation, groups, precision, name, parameters),
-                 _takes_triton(backend, x, w), x.dim() == 5, then, {})
+    triton = _takes_triton(backend, x, w)
+    joined = concat is not None and triton and then is None and arguments.keeps_dtype(x, concat)
+    return _Call((out_size, stride, padding, dilation, groups, precision, name, parameters), triton, x.dim() == 5, then,
+                 concat_first, joined, {})
 
 
-def _run(call: _Call, x, w, b, residual, out):
+def _run(call: _Call, x, w, b, residual, concat, out):
     if out is not None:
-        return _run_into(out, call, x, w, b, residual)
+        return _run_into(out, call, x, w, b, residual, concat)
     if not call.batched:
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
+    if call.joined:
+        concat = concat if call.batched else concat.unsqueeze(0)
     if call.triton and composite.exporting():
-        y = decompositions.conv_transpose3d(x, w, b, residual, *call.arguments)
+        y = decompositions.conv_transpose3d(x, w, b, residual, concat if call.joined else None, call.concat_first,
+                                            *call.arguments)
+    elif call.joined:
+        y = autograd.forward_concat(x, w, b, residual, concat, call.concat_first, *call.arguments, False,
+                                    records=call.records)[0]
     elif call.triton:
         y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
     else:
         y = composite.conv_transpose3d(x, w, b, residual, *call.arguments)
     if not call.batched:
         y = y.squeeze(0)
-    return y if call.then is None else call.then(y)
+    if call.then is not None:
+        y = call.then(y)
+    if concat is None or call.joined:
+        return y
+    return torch.cat((concat, y) if call.concat_first else (y, concat), -4)
 
 
-def _run_into(out, call: _Call, x, w, b, residual):
+def _run_into(out, call: _Call, x, w, b, residual, concat):
+    own, other = out, None
+    if concat is not None:
+        own, other = channel_parts(out, out.shape[-4] - concat.shape[-4], call.concat_first)
     if not torch.compiler.is_compiling():  # the compiler reads every input before it writes
-        arguments.check_memory(out, input=x, weight=w, bias=b, residual=residual)
-    if call.triton and call.then is None and not composite.exporting():
-        y = out
+        arguments.check_memory(out, own, other, input=x, weight=w, bias=b, residual=residual, concat=concat)
+    direct = call.joined or call.triton and call.then is None and concat is None
+    if direct and not composite.exporting():
+        if concat is not None:
+            arguments.refuse_derivatives(x, w, b, residual, concat, out)
+            other.copy_(concat)
         if not call.batched:
-            x, y, residual = x.unsqueeze(0), y.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
-        autograd.forward_out(x, w, b, residual, y, *call.arguments)
+            x, own, residual = x.unsqueeze(0), own.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
+        autograd.forward_out(x, w, b, residual, own, *call.arguments)
         return out
-    arguments.refuse_derivatives(x, w, b, residual, out)
-    return out.copy_(_run(call, x, w, b, residual, None))
+    arguments.refuse_derivatives(x, w, b, residual, concat, out)
+    return out.copy_(_run(call, x, w, b, residual, concat, None))
 
 
 def _takes_triton(backend: str, x, w) -> bool:

@@ -32,19 +32,19 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
         _check(precision, backend)
         self.activation, self.precision, self.backend = activation, precision, backend
 
-    def forward(self, input, output_size=None, *, residual=None, out=None):
-        """activation(conv_transpose(input) + bias + residual).
+    def forward(self, input, output_size=None, *, residual=None, concat=None, concat_first=False, out=None):
+        """cat((activation(conv_transpose(input) + bias + residual), concat), dim=1).
 
         Args:
             input: [N, CI, D, H, W] or [CI, D, H, W].
             output_size: the output's size, where more than one is possible; as torch.nn.ConvTranspose3d takes it.
-            residual, out: as conv_transpose3d takes them.
+            residual, concat, concat_first, out: as conv_transpose3d takes them.
         """
         output_padding = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 3,
                                               self.dilation)
         return conv_transpose3d(input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups,
-                                self.dilation, activation=self.activation, residual=residual, out=out,
-                                precision=self.precision, backend=self.backend)
+                                self.dilation, activation=self.activation, residual=residual, concat=concat,
+                                concat_first=concat_first, out=out, precision=self.precision, backend=self.backend)
 
     def extra_repr(self) -> str:
         words = [super().extra_repr()]

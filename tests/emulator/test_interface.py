@@ -1,4 +1,4 @@
-"""The public interface as compiled, with autograd: every activation, bias, residual, out=, views, and sizes of 1."""
+"""The public interface as compiled, with autograd: every activation, bias, residual, concat=, out=, views, and sizes of 1."""
 
 from collections import Counter
 from itertools import product
@@ -11,9 +11,9 @@ from triton_conv3dt.problems.activations import ACTIVATIONS
 from .cases import Cases
 from .driver import TARGETS
 from .library import emulated
-from .parts.interface import LAYERS, VIEWS, chosen
+from .parts.interface import HOWS, LAYERS, VIEWS, chosen
 
-DTYPES, HOWS = (torch.float16, torch.bfloat16, torch.float32), ("plain", "residual", "out")
+DTYPES = torch.float16, torch.bfloat16, torch.float32
 NAMES = (None, *ACTIVATIONS)
 ran = {target: Counter() for target in TARGETS}
 
@@ -30,6 +30,10 @@ def combinations():
     yield "nvidia_a100", "k4s2p1", "relu", "channels_last", DTYPES[2], "plain"
     for target, activation in product(TARGETS, (None, "relu")):
         yield target, "ones", activation, "channels_first", DTYPES[0], "plain"
+    skips = ("k2s2", "relu"), ("k122", "silu"), ("k3s2p1op1", None), ("depthwise k5", "relu")
+    for t, target in enumerate(TARGETS):
+        for i, (view, how) in enumerate(product(VIEWS[:2], HOWS[3:])):
+            yield target, *skips[(i + t) % 4], view, DTYPES[(i + t) % 2], how
 
 
 @pytest.mark.parametrize("target, layer, activation, view, dtype, how", list(combinations()), ids=str)

@@ -78,6 +78,20 @@ def test_autograd_takes_it(activation, needs_bias, device, taken, monkeypatch):
     assert len(taken) == 1
 
 
+@pytest.mark.parametrize("activation, layout, concat_first", (
+    (None, "channels_last", False), ("relu", "channels_first", True), ("gelu", "channels_last", True)))
+def test_autograd_takes_it_from_its_part_of_a_concatenation(activation, layout, concat_first, device, taken):
+    """The same bits as from a gradient of its own, read where it lies."""
+    t = CASES[0].tensors(torch.float16, layout, device=device)
+    leaves = [v.div(8).requires_grad_() for v in (t.x, t.w, t.b)]
+    alone = t3.conv_transpose3d(*leaves, stride=2, activation=activation, backend="triton")
+    separate = torch.autograd.grad(alone, leaves, t.dz)
+    skip = lay_out(torch.ones_like(alone), layout)
+    y = t3.conv_transpose3d(*leaves, stride=2, activation=activation, concat=skip, concat_first=concat_first, backend="triton")
+    dy = torch.cat((skip, t.dz) if concat_first else (t.dz, skip), 1)
+    assert all(map(torch.equal, torch.autograd.grad(y, leaves, dy), separate)) and len(taken) == 2
+
+
 def test_a_compiled_step_takes_it(device, taken):
     """The compiler sees one operator, which decides when it runs."""
     t = CASES[0].tensors(torch.float16, device=device)

@@ -44,6 +44,15 @@ def test_a_forward_is_one_launch_and_the_gradients_are_few(measured, layer):
     assert [name for name, _, _ in measured["launches"][layer]] == KERNELS[layer] + SUMS
 
 
+@pytest.mark.parametrize("layer", KERNELS)
+def test_a_concatenation_is_one_tensor_and_one_copy_more(measured, layer):
+    """Of the skip; and its gradients are those of the layer alone."""
+    forward, backward, with_skip, its_backward = measured["operators"][layer]
+    (allocate, size), kernel = forward
+    assert with_skip == [[allocate, 2 * size], ["aten::copy_", 0], kernel]
+    assert its_backward == backward and [name for name, *_ in backward if name in ("aten::copy_", "aten::clone")] == []
+
+
 def test_arguments_of_a_pointer_launch(measured):
     _, grid, (x, w, y, b, residual, pre, places, *rest) = measured["launches"]["k2s2 channels_first"][0]
     assert (x, w, y, b, residual, pre) == ([2, 64, 8, 8, 8], [64, 32, 2, 2, 2], [2, 32, 16, 16, 16], [32], None, None)

@@ -39,7 +39,7 @@ def test_whatever_computes_the_layer_computes_the_same(trial, name, direction, l
         y = result[0] if direction == "step" else result
         after, p = own.after, own.problem
         assert y.shape == (p.n, p.co * (2 if after.concat else 1), *p.out_size)
-        if peer == OURS and not after.concat:
+        if peer == OURS:
             form = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
             assert y.is_contiguous(memory_format=form)
 

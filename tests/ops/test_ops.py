@@ -32,7 +32,15 @@ def test_the_contract_of_forward(device, channels_last, activation, keep_pre):
 
 def test_the_contract_of_the_exported_operator(device):
     x, w, residual = (operand(name, device, requires_grad=True) for name in ("x", "w", "residual"))
-    opcheck(OPS.conv_transpose3d, (x, w, None, residual, OUT_SIZE, *GEOMETRY, "silu", ()))
+    for concat in (None, torch.randn(2, 3, *OUT_SIZE, device=device, requires_grad=True)):
+        opcheck(OPS.conv_transpose3d, (x, w, None, residual, concat, True, OUT_SIZE, *GEOMETRY, "silu", ()))
+
+
+@pytest.mark.parametrize("concat_first, activation, keep_pre", [(False, "silu", True), (True, "tanh", False)])
+def test_the_contract_of_forward_concat(device, concat_first, activation, keep_pre):
+    x, w, b, residual = (operand(name, device, concat_first and name != "b", True) for name in SHAPES)
+    concat = torch.randn(2, 3, *OUT_SIZE, device=device, dtype=torch.float16, requires_grad=True)
+    opcheck(OPS.forward_concat, (x, w, b, residual, concat, concat_first, OUT_SIZE, *GEOMETRY, activation, (), keep_pre))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -62,6 +70,8 @@ def test_fake_results_have_the_strides_of_real_ones(device, size, layout):
     dz = lay_out(torch.randn(x.shape[0], 2, *(2 * s for s in x.shape[2:]), device=device))
     out_size = tuple(2 * s for s in x.shape[2:])
     calls = [(OPS.forward, (x, w, None, None, out_size, *geometry, "silu", (), True)),
+             (OPS.forward_concat, (x, w, None, None, dz[:, :1, :out_size[0], :out_size[1], :1].expand(-1, 3, *out_size), True,
+                                   out_size, *geometry, "silu", (), True)),
              (OPS.activation_grad, (torch.randn(dz.shape, device=device), dz, "relu", ()))]
     if dz.shape[2:] == out_size:
         calls += [(OPS.grad_input, (dz, w, tuple(x.shape[2:]), *geometry)),

@@ -100,6 +100,19 @@ def test_unbatched_and_out(device, subclass, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("which", ["x", "skip"])
+def test_a_concatenation(device, subclass, which, backend):
+    x, w, b, skip = operands(device)
+    layer = lambda x, skip: conv_transpose3d(x, w, b, 2, activation="relu", concat=skip, backend=backend)
+    expected = layer(x, skip)
+    inputs = [in_subclass(t, subclass) if name == which else t for name, t in (("x", x), ("skip", skip))]
+    y, dy = layer(*inputs), torch.randn_like(expected)
+    assert type(y) is subclass and torch.equal(y.as_subclass(torch.Tensor), expected)
+    for found, other in zip(torch.autograd.grad(y, inputs, dy), torch.autograd.grad(expected, (x, skip), dy)):
+        assert torch.equal(found.as_subclass(torch.Tensor), other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_tensorflows_layer(device, subclass, backend):
     layer = Conv3DTranspose(2, 3, 2, "same", activation="relu", backend=backend)
     x = torch.randn(1, 1, 2, 2, 3, device=device)

@@ -13,7 +13,7 @@ from ..planning.device import Device
 from ..planning.plan import plan
 from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
 from .binding import Call, interpreting
-from .tensors import NAMES, empty, problem_of, reach
+from .tensors import NAMES, channel_parts, empty, problem_of, reach
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
@@ -45,32 +45,39 @@ def unsupported(x: torch.Tensor, w: torch.Tensor) -> str | None:
 
 
 def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, out=None,
-            keep_pre=False, records=None):
+            keep_pre=False, records=None, concat=None, concat_first=False):
     """y [N, CO, *out_size] and the value before the activation (None unless keep_pre), in one launch of the layer.
 
-    y has x's memory format, or is written into out, any view of that shape. Sizes are checked by the caller. records is
-    the caller's own memory of calls that differ in nothing but where their tensors lie, and in precision.
+    y has x's memory format, or is written into out, any view of that shape. The other value has y's strides, which is how
+    the kernels write it. With concat [N, C, *out_size], y has a copy of it beside the layer's channels, which are launched
+    on their part of y. Sizes are checked by the caller. records is the caller's own memory of calls that differ in nothing
+    but where their tensors lie, and in precision.
     """
     if b is not None and not b.is_contiguous():
         b = b.contiguous()
     key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
            b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
-           out if out is None else _place(out), current())
+           out if out is None else _place(out), concat if concat is None else (concat.shape[1], concat_first), current())
     if records is None:
         records = _records
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
     call = records.get(key)
     if call is None:
-        y = empty((x.shape[0], w.shape[1] * groups, *out_size), x) if out is None else out
+        channels, others = w.shape[1] * groups, 0 if concat is None else concat.shape[1]
+        y = empty((x.shape[0], channels + others, *out_size), x) if out is None else out
+        own = y if concat is None else channel_parts(y, channels, concat_first)[0]
         if y.numel() == 0:
-            return y, torch.empty_like(y) if keep_pre else None
+            return y, _like(own) if keep_pre else None
         epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
         call = _bound(records, key, x, problem_of(
-            "forward", x, w, y, epilogue, stride, padding, dilation, groups, precision, residual))
+            "forward", x, w, own, epilogue, stride, padding, dilation, groups, precision, residual))
         call.result = y.shape, y.stride()
-    y = x.new_empty_strided(*call.result) if out is None else out
-    pre = torch.empty_like(y) if keep_pre else None
-    call.run((x, w, y, b, residual, pre))
+    y = own = x.new_empty_strided(*call.result) if out is None else out
+    if concat is not None:
+        own, other = channel_parts(y, w.shape[1] * groups, concat_first)
+        other.copy_(concat)
+    pre = _like(own) if keep_pre else None
+    call.run((x, w, own, b, residual, pre))
     return y, pre
 
 
@@ -191,6 +198,11 @@ def activation_grad(dy, saved, activation):
     dz = saved.new_empty_strided(*call.result)
     call.run((dy, saved, dz))
     return dz
+
+
+def _like(t):
+    """Memory for another tensor in exactly the strides of t."""
+    return t.new_empty_strided(t.shape, t.stride())
 
 
 def _place(t) -> tuple:

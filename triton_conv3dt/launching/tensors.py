@@ -74,6 +74,13 @@ def empty(shape, like):
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
 
 
+def channel_parts(t, channels: int, concat_first: bool):
+    """The views of t [..., C, D, H, W] that a layer's channels have in a concatenation, and what it is concatenated with."""
+    others = t.shape[-4] - channels
+    first, second = t.split_with_sizes((others, channels) if concat_first else (channels, others), -4)
+    return (second, first) if concat_first else (first, second)
+
+
 def weight_strides(w) -> tuple[int, int, int] | None:
     """(ci, co, tap) strides where one stride serves all taps, else None."""
     tap = _one_stride(w.shape[2:], w.stride()[2:], 1)

@@ -13,8 +13,8 @@ from ..checking import reference, trial_tensors
 from ..ops import composite
 from ..problems.case import output_padding
 from ..problems.problem import Problem
-from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, STEP, Setting
-from .verification import Tensors, concatenate, memory_format, parts, upstream
+from .selection import COMPILED, CUDNN, CUDNN_LAST, JAX, MATMUL, OURS, Setting
+from .verification import Tensors, concatenate, upstream
 
 
 class SelfTimedCall:
@@ -126,14 +126,7 @@ def _ours(setting: Setting, t: Tensors) -> Callable:
     def fused(x, w, b, skip):
         if not after.concat:
             return conv_transpose3d_sized(x, w, b, **given, residual=skip)
-        if setting.direction == STEP:  # an `out` has no derivatives
-            return concatenate(after, conv_transpose3d_sized(x, w, b, **given), skip)
-        both = torch.empty((p.n, 2 * p.co, *p.out_size), dtype=x.dtype, device=x.device,
-                           memory_format=memory_format(setting.layout))
-        own, other = parts(after, both, p.co)
-        conv_transpose3d_sized(x, w, b, **given, out=own)
-        other.copy_(skip)
-        return both
+        return conv_transpose3d_sized(x, w, b, **given, concat=skip, concat_first=after.concat == "last")
 
     return _call(fused, setting, t)
 

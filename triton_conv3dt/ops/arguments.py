@@ -73,8 +73,8 @@ def check_out_size(x, w, out_size) -> None:
                            "padding or a larger input")
 
 
-def check_tensors(input, weight, bias, residual, out) -> None:
-    """All that have to be are tensors.
+def check_tensors(input, weight, bias, residual, concat, concat_first, out) -> None:
+    """All that have to be are tensors, and concat_first is not one.
 
     Raises:
         TypeError: one is not.
@@ -82,9 +82,12 @@ def check_tensors(input, weight, bias, residual, out) -> None:
     for name, t in (("input", input), ("weight", weight)):
         if not isinstance(t, torch.Tensor):
             raise TypeError(f"conv_transpose3d(): argument {name!r} must be Tensor, not {type(t).__name__}")
-    for name, t in (("bias", bias), ("residual", residual), ("out", out)):
+    for name, t in (("bias", bias), ("residual", residual), ("concat", concat), ("out", out)):
         if t is not None and not isinstance(t, torch.Tensor):
             raise TypeError(f"conv_transpose3d(): argument {name!r} must be Tensor or None, not {type(t).__name__}")
+    if not isinstance(concat_first, bool):
+        raise TypeError("conv_transpose3d(): argument 'concat_first' must be True or False, not "
+                        f"{type(concat_first).__name__}; the tensor that comes first is concat")
 
 
 def check_operands(x, w, b, groups) -> None:
@@ -116,14 +119,31 @@ def check_operands(x, w, b, groups) -> None:
     _same(x, weight=w, bias=b)
 
 
-def check_epilogue(x, w, groups, out_size, residual, out) -> None:
-    """The residual and `out` have the shape, the dtype and the device of the result."""
-    shape = [*x.shape[:-4], w.shape[1] * groups, *out_size]
-    for name, t in (("residual", residual), ("out", out)):
-        if t is not None and list(t.shape) != shape:
-            raise RuntimeError(f"expected {name} to have the shape of the result, {shape}, received {_shape(t)}. It is "
-                               f"neither broadcast nor resized" + "; use .expand" * (name == "residual"))
-    _same(x, residual=residual, out=out)
+def check_epilogue(x, w, groups, out_size, residual, concat, out) -> None:
+    """What follows the layer fits its result: the residual and `out` have its shape, dtype and device, a tensor to
+    concatenate all of its shape but the channels; `out` has the channels of both, in the wider dtype.
+    """
+    shape, result, wide = [*x.shape[:-4], w.shape[1] * groups, *out_size], "the result", False
+    _expect("residual", residual, shape, "the layer's result", "use .expand")
+    if concat is not None:
+        channels, others = shape[-4], concat.shape[-4] if concat.dim() == x.dim() else "any"
+        _expect("concat", concat, [*shape[:-4], others, *shape[-3:]], "the layer's result, but for its channels",
+                "crop or pad it, or choose output_padding or output_size so that the sizes meet")
+        shape[-4], result = channels + others, f"the result, {channels} channels of the layer and {others} of concat"
+        wide = not keeps_dtype(x, concat)
+        _same_device(x, concat=concat)
+    _expect("out", out, shape, result)
+    _same(x, residual=residual, out=None if wide else out)
+    if wide and out is not None:
+        if out.dtype != (dtype := torch.promote_types(x.dtype, concat.dtype)):
+            raise RuntimeError(f"input has dtype {x.dtype}, concat has dtype {concat.dtype} and out has dtype {out.dtype}: "
+                               f"it should be {dtype}, as torch.cat promotes. Convert one, such as concat.to(input.dtype)")
+        _same_device(x, out=out)
+
+
+def keeps_dtype(x, concat) -> bool:
+    """Whether a concatenation with a result of x's dtype has that dtype."""
+    return torch.promote_types(x.dtype, concat.dtype) == x.dtype
 
 
 def check_choice(name: str, value, choices) -> None:
@@ -131,8 +151,9 @@ def check_choice(name: str, value, choices) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, received {value!r}")
 
 
-def check_memory(out, **inputs) -> None:
-    """`out` may be written to while the inputs are read; it may be the residual itself.
+def check_memory(out, own, other, **inputs) -> None:
+    """`out` may be written to while the inputs are read. own is the part of it that the layer writes, which may be the
+    residual itself; other the part, or None, that may be what is concatenated.
 
     Raises:
         RuntimeError: elements of out share a place in memory, or one of them lies in an input.
@@ -143,7 +164,8 @@ def check_memory(out, **inputs) -> None:
     for name, t in inputs.items():
         if t is None or not internals.is_alias(t, out):
             continue
-        if name == "residual" and t.data_ptr() == out.data_ptr() and t.stride() == out.stride():
+        place = own if name == "residual" else other if name == "concat" else None
+        if place is not None and _same_memory(t, place):
             continue
         if _overlap(out, t):
             raise RuntimeError(f"some elements of {name} and out refer to a single place in memory, and out would be "
@@ -187,11 +209,22 @@ def _shape(t) -> list:
     return list(t.shape)
 
 
+def _expect(name: str, t, shape: list, what: str, help: str = "") -> None:
+    if t is not None and _shape(t) != shape:
+        raise RuntimeError(f"expected {name} to have the shape of {what}, [{', '.join(map(str, shape))}], received "
+                           f"{_shape(t)}. It is neither broadcast nor resized" + f"; {help}" * bool(help))
+
+
 def _same(x, **others) -> None:
     for name, t in others.items():
         if t is not None and t.dtype != x.dtype:
             raise RuntimeError(f"input has dtype {x.dtype} and {name} has dtype {t.dtype}: they should be the same. "
                                f"Convert one of them, such as {name}.to(input.dtype), or use torch.autocast")
+    _same_device(x, **others)
+
+
+def _same_device(x, **others) -> None:
+    for name, t in others.items():
         if t is not None and t.device != x.device:
             raise RuntimeError(f"input is on {x.device} and {name} is on {t.device}: expected all tensors to be on the "
                                f"same device, such as {name}.to(input.device)")
@@ -208,10 +241,17 @@ def _overlaps_itself(shape, strides) -> bool:
     return False
 
 
+def _same_memory(a, b) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.dtype == b.dtype
+
+
 def _overlap(a, b) -> bool:
-    """Whether two tensors of one dtype share a place in memory; exact, so slices between each other's rows pass."""
+    """Whether two tensors share a place in memory; exact, so slices between each other's rows pass, but where one memory
+    is read as elements of two sizes."""
     if not a.numel() or not b.numel():
         return False
+    if a.element_size() != b.element_size():
+        return True
     terms = {}
     for t in (a, b):
         for s, n in zip(t.stride(), t.shape):

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction  # what Function is below functorch's dispatch
 
 from ..checking import reference
+from ..launching.tensors import channel_parts
 from . import flops, internals, vmap  # noqa: F401 (flops and vmap register their rules)
 from .arguments import refuse_derivatives
 from .schemas import IMPLEMENTATIONS, NAMESPACE, activation_of, backward, library, with_tuples
@@ -106,13 +107,26 @@ def _sum(a, b):
     return b if a is None else a if b is None else a + b
 
 
+def _own(ctx, saved):
+    """The layer's channels of what was saved."""
+    return saved if saved is None or ctx.concat is None else channel_parts(saved, *ctx.concat)[0]
+
+
 # The names of these classes are what a profile and a tensor's grad_fn show.
 
 class ConvTranspose3d(_SingleLevelFunction):
+    """forward, and forward_concat where there is something to concatenate."""
+
     @staticmethod
-    def forward(ctx, direct, x, w, b, residual, out_size, geometry, activation, parameters, keep_pre):
-        y, pre = forward.below_autograd(direct, x, w, b, residual, out_size, *geometry, activation, parameters,
-                                        keep_pre)
+    def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters, keep_pre):
+        rest = (out_size, *geometry, activation, parameters, keep_pre)
+        if concat is None:
+            ctx.concat = None
+            y, pre = forward.below_autograd(direct, x, w, b, residual, *rest)
+        else:
+            ctx.concat = w.shape[1] * geometry[3], concat_first
+            ctx.concat_shape, ctx.concat_dtype = concat.shape, concat.dtype
+            y, pre = forward_concat.below_autograd(direct, x, w, b, residual, concat, concat_first, *rest)
         ctx.set_materialize_grads(False)
         ctx.out_size, ctx.geometry, ctx.keep_pre = out_size, geometry, keep_pre
         ctx.activation, ctx.parameters = activation, parameters
@@ -120,8 +134,9 @@ class ConvTranspose3d(_SingleLevelFunction):
         saved = None
         if activation:
             saved = y if activation_of(activation, parameters).derivative_from == "output" else pre
-        needs_x, needs_w = ctx.needs_input_grad[1:3]
-        ctx.save_for_backward(x if needs_w else None, w if needs_x else None, saved)
+        needs_x, needs_w, needs_b, needs_residual = ctx.needs_input_grad[1:5]
+        needs_saved = needs_x or needs_w or needs_b or needs_residual
+        ctx.save_for_backward(x if needs_w else None, w if needs_x else None, saved if needs_saved else None)
         if internals.forward_level._current_level >= 0:
             ctx.save_for_forward(x, w, saved)
         return (y, pre) if keep_pre else y
@@ -129,14 +144,22 @@ class ConvTranspose3d(_SingleLevelFunction):
     @staticmethod
     def backward(ctx, dy, dpre=None):
         x, w, saved = ctx.saved_tensors
-        _, needs_x, needs_w, needs_b, needs_residual, *_ = ctx.needs_input_grad
-        dx = dw = db = None
+        _, needs_x, needs_w, needs_b, needs_residual, needs_concat, *rest = ctx.needs_input_grad
+        dx = dw = db = dconcat = None
+        if ctx.concat is not None:
+            saved = _own(ctx, saved)
+            if dy is not None:
+                dy, dconcat = channel_parts(dy, *ctx.concat)
+                dconcat = dconcat.to(ctx.concat_dtype) if needs_concat else None
+            if not (needs_x or needs_w or needs_b or needs_residual):
+                dy = dpre = None
+        others = dconcat, *(None for _ in rest)
         in_one_pass = dpre is None and needs_x and needs_w and not needs_residual
         if dy is not None and in_one_pass and not (_is_grad_enabled() or _transformed()):
             # Nobody differentiates these, so they may come from one pass over memory.
             args = (dy, x, w, saved, needs_b, ctx.w_strides, *ctx.geometry, ctx.activation, ctx.parameters)
             dx, dw, db = backward(*args) if _plain((dy, x, w, saved)) else _OPS.backward(*args)
-            return None, dx, dw, db if needs_b else None, None, None, None, None, None, None
+            return None, dx, dw, db if needs_b else None, None, *others
         if dy is not None and ctx.activation:
             dy = activation_grad(dy, saved, ctx.activation, ctx.parameters)
         dz = _sum(dy, dpre)
@@ -147,10 +170,10 @@ class ConvTranspose3d(_SingleLevelFunction):
                 dw = grad_weight(x, dz, ctx.kernel, ctx.w_strides, *ctx.geometry)
             if needs_b:
                 db = grad_bias(dz)
-        return None, dx, dw, db, dz if needs_residual else None, None, None, None, None, None
+        return None, dx, dw, db, dz if needs_residual else None, *others
 
     @staticmethod
-    def jvp(ctx, _, tx, tw, tb, tresidual, *__):
+    def jvp(ctx, _, tx, tw, tb, tresidual, tconcat, *__):
         x, w, saved = ctx.saved_tensors
         linear = (ctx.out_size, *ctx.geometry, None, (), False)
         tz = tresidual
@@ -161,7 +184,13 @@ class ConvTranspose3d(_SingleLevelFunction):
         if tb is not None:
             size = (x.shape[0], tb.shape[0], *ctx.out_size)
             tz = _sum(tb.view(-1, 1, 1, 1).expand(size), tz)
-        ty = activation_grad(tz, saved, ctx.activation, ctx.parameters) if ctx.activation else tz
+        if tz is None:  # the only tangent is concat's
+            ty = tz = x.new_zeros((x.shape[0], ctx.concat[0], *ctx.out_size))
+        else:
+            ty = activation_grad(tz, _own(ctx, saved), ctx.activation, ctx.parameters) if ctx.activation else tz
+        if ctx.concat is not None:
+            tconcat = x.new_zeros(ctx.concat_shape) if tconcat is None else tconcat
+            ty = torch.cat((tconcat, ty) if ctx.concat[1] else (ty, tconcat), 1)
         return (ty, tz) if ctx.keep_pre else ty
 
 
@@ -227,12 +256,17 @@ class ConvTranspose3dGradBias(_SingleLevelFunction):
         return grad_bias(tdz)
 
 
-def _forward(direct, x, w, b, residual, out_size, *rest):
-    """`forward` with derivatives: the pre-activation is kept, too, where the activation's derivative needs it."""
+def _forward(direct, x, w, b, residual, *rest):
+    return _forward_concat(direct, x, w, b, residual, None, False, *rest)
+
+
+def _forward_concat(direct, x, w, b, residual, concat, concat_first, out_size, *rest):
+    """The operator with derivatives: the pre-activation is kept, too, where the activation's derivative needs it."""
     *geometry, activation, parameters, keep_pre = rest
-    needed = activation is not None and activation_of(activation, parameters).derivative_from == "input"
-    result = ConvTranspose3d.apply(direct, x, w, b, residual, out_size, geometry, activation, parameters,
-                                   keep_pre or needed)
+    needed = (activation is not None and activation_of(activation, parameters).derivative_from == "input"
+              and (concat is None or _tracked((x, w, b, residual))))
+    result = ConvTranspose3d.apply(direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation,
+                                   parameters, keep_pre or needed)
     y, pre = result if keep_pre or needed else (result, None)
     return y, pre if keep_pre else None if direct else x.new_empty((0,))
 
@@ -251,6 +285,7 @@ def _activation_grad(direct, dy, saved, activation, parameters):
 
 forward = Operator("forward", 4, _forward)
 forward_out = Operator("forward_out", 5, _forward_out)
+forward_concat = Operator("forward_concat", 5, _forward_concat)
 grad_input = Operator("grad_input", 2, ConvTranspose3dGradInput.apply)
 grad_weight = Operator("grad_weight", 2, ConvTranspose3dGradWeight.apply)
 grad_bias = Operator("grad_bias", 1, ConvTranspose3dGradBias.apply)

@@ -2,6 +2,7 @@
 
     forward          y = activation(conv_transpose(x, w) + b + residual), and the value before the activation
     forward_out      the same into `out`, which may be any view
+    forward_concat   forward's y beside a copy of `concat`, in one tensor
     grad_input       dx from dz and w
     grad_weight      dw from x and dz, in the strides of the weight
     grad_bias        db from dz
@@ -18,7 +19,7 @@ import functools
 import torch
 
 from ..launching import launch
-from ..launching.tensors import memory_format
+from ..launching.tensors import channel_parts, empty, memory_format
 from ..problems.activations import Activation
 from . import internals
 from .arguments import lower_precision
@@ -30,6 +31,9 @@ SCHEMAS = {
                "str? activation, float[] parameters, bool keep_pre) -> (Tensor y, Tensor pre)",
     "forward_out": f"(Tensor x, Tensor w, Tensor? b, Tensor? residual, Tensor(a!) out, SymInt[] out_size, {GEOMETRY}, "
                    "str? activation, float[] parameters) -> ()",
+    "forward_concat": "(Tensor x, Tensor w, Tensor? b, Tensor? residual, Tensor concat, bool concat_first, "
+                      f"SymInt[] out_size, {GEOMETRY}, str? activation, float[] parameters, bool keep_pre) "
+                      "-> (Tensor y, Tensor pre)",
     "grad_input": f"(Tensor dz, Tensor w, SymInt[] in_size, {GEOMETRY}) -> Tensor",
     "grad_weight": f"(Tensor x, Tensor dz, SymInt[] kernel, SymInt[] w_strides, {GEOMETRY}) -> Tensor",
     "grad_bias": "(Tensor dz) -> Tensor",
@@ -37,6 +41,8 @@ SCHEMAS = {
                 "str? activation, float[] parameters) -> (Tensor dx, Tensor dw, Tensor db)",
     "activation_grad": "(Tensor dy, Tensor saved, str activation, float[] parameters) -> Tensor",
 }
+
+FORWARDS = "forward", "forward_out", "forward_concat"
 
 library = torch.library.Library(NAMESPACE, "DEF")
 # The fake results have exact strides, so the compiler must not choose others for what it hands in.
@@ -55,7 +61,7 @@ def _precision(given: str | None, dtype: torch.dtype) -> str:
     return "tf32" if internals.convolution_precision() == "tf32" else "ieee"
 
 
-# Implementations: every sequence is a tuple. `forward` returns None for a pre-activation that is not kept.
+# Implementations: every sequence is a tuple. None is returned for a pre-activation that is not kept.
 
 def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters,
             keep_pre, records=None):
@@ -68,6 +74,13 @@ def forward_out(x, w, b, residual, out, out_size, stride, padding, dilation, gro
                    activation_of(activation, parameters) if activation else None, out)
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)
+
+
+def forward_concat(x, w, b, residual, concat, concat_first, out_size, stride, padding, dilation, groups, precision,
+                   activation, parameters, keep_pre, records=None):
+    return launch.forward(x, w, b, residual, out_size, stride, padding, dilation, groups, _precision(precision, x.dtype),
+                          activation_of(activation, parameters) if activation else None, None, keep_pre, records, concat,
+                          concat_first)
 
 
 def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation, parameters):
@@ -94,7 +107,7 @@ def activation_grad(dy, saved, activation, parameters):
 
 
 IMPLEMENTATIONS = {f.__name__: f for f in (
-    forward, forward_out, grad_input, grad_weight, grad_bias, backward, activation_grad)}
+    forward, forward_out, forward_concat, grad_input, grad_weight, grad_bias, backward, activation_grad)}
 
 
 def with_tuples(args):
@@ -116,11 +129,11 @@ def _dispatched(name: str):
 
     def run(*args):
         args = list(map(_plain, with_tuples(args)))
-        reason = launch.unsupported(args[0], args[1]) if name in ("forward", "forward_out") else None
+        reason = launch.unsupported(args[0], args[1]) if name in FORWARDS else None
         if reason is not None:
             raise RuntimeError(f"{NAMESPACE}::{name} cannot run on {args[0].device}: {reason}")
         result = implementation(*args)
-        if name in ("forward", "backward") and result[-1] is None:
+        if isinstance(result, tuple) and result[-1] is None:
             return *result[:-1], args[0].new_empty((0,))
         return result
 
@@ -134,6 +147,14 @@ def _fake_forward(x, w, b, residual, out_size, stride, padding, dilation, groups
     size = (x.shape[0], w.shape[1] * groups, *out_size)
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     return y, torch.empty_like(y) if keep_pre else x.new_empty((0,))
+
+
+def _fake_forward_concat(x, w, b, residual, concat, concat_first, out_size, stride, padding, dilation, groups, precision,
+                         activation, parameters, keep_pre):
+    channels = w.shape[1] * groups
+    y = empty((x.shape[0], channels + concat.shape[1], *out_size), x)
+    own, _ = channel_parts(y, channels, concat_first)
+    return y, own.new_empty_strided(own.shape, own.stride()) if keep_pre else x.new_empty((0,))
 
 
 def _fake_grad_input(dz, w, in_size, *geometry):
@@ -159,6 +180,7 @@ def _fake_activation_grad(dy, saved, activation, parameters):
 FAKES = {
     "forward": _fake_forward,
     "forward_out": lambda *args: None,
+    "forward_concat": _fake_forward_concat,
     "grad_input": _fake_grad_input,
     "grad_weight": _fake_grad_weight,
     "grad_bias": lambda dz: dz.new_empty((dz.shape[1],)),
@@ -181,6 +203,6 @@ for _name in SCHEMAS:
     library.impl(_name, _dispatched(_name), "CUDA")
     library.impl(_name, _dispatched(_name), "CPU")
     torch.library.register_fake(f"{NAMESPACE}::{_name}", FAKES[_name], lib=library)
-for _name in ("forward", "forward_out"):
+for _name in FORWARDS:
     for _device_type, _key in internals.AUTOCAST_KEYS.items():
         library.impl(_name, _autocast(_name, _device_type), _key)

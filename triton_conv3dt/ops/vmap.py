@@ -31,6 +31,17 @@ def _forward(info, dims, x, w, b, residual, out_size, stride, padding, dilation,
         axis, axis if keep_pre else None)
 
 
+def _forward_concat(info, dims, x, w, b, residual, concat, concat_first, *rest):
+    """The layer, and then a concatenation: channels of several elements may be one group after the other in the result."""
+    own, batch, (y_dim, pre_dim) = dims[:4], info.batch_size, (None, None)
+    if any(dim is not None for dim in own):
+        (y, pre), (y_dim, pre_dim) = _forward(info, own, x, w, b, residual, *rest)
+    else:
+        y, pre = _ops.forward(x, w, b, residual, *rest)
+    y, concat = (t.expand(batch, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in ((y, y_dim), (concat, dims[4])))
+    return (torch.cat((concat, y) if concat_first else (y, concat), 2), pre), (0, pre_dim)
+
+
 def _grad_input(info, dims, dz, w, in_size, stride, padding, dilation, groups, precision):
     axis, (dz_dim, w_dim, *_), batch = 0, dims, info.batch_size
     if w_dim is not None:
@@ -57,6 +68,7 @@ def _activation_grad(info, dims, dy, saved, activation, parameters):
     return _ops.activation_grad(dy, saved, activation, parameters).unflatten(0, (info.batch_size, -1)), 0
 
 
-for _name, _rule in {"forward": _forward, "grad_input": _grad_input, "grad_weight": _grad_weight,
-                     "grad_bias": _grad_bias, "activation_grad": _activation_grad}.items():
+for _name, _rule in {"forward": _forward, "forward_concat": _forward_concat, "grad_input": _grad_input,
+                     "grad_weight": _grad_weight, "grad_bias": _grad_bias,
+                     "activation_grad": _activation_grad}.items():
     torch.library.register_vmap(f"{NAMESPACE}::{_name}", _rule, lib=library)

@@ -1,10 +1,11 @@
-"""The public interface with autograd: every activation, residual, out= and views."""
+"""The public interface with autograd: every activation, residual, concat=, out= and views."""
 
 import torch
 from layouts import lay_out
 
 import triton_conv3dt as t3
 from triton_conv3dt.checking import reference
+from triton_conv3dt.launching.tensors import channel_parts
 from triton_conv3dt.problems.activations import ACTIVATIONS, Activation
 
 LAYERS = {  # n, ci, co, sizes, kernel; stride, padding, output_padding, groups, dilation
@@ -16,17 +17,18 @@ LAYERS = {  # n, ci, co, sizes, kernel; stride, padding, output_padding, groups,
     "one to one": (1, 1, 1, (1, 2, 3), 2, 2, 0, 0, 1, 1)}
 VIEWS = ("channels_first", "channels_last", "misaligned", "misaligned_channels_last", "concatenated",
          "concatenated_channels_last", "sliced")
+HOWS = ("plain", "residual", "out", "skip first", "skip last")
 TOLERANCES = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 2.0**-18}  # behind a smooth activation
 
 
 def interface(rng, device):
     """One of the layers, with any activation in any view."""
     return chosen(rng.choice(tuple(LAYERS)), rng.choice((None, *ACTIVATIONS)), rng.choice(VIEWS),
-                  rng.choice(tuple(TOLERANCES)), rng.choice(("plain", "residual", "out")))
+                  rng.choice(tuple(TOLERANCES)), rng.choice(HOWS))
 
 
 def chosen(layer, activation, view, dtype, how):
-    """The case of a layer; how: "plain", "residual", or "out", which has no gradients."""
+    """The case of a layer; how: one of HOWS, of which "out" has no gradients."""
     what = dict(layer=layer, activation=activation, view=view, dtype=str(dtype), how=how)
     return what, lambda: check(LAYERS[layer], activation, view, dtype, how)
 
@@ -38,7 +40,7 @@ def check(layer, activation, view, dtype, how):
     precision = "ieee" if fused and dtype is torch.float32 else None
     given = dict(activation=activation, precision=precision, backend="triton")
     x, w, b, residual, dy = tensors(layer, view, dtype, 16 if fused else 1)
-    residual = residual if how == "residual" else None
+    skip, first, residual = residual if "skip" in how else None, how == "skip first", residual if how == "residual" else None
     exact = [t.double().requires_grad_() for t in (x, w, b)]
     z = torch.nn.functional.conv_transpose3d(*exact, *geometry)
     z = z if residual is None else z + residual.double()
@@ -48,13 +50,18 @@ def check(layer, activation, view, dtype, how):
         near(written(x, w, b, geometry, truth.shape, given, "last" in view), truth.detach(), tolerance, "out")
         return
     inputs = [t.requires_grad_() for t in (x, w, b)]
-    y = t3.conv_transpose3d(*inputs, *geometry, residual=residual, **given)
+    y = result = t3.conv_transpose3d(*inputs, *geometry, residual=residual, concat=skip, concat_first=first, **given)
+    upstream = dy
+    if skip is not None:
+        y, copy = channel_parts(result, skip.shape[1], first)
+        assert torch.equal(copy, skip), "the skip is not what it was"
+        upstream = torch.cat((skip, dy) if first else (dy, skip), 1)
     near(y.detach(), truth.detach(), tolerance, "y")
     dz = dy.double()
     if fused:  # the derivative by the definition, from what was saved, rounded as the kernel rounds
         kept = y.detach() if fused.derivative_from == "output" else z.detach().to(dtype)
         dz = dz * reference.activation_derivative(kept.double(), fused.name, fused.parameters)
-    found, wanted = torch.autograd.grad(y, inputs, dy), torch.autograd.grad(z, exact, dz)
+    found, wanted = torch.autograd.grad(result, inputs, upstream), torch.autograd.grad(z, exact, dz)
     for name, found, wanted in zip(("dx", "dw", "db"), found, wanted):
         near(found, wanted, 6 * tolerance, name)
 
