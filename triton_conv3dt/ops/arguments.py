@@ -12,6 +12,9 @@ from . import internals
 
 BACKENDS = ("auto", "triton", "torch")
 AXES = ("depth", "height", "width")
+_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
+           torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128)
+_PROMOTED = {(a, b): torch.promote_types(a, b) for a in _DTYPES for b in _DTYPES}
 
 
 def triple(name: str, value, least: int | None = None) -> tuple:
@@ -135,7 +138,7 @@ def check_epilogue(x, w, groups, out_size, residual, concat, out) -> None:
     _expect("out", out, shape, result)
     _same(x, residual=residual, out=None if wide else out)
     if wide and out is not None:
-        if out.dtype != (dtype := torch.promote_types(x.dtype, concat.dtype)):
+        if out.dtype != (dtype := promoted(x.dtype, concat.dtype)):
             raise RuntimeError(f"input has dtype {x.dtype}, concat has dtype {concat.dtype} and out has dtype {out.dtype}: "
                                f"it should be {dtype}, as torch.cat promotes. Convert one, such as concat.to(input.dtype)")
         _same_device(x, out=out)
@@ -143,7 +146,12 @@ def check_epilogue(x, w, groups, out_size, residual, concat, out) -> None:
 
 def keeps_dtype(x, concat) -> bool:
     """Whether a concatenation with a result of x's dtype has that dtype."""
-    return torch.promote_types(x.dtype, concat.dtype) == x.dtype
+    return promoted(x.dtype, concat.dtype) == x.dtype
+
+
+def promoted(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The dtype of a concatenation. PyTorch is asked where it must be: an export records the question as an operator."""
+    return a if a == b else _PROMOTED.get((a, b)) or torch.promote_types(a, b)
 
 
 def check_choice(name: str, value, choices) -> None:
