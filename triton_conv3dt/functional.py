@@ -3,9 +3,10 @@
 import os
 import sys
 import warnings
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .launching.launch import unsupported
@@ -14,6 +15,8 @@ from .ops import activations, arguments, autograd, composite, decompositions, in
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
 
+Ints = int | Sequence[int]  # along depth, height and width
+Follows = str | tuple[Any, ...] | Callable[[Tensor], Tensor] | None
 _REMEMBERED_CALLS = 4096
 
 
@@ -32,9 +35,10 @@ class _Call(NamedTuple):
 _calls: dict[tuple, _Call] = {}
 
 
-def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     activation=None, residual=None, concat=None, concat_first=False, out=None, precision=None,
-                     backend="auto"):
+def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
+                     output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1, *, activation: Follows = None,
+                     residual: Tensor | None = None, concat: Tensor | None = None, concat_first: bool = False,
+                     out: Tensor | None = None, precision: str | None = None, backend: str = "auto") -> Tensor:
     """torch.nn.functional.conv_transpose3d, with all that usually follows it in the same kernel:
 
         cat((activation(conv_transpose(input, weight) + bias + residual), concat), dim=1)
@@ -84,9 +88,11 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
                   concat, concat_first, out, precision, backend)
 
 
-def conv_transpose3d_sized(input, weight, bias=None, *, out_size, stride=1, padding=0, dilation=1, groups=1,
-                           activation=None, residual=None, concat=None, concat_first=False, out=None, precision=None,
-                           backend="auto"):
+def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out_size: Ints,
+                           stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1, groups: int = 1,
+                           activation: Follows = None, residual: Tensor | None = None, concat: Tensor | None = None,
+                           concat_first: bool = False, out: Tensor | None = None, precision: str | None = None,
+                           backend: str = "auto") -> Tensor:
     """conv_transpose3d for an explicit crop, which may differ between the two ends of an axis: TensorFlow's SAME, say.
 
     Args:
