@@ -9,13 +9,18 @@ Importing the package imports neither torch nor Triton and touches no GPU: names
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import nn, tf
+    from .functional import conv_transpose3d, conv_transpose3d_sized
 
 __version__ = "0.1.0"
 __all__ = ["conv_transpose3d", "conv_transpose3d_sized", "nn", "tf"]
 _FUNCTIONS = ("conv_transpose3d", "conv_transpose3d_sized")
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ("nn", "tf"):
         return importlib.import_module(f".{name}", __name__)
     if name in _FUNCTIONS:

@@ -3,9 +3,10 @@
 import os
 import sys
 import warnings
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .launching.launch import unsupported
@@ -14,6 +15,8 @@ from .ops import activations, arguments, autograd, composite, decompositions, in
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
 
+Ints = int | Sequence[int]  # along depth, height and width
+Follows = str | tuple[Any, ...] | Callable[[Tensor], Tensor] | None
 _REMEMBERED_CALLS = 4096
 
 
@@ -32,9 +35,10 @@ class _Call(NamedTuple):
 _calls: dict[tuple, _Call] = {}
 
 
-def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     activation=None, residual=None, concat=None, concat_first=False, out=None, precision=None,
-                     backend="auto"):
+def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
+                     output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1, *, activation: Follows = None,
+                     residual: Tensor | None = None, concat: Tensor | None = None, concat_first: bool = False,
+                     out: Tensor | None = None, precision: str | None = None, backend: str = "auto") -> Tensor:
     """torch.nn.functional.conv_transpose3d, with all that usually follows it in the same kernel:
 
         cat((activation(conv_transpose(input, weight) + bias + residual), concat), dim=1)
@@ -84,9 +88,11 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
                   concat, concat_first, out, precision, backend)
 
 
-def conv_transpose3d_sized(input, weight, bias=None, *, out_size, stride=1, padding=0, dilation=1, groups=1,
-                           activation=None, residual=None, concat=None, concat_first=False, out=None,
-                           precision=None, backend="auto"):
+def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out_size: Ints,
+                           stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1, groups: int = 1,
+                           activation: Follows = None, residual: Tensor | None = None, concat: Tensor | None = None,
+                           concat_first: bool = False, out: Tensor | None = None, precision: str | None = None,
+                           backend: str = "auto") -> Tensor:
     """conv_transpose3d for an explicit crop, which may differ between the two ends of an axis: TensorFlow's SAME, say.
 
     Args:
@@ -106,9 +112,9 @@ def conv_transpose3d_sized(input, weight, bias=None, *, out_size, stride=1, padd
     """
     if has_torch_function_variadic(input, weight, bias, residual, concat, out):
         return handle_torch_function(
-            conv_transpose3d_sized, (input, weight, bias, residual, concat, out), input, weight, bias, out_size=out_size,
-            stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation, residual=residual,
-            concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
+            conv_transpose3d_sized, (input, weight, bias, residual, concat, out), input, weight, bias,
+            out_size=out_size, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation,
+            residual=residual, concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
     return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual, concat,
                   concat_first, out, precision, backend)
 
@@ -172,8 +178,7 @@ def _checked(numbers, x, w, b, groups, activation, residual, concat, concat_firs
     fused = None if then else Activation.of(activation)
     name, parameters = (fused.name, fused.parameters) if fused else (None, ())
     triton = _takes_triton(backend, x, w)
-    joined = (concat is not None and triton and then is None and arguments.keeps_dtype(x, concat)
-              and not composite.exporting())  # who reads exported programs knows torch.cat
+    joined = concat is not None and triton and then is None and arguments.keeps_dtype(x, concat)
     return _Call((out_size, stride, padding, dilation, groups, precision, name, parameters), triton, x.dim() == 5, then,
                  concat_first, joined, {})
 
@@ -185,10 +190,12 @@ def _run(call: _Call, x, w, b, residual, concat, out):
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     if call.joined:
         concat = concat if call.batched else concat.unsqueeze(0)
+    if call.triton and composite.exporting():
+        y = decompositions.conv_transpose3d(x, w, b, residual, concat if call.joined else None, call.concat_first,
+                                            *call.arguments)
+    elif call.joined:
         y = autograd.forward_concat(x, w, b, residual, concat, call.concat_first, *call.arguments, False,
                                     records=call.records)[0]
-    elif call.triton and composite.exporting():
-        y = decompositions.conv_transpose3d(x, w, b, residual, *call.arguments)
     elif call.triton:
         y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
     else:
@@ -208,7 +215,8 @@ def _run_into(out, call: _Call, x, w, b, residual, concat):
         own, other = channel_parts(out, out.shape[-4] - concat.shape[-4], call.concat_first)
     if not torch.compiler.is_compiling():  # the compiler reads every input before it writes
         arguments.check_memory(out, own, other, input=x, weight=w, bias=b, residual=residual, concat=concat)
-    if call.joined or call.triton and call.then is None and concat is None and not composite.exporting():
+    direct = call.joined or call.triton and call.then is None and concat is None
+    if direct and not composite.exporting():
         if concat is not None:
             arguments.refuse_derivatives(x, w, b, residual, concat, out)
             other.copy_(concat)

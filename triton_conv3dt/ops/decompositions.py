@@ -11,16 +11,19 @@ import torch
 from . import autograd, composite
 from .schemas import GEOMETRY, NAMESPACE, library, with_tuples
 
-library.define(f"conv_transpose3d(Tensor x, Tensor w, Tensor? b, Tensor? residual, SymInt[] out_size, {GEOMETRY}, "
-               "str? activation, float[] parameters) -> Tensor",
+library.define("conv_transpose3d(Tensor x, Tensor w, Tensor? b, Tensor? residual, Tensor? concat, bool concat_first, "
+               f"SymInt[] out_size, {GEOMETRY}, str? activation, float[] parameters) -> Tensor",
                tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
 
 
-def _conv_transpose3d(x, w, b, residual, *rest):
+def _conv_transpose3d(x, w, b, residual, concat, concat_first, *rest):
     rest = with_tuples(rest)
     if composite.exporting():  # decomposing, or asking for the shape of the result
-        return composite.conv_transpose3d(x, w, b, residual, *rest)
-    return autograd.forward(x, w, b, residual, *rest, False)[0]
+        y = composite.conv_transpose3d(x, w, b, residual, *rest)
+        return y if concat is None else torch.cat((concat, y) if concat_first else (y, concat), 1)
+    if concat is None:
+        return autograd.forward(x, w, b, residual, *rest, False)[0]
+    return autograd.forward_concat(x, w, b, residual, concat, concat_first, *rest, False)[0]
 
 
 library.impl("conv_transpose3d", _conv_transpose3d, "CompositeImplicitAutograd")
