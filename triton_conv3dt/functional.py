@@ -115,8 +115,8 @@ def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = 
             conv_transpose3d_sized, (input, weight, bias, residual, concat, out), input, weight, bias,
             out_size=out_size, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation,
             residual=residual, concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
-    return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual, concat,
-                  concat_first, out, precision, backend)
+    return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual,
+                  concat, concat_first, out, precision, backend)
 
 
 def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend):

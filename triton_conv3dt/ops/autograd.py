@@ -118,7 +118,8 @@ class ConvTranspose3d(_SingleLevelFunction):
     """forward, and forward_concat where there is something to concatenate."""
 
     @staticmethod
-    def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters, keep_pre):
+    def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters,
+                keep_pre):
         rest = (out_size, *geometry, activation, parameters, keep_pre)
         if concat is None:
             ctx.concat = None
