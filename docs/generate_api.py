@@ -73,6 +73,7 @@ def signature(name: str, function) -> str:
     returns = f"\0->\0{ast.unparse(node.returns)}" if node.returns else ""
     text = f"{name}({ast.unparse(node.args)}){returns}".replace("'", '"')
     text = re.sub(r"(?<=[=\[])\([^()]*\)", lambda pair: pair[0].replace(" ", "\0"), text)  # a default stays in one line
+    text = text.replace(": ", ":\0").replace(" | ", "\0|\0")  # and so does an annotation
     lines = textwrap.wrap(text, WIDTH, subsequent_indent=" " * (len(name) + 1), break_long_words=False,
                           break_on_hyphens=False)
     return "\n".join(["```python", *lines, "```"]).replace("\0", " ")

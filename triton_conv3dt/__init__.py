@@ -1,27 +1,33 @@
 """Transposed 3-D convolution in Triton, forward and backward, for PyTorch.
 
-    conv_transpose3d    torch.nn.functional.conv_transpose3d, with bias, residual, activation and `out` in one kernel
-    nn.ConvTranspose3d  the module, with the parameters and the state_dict of PyTorch's
-    tf                  the same layer with TensorFlow's arguments
-    fusing              torch.compile(model, backend="triton_conv3dt"): what follows the layer becomes part of its call
+    conv_transpose3d        torch.nn.functional.conv_transpose3d, with bias, residual, activation, `out` in one kernel
+    conv_transpose3d_sized  the same, where the output's size is given and more is cropped on one side than on the other
+    nn.ConvTranspose3d      the module, with the parameters and the state_dict of PyTorch's
+    tf                      the same layer with TensorFlow's arguments
+    fusing                  torch.compile(model, backend="triton_conv3dt"): what follows the layer joins its call
 
 Importing the package imports neither torch nor Triton and touches no GPU: names are looked up when they are first used.
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import fusing, nn, tf
+    from .functional import conv_transpose3d, conv_transpose3d_sized
 
 __version__ = "0.1.0"
-__all__ = ["conv_transpose3d", "nn", "tf", "fusing"]
+__all__ = ["conv_transpose3d", "conv_transpose3d_sized", "nn", "tf", "fusing"]
+_FUNCTIONS = ("conv_transpose3d", "conv_transpose3d_sized")
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ("nn", "tf", "fusing"):
         return importlib.import_module(f".{name}", __name__)
-    if name == "conv_transpose3d":
-        from .functional import conv_transpose3d
+    if name in _FUNCTIONS:
+        from . import functional
 
-        globals()[name] = conv_transpose3d  # the next look-up does not come here
-        return conv_transpose3d
+        return globals().setdefault(name, getattr(functional, name))  # the next look-up does not come here
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,10 +1,11 @@
 """The command line: parse, call, print. Exit codes: 0 done, 1 it failed, 2 the options cannot be meant."""
 
-import argparse
 import os
 import sys
 
+from . import __version__
 from .commands import bench, check, demo, explain, info, inspect, limits, merge, options, report, tune
+from .commands.parsing import Parser
 
 COMMANDS = (info, demo, explain, inspect, limits, check, tune, bench, report, merge)
 
@@ -28,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="triton-conv3dt", description="Transposed 3-D convolution in Triton.")
+def _parser() -> Parser:
+    parser = Parser(prog="triton-conv3dt", description="Transposed 3-D convolution in Triton.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

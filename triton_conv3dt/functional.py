@@ -3,17 +3,20 @@
 import os
 import sys
 import warnings
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from .launching.launch import unsupported
 from .launching.tensors import channel_parts
-from .ops import activations, arguments, autograd, composite, internals
+from .ops import activations, arguments, autograd, composite, decompositions, internals
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
 
+Ints = int | Sequence[int]  # along depth, height and width
+Follows = str | tuple[Any, ...] | Callable[[Tensor], Tensor] | None
 _REMEMBERED_CALLS = 4096
 
 
@@ -32,9 +35,10 @@ class _Call(NamedTuple):
 _calls: dict[tuple, _Call] = {}
 
 
-def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     activation=None, residual=None, concat=None, concat_first=False, out=None, precision=None,
-                     backend="auto"):
+def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
+                     output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1, *, activation: Follows = None,
+                     residual: Tensor | None = None, concat: Tensor | None = None, concat_first: bool = False,
+                     out: Tensor | None = None, precision: str | None = None, backend: str = "auto") -> Tensor:
     """torch.nn.functional.conv_transpose3d, with all that usually follows it in the same kernel:
 
         cat((activation(conv_transpose(input, weight) + bias + residual), concat), dim=1)
@@ -60,7 +64,8 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
         precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
         backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
             without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With
-            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors.
+            TRITON_INTERPRET=1 set before Triton is imported, "triton" runs the kernels on CPU tensors. In a
+            torch.jit.trace, "auto" leaves PyTorch's operators, which run anywhere.
 
     Returns:
         [N, CO, OD, OH, OW], with concat [N, CO + C, OD, OH, OW], or without N; `out` where it is given.
@@ -83,19 +88,35 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
                   concat, concat_first, out, precision, backend)
 
 
-def conv_transpose3d_sized(x, w, b, *, stride, padding, out_size, dilation=1, groups=1, activation=None, residual=None,
-                           concat=None, concat_first=False, out=None, precision=None, backend="auto"):
-    """conv_transpose3d for an explicit crop: padding is cropped before the output, any integers, and the output has
-    out_size (depth, height, width). Outputs that no input reaches are activation(bias + residual). The other arguments
-    are those of conv_transpose3d.
+def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out_size: Ints,
+                           stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1, groups: int = 1,
+                           activation: Follows = None, residual: Tensor | None = None, concat: Tensor | None = None,
+                           concat_first: bool = False, out: Tensor | None = None, precision: str | None = None,
+                           backend: str = "auto") -> Tensor:
+    """conv_transpose3d for an explicit crop, which may differ between the two ends of an axis: TensorFlow's SAME, say.
+
+    Args:
+        input, weight, bias: as conv_transpose3d takes them.
+        out_size: depth, height and width of the result, 0 or more.
+        stride, dilation, groups: as conv_transpose3d takes them.
+        padding: how much of the whole transposed convolution is cropped before the output, any integers: a negative one
+            puts places before it that no input reaches. out_size settles what is cropped after it. Where no input
+            reaches, the result is activation(bias + residual).
+        activation, residual, concat, concat_first, out, precision, backend: as conv_transpose3d takes them.
+
+    Returns:
+        [N, CO, *out_size], with concat [N, CO + C, *out_size], or without N; `out` where it is given.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as conv_transpose3d.
     """
-    if has_torch_function_variadic(x, w, b, residual, concat, out):
+    if has_torch_function_variadic(input, weight, bias, residual, concat, out):
         return handle_torch_function(
-            conv_transpose3d_sized, (x, w, b, residual, concat, out), x, w, b, stride=stride, padding=padding,
-            out_size=out_size, dilation=dilation, groups=groups, activation=activation, residual=residual,
-            concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
-    return _apply((stride, padding, dilation, None, out_size), x, w, b, groups, activation, residual, concat,
-                  concat_first, out, precision, backend)
+            conv_transpose3d_sized, (input, weight, bias, residual, concat, out), input, weight, bias,
+            out_size=out_size, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation,
+            residual=residual, concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
+    return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual,
+                  concat, concat_first, out, precision, backend)
 
 
 def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend):
@@ -105,7 +126,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
     numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
     """
     key, activation = None, activations.recognised(activation)  # a module may change between calls
-    if not (torch.compiler.is_compiling() or internals.is_autocasting()):
+    if not (torch.compiler.is_compiling() or internals.is_autocasting() or internals.is_tracing()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
             key = (numbers, *map(type, numbers), groups, type(groups), activation, precision, backend,
@@ -124,7 +145,7 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
     call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
     fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
-    if key is not None and call.then is None and not fell_back and not internals.is_tracing():
+    if key is not None and call.then is None and not fell_back:
         if len(_calls) >= _REMEMBERED_CALLS:
             _calls.clear()
         _calls[key] = call
@@ -169,6 +190,10 @@ def _run(call: _Call, x, w, b, residual, concat, out):
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     if call.joined:
         concat = concat if call.batched else concat.unsqueeze(0)
+    if call.triton and composite.exporting():
+        y = decompositions.conv_transpose3d(x, w, b, residual, concat if call.joined else None, call.concat_first,
+                                            *call.arguments)
+    elif call.joined:
         y = autograd.forward_concat(x, w, b, residual, concat, call.concat_first, *call.arguments, False,
                                     records=call.records)[0]
     elif call.triton:
@@ -190,7 +215,8 @@ def _run_into(out, call: _Call, x, w, b, residual, concat):
         own, other = channel_parts(out, out.shape[-4] - concat.shape[-4], call.concat_first)
     if not torch.compiler.is_compiling():  # the compiler reads every input before it writes
         arguments.check_memory(out, own, other, input=x, weight=w, bias=b, residual=residual, concat=concat)
-    if call.joined or call.triton and call.then is None and concat is None:
+    direct = call.joined or call.triton and call.then is None and concat is None
+    if direct and not composite.exporting():
         if concat is not None:
             arguments.refuse_derivatives(x, w, b, residual, concat, out)
             other.copy_(concat)
@@ -208,7 +234,8 @@ def _takes_triton(backend: str, x, w) -> bool:
     Raises:
         RuntimeError: it was to go there and cannot.
     """
-    if backend == "torch" or backend == "auto" and x.device.type != "cuda":
+    # What torch.jit.trace records may run where this package is not.
+    if backend == "torch" or backend == "auto" and (x.device.type != "cuda" or torch.jit.is_tracing()):
         return False
     reason = unsupported(x, w)
     if reason is None:

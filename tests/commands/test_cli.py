@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from processes import refusal
+import triton_conv3dt
 from triton_conv3dt import cli
 from triton_conv3dt.problems.problem import DIRECTIONS
 
@@ -50,7 +51,16 @@ def test_module_runs_and_reports_usage_errors():
     ([*LAYER, "--groups", "3"], "--groups 3 does not divide"),
     ([*LAYER, "--output-padding", "2"], "smaller than --stride"),
     ([*LAYER, "--padding", "9"], "no output"),
-    (["explain"], "one of --layers, --case and --input says what is asked; received none"),
+    (["explain"], "one of --layers, --case, --model and --input says what is asked; received none"),
+    (["explain", "--model", "nets.unet:UNet"], "--model needs --input"),
+    (["explain", "--model", "nets.unet:UNet", "--layers", "nnunet"], "received --layers and --model"),
+    ([*LAYER, "--model", "nets.unet:UNet"], "--channels, --kernel, --stride cannot be combined with --model"),
+    ([*LAYER, "--device", "h201"], "device 'h201' is not known; known are nvidia_b200, nvidia_h200, nvidia_h100, "),
+    ([*LAYER, "--device", "h201"], "did you mean 'nvidia_h200' or"),
+    ([*LAYER, "--strid", "2", "--kernal", "3"], "unrecognized arguments: --kernal 3; did you mean '--kernel'?"),
+    ([*LAYER, "--dtype", "flot16"], "; did you mean 'float16'"),
+    (["explian"], "; did you mean 'explain'?"),
+    (["inspect", "--jbos=2", "--layers", "nnunet"], "; did you mean '--jobs' or"),
     ([*LAYER, "--layers", "nnunet"], "received --layers and --input"),
     (["explain", "--layers", "nnunt"], "did you mean 'nnU-Net v2'"),
     (["explain", "--layers", "nnunet", "--kernel", "3"], "--kernel cannot be combined with --layers"),
@@ -60,6 +70,12 @@ def test_module_runs_and_reports_usage_errors():
 def test_refuses_with_what_would_work(capsys, arguments, expected):
     message = refusal(capsys, *arguments)
     assert expected in message and "usage:" in message
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"triton-conv3dt {triton_conv3dt.__version__}\n"
 
 
 def test_info_names_versions_and_settings(capsys, monkeypatch):

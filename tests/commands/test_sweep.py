@@ -78,8 +78,8 @@ def test_without_a_gpu_it_says_what_it_needs(capsys, command, monkeypatch, tmp_p
     (["--case", "forward ci64"], "lacks co"),
     (["--case", CASE, "--layers", "nnunet"], "--layers and --case cannot be combined"),
     (["--case", CASE, "--dtype", "float32"], "write them into the case"),
-    (["--model", "a:b"], "--model and --input go together"),
-    (["--input", "1,1,8,8,8"], "--model and --input go together"),
+    (["--model", "a:b"], "--model needs --input"),
+    (["--input", "1,1,8,8,8"], "it goes with --model"),
     (["--direction", "backward"], "grad_input"),
     (["--dtype", "half"], "float16"),
     (["--layout", "nhwc"], "channels_last"),
@@ -279,6 +279,13 @@ def test_a_models_own_layers(tmp_path, monkeypatch, capsys):
                      "bfloat16", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "n2 ci8 co4 in8x8x6 k2 s2 bfloat16" in shown and "3 problems" in shown
+    for command in ("explain", "inspect", "check"):
+        assert cli.main([command, "--model", f"{name}:empty", "--input", "2,1,16,16,12"]) == 1, command
+        assert f"error: model '{name}:empty' has no torch.nn.ConvTranspose3d" in capsys.readouterr().err, command
+    assert cli.main(["explain", "--model", f"{name}:Net", "--input", "2,1,16,16,12", "--device", "h200"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("nvidia_h200: 3 problems") and "\nmore.1 " in shown
+    assert shown.endswith(f"tune --model {name}:Net --input 2,1,16,16,12\n")
     for spec, said in ((f"{name}:Nothing", "Nothing"), ("no_such_module:x", "No module named"),
                        (f"{name}", "module:factory"), (f"{name}:refuses", "OSError: no weights"),
                        (f"{name}:plain", "cannot be made"),

@@ -143,11 +143,11 @@ def test_what_goes_wrong_with_one_kernel_is_said_of_it_alone(cache):
     direct = Config("direct", 16, 32)
     tasks = [survey.Task("good", problem, H200, direct), survey.Task("crash", problem, H200, Bomb()),
              survey.Task("unfit", problem, H200, replace(direct, block_m=24))]
-    kernels = survey.inspect(tasks, processes=1)
+    kernels = list(survey.inspect(tasks, processes=1))
     assert [kernel.task.name for kernel in kernels] == ["good", "crash", "unfit"]
     assert kernels[0].failure is None and kernels[1].failure == "the compiler crashed"
     assert "block_m = 24 is not a power of two" in kernels[2].failure
-    shown = survey.table(kernels)
+    shown = "\n".join(survey.table(kernels, tasks))
     assert "FAILED the compiler crashed" in shown and "3 kernels: 2 do not compile or fit" in shown
 
 
@@ -169,6 +169,39 @@ def test_every_config_of_a_folder(cache, capsys, tmp_path):
     assert f'error: {path}:3: "device" must have' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_kernel_is_shown_before_the_next_is_compiled(capsys, monkeypatch, form):
+    shown = []
+
+    def inspect(tasks, *_):
+        for task in tasks:
+            yield survey.Kernel(task, GOOD, 2, 0.25, failure="too wide" if task.device == A100 else None, triton="3")
+            shown.append(capsys.readouterr().out)
+
+    monkeypatch.setattr(survey, "inspect", inspect)
+    devices = ["--device", "h200", "NVIDIA A100-SXM4-40GB"]
+    assert cli.main(["inspect", "--case", K2S2, "--case", DEPTHWISE, *devices, "--quiet", *form]) == 1
+    assert [[text in lines for text in (K2S2, DEPTHWISE)] for lines in shown] == [[True, False], [False, True]] * 2
+    if not form:
+        first, columns, row = shown[0].splitlines()
+        assert first == "nvidia_h200, sm_90, compiled by triton 3" and "too wide" not in row
+        assert row.index("100") + 3 == columns.index("regs") + 4, "numbers stand at the right of their columns"
+        assert shown[2].startswith("2 kernels: 0 do not compile or fit, 0 with remarks\n\nnvidia_a100")
+        assert "too wide" in shown[2]
+        assert capsys.readouterr().out == "2 kernels: 2 do not compile or fit, 0 with remarks\n"
+
+
+def test_every_core_compiles(monkeypatch):
+    asked = []
+    compiled = lambda tasks, processes: asked.append(processes) or map(survey.Kernel, tasks)
+    monkeypatch.setattr(survey, "_in_parallel", compiled)
+    monkeypatch.setattr(survey, "cores", lambda: 5)
+    tasks = [survey.Task("", HALF, H200, GATHER)] * 8
+    for some, given in ((tasks, None), (tasks, 3), (tasks[:2], None)):
+        assert [kernel.task for kernel in survey.inspect(some, given)] == some
+    assert asked == [5, 3, 2]
+
+
 def test_the_default_is_compiled_whatever_has_been_tuned(cache, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "search_path", lambda: [tmp_path])
     tuned = Config("direct", 16, 16)
@@ -186,7 +219,7 @@ def test_the_default_is_compiled_whatever_has_been_tuned(cache, capsys, tmp_path
     (["--arch", "sm_90", "--device", "nvidia_h200", "--layers", "nnunet"], "not allowed with argument"),
     (["--configs", "--layers", "nnunet"], "it stands alone"),
     (["--jobs", "0", "--layers", "nnunet"], "a positive integer"),
-    ([], "one of --layers, --case and --input"),
+    ([], "one of --layers, --case, --model and --input"),
 ])
 def test_refusals(capsys, arguments, expected):
     with pytest.raises(SystemExit) as stopped:

@@ -59,5 +59,6 @@ def test_public_names():
     from triton_conv3dt import functional, nn
 
     assert triton_conv3dt.conv_transpose3d is functional.conv_transpose3d and triton_conv3dt.nn is nn
-    assert {"conv_transpose3d", "nn", "tf", "fusing", "__version__"} <= set(dir(triton_conv3dt))
+    assert triton_conv3dt.conv_transpose3d_sized is functional.conv_transpose3d_sized
+    assert {"conv_transpose3d", "conv_transpose3d_sized", "nn", "tf", "fusing", "__version__"} <= set(dir(triton_conv3dt))
     assert not hasattr(triton_conv3dt, "conv_transpose2d")

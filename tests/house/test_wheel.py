@@ -55,7 +55,8 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_what_is_needed_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"triton_conv3dt/_configs/devices.json", "triton_conv3dt/_configs/nvidia_h200/forward.float16.json",
-            "triton_conv3dt/problems/layers.json", "triton_conv3dt/planning/store.py"} <= set(names)
+            "triton_conv3dt/problems/layers.json", "triton_conv3dt/planning/store.py",
+            "triton_conv3dt/py.typed"} <= set(names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"triton_conv3dt"}
     assert not [name for name in names if "pycache" in name or "test" in name]
 

@@ -30,6 +30,12 @@ def test_the_contract_of_forward(device, channels_last, activation, keep_pre):
     opcheck(OPS.forward, (x.detach(), w.detach(), None, None, OUT_SIZE, *GEOMETRY, activation, (), keep_pre))
 
 
+def test_the_contract_of_the_exported_operator(device):
+    x, w, residual = (operand(name, device, requires_grad=True) for name in ("x", "w", "residual"))
+    for concat in (None, torch.randn(2, 3, *OUT_SIZE, device=device, requires_grad=True)):
+        opcheck(OPS.conv_transpose3d, (x, w, None, residual, concat, True, OUT_SIZE, *GEOMETRY, "silu", ()))
+
+
 @pytest.mark.parametrize("concat_first, activation, keep_pre", [(False, "silu", True), (True, "tanh", False)])
 def test_the_contract_of_forward_concat(device, concat_first, activation, keep_pre):
     x, w, b, residual = (operand(name, device, concat_first and name != "b", True) for name in SHAPES)

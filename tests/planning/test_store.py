@@ -225,3 +225,18 @@ def test_names_of_devices():
     for name in table.values():
         assert device.canonical_name(name) == name
     assert all(device.canonical_name(name) == name for name in device.KNOWN)
+
+
+@pytest.mark.parametrize("name, known", [
+    ("nvidia_h200", "nvidia_h200"), ("h200", "nvidia_h200"), ("H200", "nvidia_h200"),
+    ("NVIDIA H200 NVL", "nvidia_h200"), ("NVIDIA H100 80GB HBM3", "nvidia_h100"), ("h100_80gb_hbm3", "nvidia_h100"),
+    ("a100-sxm4-80gb", "nvidia_a100"),
+    ("rtx4090", "nvidia_rtx_4090"), ("GeForce RTX 4090", "nvidia_rtx_4090"), ("a10", "nvidia_a10")])
+def test_a_device_is_known_by_any_of_its_names(name, known):
+    assert device.Device.named(name) is device.KNOWN[known]
+
+
+@pytest.mark.parametrize("name", ["", "nvidia", "h20", "h2000", "H100 PCIe", "a100 h200", "rtx_4090_laptop_gpu"])
+def test_another_device_is_not_taken_for_a_known_one(name):
+    with pytest.raises(ValueError, match=f"device '{name}' is not known; known are nvidia_b200, nvidia_h200"):
+        device.Device.named(name)

@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triton_conv3dt import conv_transpose3d, functional
+from triton_conv3dt import conv_transpose3d, conv_transpose3d_sized, functional
 from triton_conv3dt.checking import reference
-from triton_conv3dt.functional import conv_transpose3d_sized
 from triton_conv3dt.launching import launch
 from triton_conv3dt.ops import composite
 

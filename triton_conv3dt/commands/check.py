@@ -31,7 +31,11 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    asked = _asked(arguments)
+    try:
+        asked = _asked(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     from ..checking import check
     from ..planning import constraints
     from ..planning.explain import count
@@ -67,7 +71,7 @@ def run(arguments) -> int:
 
 def _asked(arguments):
     """The problems that were named, None where random ones are wanted."""
-    named = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
+    named = [f"--{name}" for name in ("layers", "case", "model", "input") if getattr(arguments, name)]
     drawn = [f"--{name}" for name in ("n", "seed") if getattr(arguments, name) is not None]
     run = [f"--{name}" for name in ("direction", "precision", "layout") if getattr(arguments, name)]
     if named and drawn:

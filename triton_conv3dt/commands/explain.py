@@ -10,8 +10,9 @@ def add(commands) -> None:
     explain = commands.add_parser(
         "explain", help="what would run for a layer, and why",
         description="Print what would run for a layer on a GPU, which need not be here, and why; a table for several.",
-        epilog="examples: triton-conv3dt explain --layers nnunet --device nvidia_h200; triton-conv3dt explain "
-               "--input 2,64,64,64,64 --channels 32 --kernel 2 --stride 2 --bias --activation leaky_relu")
+        epilog="examples: triton-conv3dt explain --layers nnunet --device h200; triton-conv3dt explain --model "
+               "nets.unet:UNet --input 2,1,128,128,128; triton-conv3dt explain --input 2,64,64,64,64 --channels 32 "
+               "--kernel 2 --stride 2 --bias --activation leaky_relu")
     options.add_problems(explain)
     options.add_run(explain)
     options.add_devices(explain)
@@ -20,10 +21,10 @@ def add(commands) -> None:
 
 
 def run(arguments) -> int:
-    problems = options.problems_of(arguments)
     from ..planning import constraints, explain, plan, store
 
     try:
+        problems = options.problems_of(arguments)
         with store.strict():
             for i, device in enumerate(options.devices_of(arguments)):
                 plans = [(name, plan.plan(problem, device, constraints=constraints.current()))
@@ -46,6 +47,6 @@ def _table(arguments, device, plans) -> str:
     if device.capability < LEAST_CAPABILITY:
         lines.append(explain.too_old())
     elif untuned:
-        lines.append(f"to tune them, on such a GPU: triton-conv3dt tune --layers {options.patterns(arguments)}"
+        lines.append(f"to tune them, on such a GPU: triton-conv3dt tune {options.again(arguments)}"
                      f"{explain.without(plans[0][1])}")
     return "\n".join(lines)

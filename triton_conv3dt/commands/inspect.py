@@ -49,32 +49,44 @@ def arch(text: str) -> Device:
 
 
 def run(arguments) -> int:
-    asked = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
+    asked = [f"--{name}" for name in ("layers", "case", "model", "input") if getattr(arguments, name)]
     told = asked or arguments.device or arguments.arch or arguments.default or arguments.without
     if arguments.configs is not None and told:
         arguments.refuse("--configs says itself which problems, which devices and which configs: it stands alone")
-    problems = options.problems_of(arguments) if arguments.configs is None else None
-    from ..compiling import survey
     from ..planning import store
-    from ..progress import Progress
 
     try:
+        problems = options.problems_of(arguments) if arguments.configs is None else None
         with store.strict():
             tasks = _layers(arguments, problems) if problems else _configs(arguments)
     except (ValueError, RuntimeError, store.ConfigFileWarning) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return _inspect(tasks, arguments)
+
+
+def _inspect(tasks, arguments) -> int:
+    """Print what is known of each kernel as soon as it and those before it are compiled."""
+    from ..compiling import survey
+    from ..progress import Progress
+
+    failed = []
+
+    def noted(kernels):
+        for kernel in kernels:
+            failed.extend([kernel] if kernel.failure else [])
+            yield kernel
+
     progress = Progress(len(tasks), arguments.quiet, every=10.0)
     try:
-        kernels = survey.inspect(tasks, arguments.jobs, progress)
+        kernels = noted(survey.inspect(tasks, arguments.jobs, progress))
+        for line in (json.dumps(k.as_json()) for k in kernels) if arguments.json else survey.table(kernels, tasks):
+            progress.say(line)
     finally:
         progress.close()
-    if arguments.json:
-        for kernel in kernels:
-            print(json.dumps(kernel.as_json()))
-    else:
-        _print(kernels)
-    return 1 if any(kernel.failure for kernel in kernels) else 0
+    if not tasks and not arguments.json:
+        print("no tuned configs")
+    return 1 if failed else 0
 
 
 def _layers(arguments, problems) -> list:
@@ -92,7 +104,7 @@ def _layers(arguments, problems) -> list:
 
 
 def _configs(arguments) -> list:
-    """Every entry of every file."""
+    """Every entry of every file, those of a device together."""
     from ..compiling.survey import Task
     from ..planning import configfile, device, store
 
@@ -104,15 +116,4 @@ def _configs(arguments) -> list:
             made_on = configfile.device_of(path)
             tasks += [Task(f"{path.relative_to(folder)}:{line}", entry.problem, made_on, entry.config, f"{path}:{line}")
                       for line, entry in configfile.read(path)]
-    return tasks
-
-
-def _print(kernels) -> None:
-    from ..compiling.survey import table
-
-    for i, device in enumerate(dict.fromkeys(kernel.task.device for kernel in kernels)):
-        of_device = [kernel for kernel in kernels if kernel.task.device == device]
-        print("\n" * (i > 0) + f"{device.name}, sm_{device.arch}, compiled by triton {of_device[0].triton}")
-        print(table(of_device))
-    if not kernels:
-        print("no tuned configs")
+    return sorted(tasks, key=lambda task: task.device.name)

@@ -1,12 +1,14 @@
 """limits: compile the defaults of layers for devices, and record what this code permits at best."""
 
+import argparse
 import datetime
 from pathlib import Path
 
 from ..planning.device import KNOWN, Device
 from . import options, sweep
 
-DEVICES = tuple(name for name, device in KNOWN.items() if device.clock)  # a bound counts clocks
+DEVICES = tuple(device for device in KNOWN.values() if device.clock)  # a bound counts clocks
+NAMES = ", ".join(device.name for device in DEVICES)
 
 
 def add(commands) -> None:
@@ -17,13 +19,22 @@ def add(commands) -> None:
         epilog="writes DIR/<device>.csv and DIR/limits.png; exit status 1 where a kernel does not compile")
     limits.add_argument("--layers", type=options.layers, nargs="+", metavar="NAME",
                         help="layers of real networks, as for inspect (default: all)")
-    limits.add_argument("--device", nargs="+", choices=DEVICES, metavar="NAME", default=DEVICES,
-                        help=f"devices whose clock is known: {', '.join(DEVICES)} (default: all of them)")
+    limits.add_argument("--device", nargs="+", type=clocked, metavar="NAME", default=DEVICES,
+                        help=f"devices whose clock is known: {NAMES} (default: all of them)")
     limits.add_argument("--output", type=Path, metavar="DIR", default=Path("benchmarks/limits"),
                         help="where the record goes (default: %(default)s)")
     limits.add_argument("--jobs", type=options.positive, metavar="N", help="processes that compile (default: one per core)")
     limits.add_argument("--quiet", action="store_true", help="no progress")
     limits.set_defaults(run=run)
+
+
+def clocked(text: str) -> Device:
+    """A device that has bounds."""
+    device = options.device(text)
+    if not device.clock:
+        raise argparse.ArgumentTypeError(f"the clock of {device.name} is not known, and a bound counts clocks; known "
+                                         f"are those of {NAMES}")
+    return device
 
 
 def run(arguments) -> int:
@@ -35,9 +46,8 @@ def run(arguments) -> int:
     chosen = options.layers_of(arguments) if arguments.layers else select(["all"])
     records = []
     try:
-        devices = [Device.named(name) for name in dict.fromkeys(arguments.device)]
         arguments.output.mkdir(parents=True, exist_ok=True)
-        for device in devices:
+        for device in dict.fromkeys(arguments.device):
             record = _record(arguments, device, limits.tasks(device, chosen))
             path = limits.write(record, arguments.output / f"{device.name}.csv")
             records.append(record)
@@ -60,7 +70,7 @@ def _record(arguments, device: Device, tasks: list):
 
     progress = Progress(len(tasks), arguments.quiet, every=10.0)
     try:
-        kernels = survey.inspect(tasks, arguments.jobs, progress)
+        kernels = list(survey.inspect(tasks, arguments.jobs, progress))
     finally:
         progress.close()
     return limits.Record(device.name, kernels[0].triton, store.kernel_digest(), str(datetime.date.today()),

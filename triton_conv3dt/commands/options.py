@@ -9,28 +9,31 @@ from ..planning.constraints import Constraints
 from ..planning.device import KNOWN, Device
 from ..problems.activations import ACTIVATIONS, Activation
 from ..problems.problem import DIRECTIONS, ITEM_SIZES, LAYOUTS, PRECISIONS, Problem
+from .parsing import did_you_mean
 
-DEVICES = f"one or more of {', '.join(KNOWN)} (default: the GPU here, or nvidia_h200 where there is none)"
+DEVICES = f"of {', '.join(KNOWN)}; names such as h200 or 'NVIDIA H200 NVL' will do"
 SHAPE = {  # the options of a layer beside --input, and what they are where they are not given
     "channels": None, "kernel": None, "stride": (1, 1, 1), "padding": (0, 0, 0), "output_padding": (0, 0, 0),
     "dilation": (1, 1, 1), "groups": 1, "bias": False, "residual": False, "activation": None}
 
 
 def add_problems(command) -> None:
-    """--layers, --case, or --input with the numbers of one layer: what is asked, one of the three."""
-    command.usage = ("%(prog)s (--layers NAME ... | --case TEXT | --input N,CI,D,H,W --channels CO --kernel K ...) "
-                     "[options]")
+    """--layers, --case, --model with its --input, or --input with the numbers of one layer: one of them is asked."""
+    command.usage = ("%(prog)s (--layers NAME ... | --case TEXT | --model MODULE:FACTORY --input N,CI,D,H,W | "
+                     "--input N,CI,D,H,W --channels CO --kernel K ...) [options]")
     asked = command.add_argument_group("what is asked",
-                                       "layers of real networks, problems as text, or one layer by its shape")
+                                       "layers of real networks, problems as text, a model's own layers, or one layer "
+                                       "by its shape")
     asked.add_argument("--layers", type=layers, nargs="+", metavar="NAME",
                        help="layers of real networks by name, network, tag or kind, or how one begins: nnunet, k=s, "
                             "k3s2, '*_up4', all")
     asked.add_argument("--case", type=case, action="append", metavar="TEXT",
                        help='a problem as other commands print it, such as "forward n2 ci64 co32 in64 k2 s2 float16"; '
                             "may be repeated")
+    add_model(asked)
     layer = command.add_argument_group("one layer",
                                        "as torch.nn.ConvTranspose3d has it; one integer, or three as D,H,W")
-    layer.add_argument("--input", type=sizes, metavar="N,CI,D,H,W", help="shape of the input")
+    layer.add_argument("--input", type=sizes, metavar="N,CI,D,H,W", help="shape of the layer's input, or the model's")
     layer.add_argument("--channels", type=positive, metavar="CO", help="output channels")
     layer.add_argument("--kernel", type=triple(1), metavar="K", help="kernel size")
     layer.add_argument("--stride", type=triple(1), metavar="S", help="stride (default: 1)")
@@ -41,6 +44,13 @@ def add_problems(command) -> None:
     layer.add_argument("--bias", action="store_true", default=None, help="add a bias")
     layer.add_argument("--residual", action="store_true", default=None, help="add a residual before the activation")
     layer.add_argument("--activation", type=activation, metavar="NAME", help=f"one of {', '.join(ACTIVATIONS)}")
+
+
+def add_model(group) -> None:
+    """--model; --input goes with it."""
+    group.add_argument("--model", metavar="MODULE:FACTORY",
+                       help="the transposed convolutions of a model, which runs on a tensor without data; needs "
+                            "--input")
 
 
 def add_run(command, directions: tuple[str, ...] = ("forward",)) -> None:
@@ -58,7 +68,8 @@ def add_run(command, directions: tuple[str, ...] = ("forward",)) -> None:
 
 def add_devices(command) -> None:
     """--device: GPUs that need not be here."""
-    command.add_argument("--device", nargs="+", choices=tuple(KNOWN), metavar="NAME", help=DEVICES)
+    command.add_argument("--device", nargs="+", type=device, metavar="NAME",
+                         help=f"one or more {DEVICES} (default: the GPU here, or nvidia_h200 where there is none)")
 
 
 def add_without(command) -> None:
@@ -89,12 +100,16 @@ def problems_of(arguments) -> list[tuple[str, Problem]]:
     """What the options of add_problems and add_run describe: each problem and the name of its layer ("" without one).
 
     arguments.refuse ends the program where they contradict each other or describe nothing.
+
+    Raises:
+        ValueError: the model cannot be made or run.
     """
     given = [f"--{name.replace('_', '-')}" for name in SHAPE if getattr(arguments, name) is not None]
     run = [f"--{name}" for name in ("direction", "dtype", "precision", "layout") if getattr(arguments, name)]
-    kinds = [f"--{name}" for name in ("layers", "case", "input") if getattr(arguments, name)]
+    kinds = [f"--{name}" for name in ("layers", "case", "model") if getattr(arguments, name)]
+    kinds += ["--input"] * (arguments.input is not None and kinds != ["--model"])
     if len(kinds) != 1:
-        arguments.refuse("one of --layers, --case and --input says what is asked; received "
+        arguments.refuse("one of --layers, --case, --model and --input says what is asked; received "
                          f"{' and '.join(kinds) or 'none'}")
     if kinds != ["--input"] and given:
         arguments.refuse(f"{', '.join(given)} cannot be combined with {kinds[0]}: they describe the layer of --input")
@@ -103,10 +118,11 @@ def problems_of(arguments) -> list[tuple[str, Problem]]:
     if arguments.case:
         return [("", problem) for problem in arguments.case]
     directions = dict.fromkeys(arguments.direction or arguments.directions)
-    if arguments.input:
+    if kinds == ["--input"]:
         return [("", _layer(arguments, direction)) for direction in directions]
+    chosen = model_layers(arguments, arguments.dtype, arguments.layout) if arguments.model else layers_of(arguments)
     return [(layer.name, layer.problem(direction, arguments.dtype, arguments.layout, arguments.precision))
-            for layer in layers_of(arguments) for direction in directions]
+            for layer in chosen for direction in directions]
 
 
 def layers_of(arguments) -> tuple:
@@ -114,12 +130,26 @@ def layers_of(arguments) -> tuple:
     return tuple(dict.fromkeys(layer for _, found in arguments.layers for layer in found))
 
 
+def model_layers(arguments, dtype: str | None, layout: str | None) -> list:
+    """The layers of --model for its --input; without a dtype and a layout in float16 and channels_first.
+
+    Raises:
+        ValueError: the model cannot be made or run.
+    """
+    if arguments.input is None:
+        arguments.refuse("--model needs --input, the shape of its input: a model's layers depend on it")
+    from ..measuring import trace
+
+    return trace.layers(trace.load(arguments.model), arguments.input, name=arguments.model, dtype=dtype or "float16",
+                        layout=layout or "channels_first")
+
+
 def _layer(arguments, direction: str) -> Problem:
     """The layer of --input."""
     shape = {name: default if (value := getattr(arguments, name)) is None else value for name, default in SHAPE.items()}
     missing = [f"--{name}" for name in ("channels", "kernel") if shape[name] is None]
     if missing:
-        arguments.refuse(f"--input needs {' and '.join(missing)} too")
+        arguments.refuse(f"--input needs {' and '.join(missing)} too, or --model")
     n, ci, *in_size = arguments.input
     co = shape.pop("channels")
     for name, channels in (("--input has CI", ci), ("--channels", co)):
@@ -144,16 +174,26 @@ def devices_of(arguments) -> list[Device]:
     from ..planning import device
 
     if arguments.device:
-        return [Device.named(name) for name in dict.fromkeys(arguments.device)]
+        return list(dict.fromkeys(arguments.device))
     try:
         return [device.current()]
     except RuntimeError:
         return [Device.named("nvidia_h200")]
 
 
-def patterns(arguments) -> str:
-    """What was given to --layers, to be given to it again."""
-    return " ".join(shlex.quote(pattern) for pattern, _ in arguments.layers)
+def again(arguments) -> str:
+    """The options that say which layers were asked, to be given to another command."""
+    if arguments.model:
+        return f"--model {shlex.quote(arguments.model)} --input {commas(arguments.input)}"
+    return f"--layers {' '.join(shlex.quote(pattern) for pattern, _ in arguments.layers)}"
+
+
+def device(text: str) -> Device:
+    """A GPU by any of its names."""
+    try:
+        return Device.named(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}{did_you_mean([text, f'nvidia_{text}'], KNOWN)}") from None
 
 
 def layers(text: str) -> tuple[str, tuple]:

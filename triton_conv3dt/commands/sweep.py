@@ -5,7 +5,7 @@ import re
 import sys
 
 from ..measuring.selection import OWN
-from ..planning.device import KNOWN, Device
+from ..planning.device import Device
 from ..problems.problem import ITEM_SIZES, LAYOUTS
 from . import options
 
@@ -20,8 +20,7 @@ def add_selection(command, directions: tuple[str, ...]) -> None:
                       help="layers by name, network, tag or kind, or how one begins: nnunet, k=s, k3s2, all")
     what.add_argument("--case", type=options.case, action="append", metavar="TEXT",
                       help="a problem as other commands print it; may be repeated")
-    what.add_argument("--model", metavar="MODULE:FACTORY",
-                      help="the transposed convolutions of a model, which runs on a tensor without data; needs --input")
+    options.add_model(what)
     what.add_argument("--input", type=options.sizes, metavar="N,CI,D,H,W", help="shape of the model's input")
     what.add_argument("--direction", nargs="+", choices=directions, metavar="NAME",
                       help=f"of {', '.join(directions)} (default: those that the layer's network runs)")
@@ -38,9 +37,8 @@ def add_run(command) -> None:
     run.add_argument("--budget", type=budget, metavar="TIME", help="stop after this time: 90s, 8m, 1h30m")
     run.add_argument("--resume", action="store_true", help="do not repeat what the journal has")
     run.add_argument("--dry-run", action="store_true", help="show what would be done, on a machine without a GPU, too")
-    run.add_argument("--device", choices=tuple(KNOWN), metavar="NAME",
-                     help=f"with --dry-run, for which GPU: {', '.join(KNOWN)} (default: the one here, else "
-                          "nvidia_h200)")
+    run.add_argument("--device", type=options.device, metavar="NAME",
+                     help=f"with --dry-run, for which GPU {options.DEVICES} (default: the one here, else nvidia_h200)")
     options.add_without(run)
     run.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -54,17 +52,13 @@ def layers_of(arguments) -> list:
     kinds = [f"--{name}" for name in ("layers", "case", "model") if getattr(arguments, name)]
     if len(kinds) > 1:
         arguments.refuse(f"{' and '.join(kinds)} cannot be combined: one of them says what is swept")
-    if bool(arguments.model) != bool(arguments.input):
-        arguments.refuse("--model and --input go together: a model's layers depend on the size of its input")
+    if arguments.input and not arguments.model:
+        arguments.refuse("--input is the shape of a model's input: it goes with --model")
     if arguments.case and (arguments.direction or arguments.dtype or arguments.layout):
         arguments.refuse("--direction, --dtype and --layout cannot be combined with --case: write them into the case")
     if arguments.model:
-        from ..measuring import trace
-
-        dtype = next((name for name in arguments.dtype or () if name != OWN), "float16")
-        layout = next((name for name in arguments.layout or () if name != OWN), "channels_first")
-        model = trace.load(arguments.model)
-        return trace.layers(model, arguments.input, name=arguments.model, dtype=dtype, layout=layout)
+        first = lambda names: next((name for name in names or () if name != OWN), None)
+        return options.model_layers(arguments, first(arguments.dtype), first(arguments.layout))
     if arguments.case:
         from ..measuring import trace
 
@@ -95,7 +89,7 @@ def device_planned(arguments) -> Device:
     from ..planning import device
 
     if arguments.device:
-        return Device.named(arguments.device)
+        return arguments.device
     try:
         return device.current()
     except RuntimeError:

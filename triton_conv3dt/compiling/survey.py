@@ -3,7 +3,9 @@
 The processes are new ones, so kernels can be compiled where this one interprets them.
 """
 
+import itertools
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -12,15 +14,17 @@ from multiprocessing import get_context
 from .. import worker
 from ..planning.config import Config
 from ..planning.device import Device
-from ..planning.explain import aligned, count
+from ..planning.explain import count
 from ..problems import case
 from ..problems.problem import Problem
 from ..progress import Progress
 from .bounds import Bound
 from .machinecode import BULK, LOADS, STORES, Resources
 
-COLUMNS = ("kernel", "config", "regs", "shared", "blocks", "occupancy", "code", "bound", "tensor cores", "loads", "stores",
-           "remarks")
+# Each column and how wide it is at least: what stands in it is not known before the row is printed.
+COLUMNS = {"kernel": 0, "config": 0, "regs": 4, "shared": 6, "blocks": 6, "occupancy": 9, "code": 6, "bound": 13,
+           "tensor cores": 12, "loads": 22, "stores": 14, "remarks": 0}
+NUMBERS = ("regs", "shared", "blocks", "occupancy", "code")
 
 
 @dataclass(frozen=True)
@@ -63,19 +67,26 @@ class Kernel:
             "occupancy": self.occupancy, "bound": self.bound and self.bound.as_json()}
 
 
-def inspect(tasks: list[Task], processes: int | None = None, progress: Progress | None = None) -> list[Kernel]:
-    """Compile all tasks; the kernels in the order of the tasks. A compiler that crashes costs its own task alone."""
-    kernels, processes = [], min(len(tasks), processes or os.cpu_count() or 1)
-    while len(kernels) < len(tasks):
-        rest = tasks[len(kernels):]
+def inspect(tasks: list[Task], processes: int | None = None, progress: Progress | None = None) -> Iterator[Kernel]:
+    """Compile all tasks, on every core unless fewer processes are given; each kernel as it comes, in the order of the
+    tasks. A compiler that crashes costs its own task alone."""
+    done, processes = 0, min(len(tasks), processes or cores())
+    while done < len(tasks):
+        rest = tasks[done:]
         try:
             for task, kernel in zip(rest, _in_parallel(rest, processes)):
-                kernels.append(kernel)
+                done += 1
                 if progress:
                     progress.step(task.name or case.format(task.problem))
+                yield kernel
         except BrokenProcessPool:  # by this task or by one that ran beside it
-            kernels.append(_alone(tasks[len(kernels)]))
-    return kernels
+            done += 1
+            yield _alone(tasks[done - 1])
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compile_task(task: Task) -> Kernel:
@@ -105,22 +116,42 @@ def compile_task(task: Task) -> Kernel:
                   triton.__version__)
 
 
-def table(kernels: list[Kernel]) -> str:
-    """One line per kernel, then what they add up to."""
-    failed, remarked = sum(k.failure is not None for k in kernels), sum(bool(k.warnings) for k in kernels)
-    return "\n".join([aligned([COLUMNS, *map(_row, kernels)]),
-                      f"{count(len(kernels), 'kernel')}: {failed} do not compile or fit, {remarked} with remarks"])
+def table(kernels: Iterable[Kernel], tasks: list[Task]) -> Iterator[str]:
+    """Lines as the kernels of these tasks come, one by one: those of a device that stand together are a table, and what
+    they add up to follows it."""
+    widths = [max(len(column), least, *(len(cells[i]) for cells in map(_asked, tasks)) if i < 2 else ())
+              for i, (column, least) in enumerate(COLUMNS.items())]
+    for place, (device, group) in enumerate(itertools.groupby(kernels, lambda kernel: kernel.task.device)):
+        found = []
+        for kernel in group:
+            if not found:
+                yield "\n" * (place > 0) + f"{device.name}, sm_{device.arch}, compiled by triton {kernel.triton}"
+                yield _line(tuple(COLUMNS), widths)
+            found.append(kernel)
+            yield _line(_row(kernel), widths)
+        failed, remarked = sum(k.failure is not None for k in found), sum(bool(k.warnings) for k in found)
+        yield f"{count(len(found), 'kernel')}: {failed} do not compile or fit, {remarked} with remarks"
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(cell.rjust(width) if column in NUMBERS else cell.ljust(width)
+                     for cell, width, column in zip(cells, widths, COLUMNS)).rstrip()
+
+
+def _asked(task: Task) -> tuple[str, str]:
+    """The first two cells of a row, which are known before the kernel is."""
+    name = f"{task.name} {task.problem.direction}" if task.name else case.format(task.problem)
+    return name, str(task.config)
 
 
 def _row(kernel: Kernel) -> tuple[str, ...]:
     task, used = kernel.task, kernel.used
-    name = f"{task.name} {task.problem.direction}" if task.name else case.format(task.problem)
     if used is None:
-        return (name, str(task.config), *[""] * 9, f"FAILED {kernel.failure.splitlines()[0]}")
+        return (*_asked(task), *[""] * 9, f"FAILED {kernel.failure.splitlines()[0]}")
     remarks = [f"FAILED {kernel.failure}"] * (kernel.failure is not None) + list(kernel.warnings)
     blocks, part = ("?", "?") if kernel.blocks is None else (str(kernel.blocks), f"{kernel.occupancy:.0%}")
     bound = f"{kernel.bound.limit:.1f}x {kernel.bound.binds}" if kernel.bound else "?"
-    return (name, str(task.config), str(used.registers), str(used.shared), blocks, part, str(used.code), bound,
+    return (*_asked(task), str(used.registers), str(used.shared), blocks, part, str(used.code), bound,
             _counts(used.tensor_cores), _accesses(used, LOADS), _accesses(used, STORES), "; ".join(remarks))
 
 

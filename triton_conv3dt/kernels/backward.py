@@ -74,7 +74,9 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
 
     acc = tl.zeros((BLOCK_M, BLOCK_N // HALVES), tl.float32)
     odd = tl.zeros((BLOCK_M, BLOCK_N // HALVES), tl.float32)
-    total = tl.zeros((LINES,), tl.float32)
+    # Channels-last a thread has a few places of each line: it sums those, and the others are added to them once, at the end.
+    FOLD: tl.constexpr = 4 if Z.last else BLOCK_K * SPLIT
+    total = tl.zeros((LINES, BLOCK_K * SPLIT // FOLD), tl.float32)
     o_k = tl.arange(0, BLOCK_K)
     o_q = tl.arange(0, BLOCK_K * SPLIT)
     for tile in tl.range(program, tl.cdiv(P, BLOCK_K), programs, num_stages=TILE.stages):
@@ -88,7 +90,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
             slope = DERIVATIVE(at, PARAMETERS[0], PARAMETERS[1])
             b_z = tl.where(m_z, b_z.to(tl.float32) * slope, 0.0).to(b_z.dtype)
         if sums is not None:
-            total += tl.sum(b_z.to(tl.float32), axis=1)
+            total += tl.sum(b_z.to(tl.float32).reshape(LINES, FOLD, BLOCK_K * SPLIT // FOLD), axis=1)
         n, d, h, w_place = position(tile * BLOCK_K + o_k, size)
         m_x = (ci < CI)[:, None] & (tile * BLOCK_K + o_k < P)[None, :]
         x_place = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w_place * x_stride[4], X_RUN)
@@ -114,4 +116,4 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, g_stride, x_stride, o_st
         tl.store(p_parts + p_stride[3], odd, mask=m_w)
     if sums is not None:
         residue = (kd * SH + kh) * (SW if Z.last else 1) + kw
-        tl.store(sums + (program.to(tl.int64) * RESIDUES + residue) * CO + co, total, mask=m_line)
+        tl.store(sums + (program.to(tl.int64) * RESIDUES + residue) * CO + co, tl.sum(total, axis=1), mask=m_line)

@@ -48,16 +48,17 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
             keep_pre=False, records=None, concat=None, concat_first=False):
     """y [N, CO, *out_size] and the value before the activation (None unless keep_pre), in one launch of the layer.
 
-    y has x's memory format, or is written into out, any view of that shape. The other value has y's strides, which is how
-    the kernels write it. With concat [N, C, *out_size], y has a copy of it beside the layer's channels, which are launched
-    on their part of y. Sizes are checked by the caller. records is the caller's own memory of calls that differ in nothing
-    but where their tensors lie, and in precision.
+    y has x's memory format, or is written into out, any view of that shape. The other value has y's strides, which is
+    how the kernels write it. With concat [N, C, *out_size], y has a copy of it beside the layer's channels, and the
+    kernel writes into their part of y. Sizes are checked by the caller. records is the caller's own memory of calls that
+    differ in nothing but where their tensors lie, and in precision.
     """
     if b is not None and not b.is_contiguous():
         b = b.contiguous()
     key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
            b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
-           out if out is None else _place(out), concat if concat is None else (concat.shape[1], concat_first), current())
+           out if out is None else _place(out), concat if concat is None else (concat.shape[1], concat_first),
+           current())
     if records is None:
         records = _records
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)

@@ -75,7 +75,7 @@ def empty(shape, like):
 
 
 def channel_parts(t, channels: int, concat_first: bool):
-    """The views of t [..., C, D, H, W] that a layer's channels have in a concatenation, and what it is concatenated with."""
+    """Views of a concatenation t [..., C, D, H, W]: a layer's channels, and those of what it is concatenated with."""
     others = t.shape[-4] - channels
     first, second = t.split_with_sizes((others, channels) if concat_first else (channels, others), -4)
     return (second, first) if concat_first else (first, second)

@@ -139,8 +139,9 @@ def check_epilogue(x, w, groups, out_size, residual, concat, out) -> None:
     _same(x, residual=residual, out=None if wide else out)
     if wide and out is not None:
         if out.dtype != (dtype := promoted(x.dtype, concat.dtype)):
-            raise RuntimeError(f"input has dtype {x.dtype}, concat has dtype {concat.dtype} and out has dtype {out.dtype}: "
-                               f"it should be {dtype}, as torch.cat promotes. Convert one, such as concat.to(input.dtype)")
+            raise RuntimeError(f"input has dtype {x.dtype}, concat has dtype {concat.dtype} and out has dtype "
+                               f"{out.dtype}: it should be {dtype}, as torch.cat promotes. Convert one, such as "
+                               "concat.to(input.dtype)")
         _same_device(x, out=out)
 
 
@@ -150,7 +151,7 @@ def keeps_dtype(x, concat) -> bool:
 
 
 def promoted(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    """The dtype of a concatenation. PyTorch is asked where it must be: an export records the question as an operator."""
+    """The dtype of a concatenation. PyTorch is asked only where it must be: an export records that as an operator."""
     return a if a == b else _PROMOTED.get((a, b)) or torch.promote_types(a, b)
 
 
@@ -254,8 +255,9 @@ def _same_memory(a, b) -> bool:
 
 
 def _overlap(a, b) -> bool:
-    """Whether two tensors share a place in memory; exact, so slices between each other's rows pass, but where one memory
-    is read as elements of two sizes."""
+    """Whether two tensors share a place in memory; exact, so slices between each other's rows pass, unless the same memory
+    is read as elements of two sizes.
+    """
     if not a.numel() or not b.numel():
         return False
     if a.element_size() != b.element_size():

@@ -13,7 +13,7 @@ from torch.autograd.function import _SingleLevelFunction  # what Function is bel
 
 from ..checking import reference
 from ..launching.tensors import channel_parts
-from . import internals, vmap  # noqa: F401 (vmap registers its rules)
+from . import flops, internals, vmap  # noqa: F401 (flops and vmap register their rules)
 from .arguments import refuse_derivatives
 from .schemas import IMPLEMENTATIONS, NAMESPACE, activation_of, backward, library, with_tuples
 
@@ -112,11 +112,14 @@ def _own(ctx, saved):
     return saved if saved is None or ctx.concat is None else channel_parts(saved, *ctx.concat)[0]
 
 
-class _Forward(_SingleLevelFunction):
+# The names of these classes are what a profile and a tensor's grad_fn show.
+
+class ConvTranspose3d(_SingleLevelFunction):
     """forward, and forward_concat where there is something to concatenate."""
 
     @staticmethod
-    def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters, keep_pre):
+    def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters,
+                keep_pre):
         rest = (out_size, *geometry, activation, parameters, keep_pre)
         if concat is None:
             ctx.concat = None
@@ -192,7 +195,7 @@ class _Forward(_SingleLevelFunction):
         return (ty, tz) if ctx.keep_pre else ty
 
 
-class _GradInput(_SingleLevelFunction):
+class ConvTranspose3dGradInput(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, dz, w, in_size, *geometry):
         ctx.save_for_backward(*_saved_where_needed(ctx, dz, w))
@@ -215,7 +218,7 @@ class _GradInput(_SingleLevelFunction):
         return _sum(first, None if tw is None else grad_input(dz, tw, ctx.in_size, *ctx.geometry))
 
 
-class _GradWeight(_SingleLevelFunction):
+class ConvTranspose3dGradWeight(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, x, dz, kernel, w_strides, *geometry):
         ctx.save_for_backward(*_saved_where_needed(ctx, x, dz))
@@ -239,7 +242,7 @@ class _GradWeight(_SingleLevelFunction):
         return _sum(first, None if tdz is None else grad_weight(x, tdz, *rest))
 
 
-class _GradBias(_SingleLevelFunction):
+class ConvTranspose3dGradBias(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, direct, dz):
         ctx.size = dz.shape
@@ -263,8 +266,8 @@ def _forward_concat(direct, x, w, b, residual, concat, concat_first, out_size, *
     *geometry, activation, parameters, keep_pre = rest
     needed = (activation is not None and activation_of(activation, parameters).derivative_from == "input"
               and (concat is None or _tracked((x, w, b, residual))))
-    result = _Forward.apply(direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters,
-                            keep_pre or needed)
+    result = ConvTranspose3d.apply(direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation,
+                                   parameters, keep_pre or needed)
     y, pre = result if keep_pre or needed else (result, None)
     return y, pre if keep_pre else None if direct else x.new_empty((0,))
 
@@ -284,7 +287,7 @@ def _activation_grad(direct, dy, saved, activation, parameters):
 forward = Operator("forward", 4, _forward)
 forward_out = Operator("forward_out", 5, _forward_out)
 forward_concat = Operator("forward_concat", 5, _forward_concat)
-grad_input = Operator("grad_input", 2, _GradInput.apply)
-grad_weight = Operator("grad_weight", 2, _GradWeight.apply)
-grad_bias = Operator("grad_bias", 1, _GradBias.apply)
+grad_input = Operator("grad_input", 2, ConvTranspose3dGradInput.apply)
+grad_weight = Operator("grad_weight", 2, ConvTranspose3dGradWeight.apply)
+grad_bias = Operator("grad_bias", 1, ConvTranspose3dGradBias.apply)
 activation_grad = Operator("activation_grad", 2, _activation_grad)

@@ -6,19 +6,53 @@ import torch
 import torch.nn.functional as F
 
 from ..checking import reference
+from . import arguments, internals
+
+# From so many channels of a group on, oneDNN's kernels for 16 bits are faster than those for fp32 and casts: without
+# groups, and with some. benchmarks/cpu.py measures it.
+NATIVE_CHANNELS = (16, 32)
 
 
 def conv_transpose3d(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters):
     """activation(conv_transpose(x, w) + b + residual), x [N, CI, D, H, W]; padding is any crop before the output.
 
-    precision holds for this forward pass on CUDA; None leaves PyTorch's setting alone.
+    precision holds for this forward pass on CUDA; None leaves PyTorch's setting alone. On a CPU, fp16 and bf16 are
+    computed in fp32 and rounded once, where that is faster.
     """
+    if _faster_in_fp32(x, w, groups):
+        wide = (None if t is None else t.float() for t in (x, w, b, residual))
+        with torch.autocast("cpu", enabled=False) if arguments.autocasting(x) else contextlib.nullcontext():
+            return conv_transpose3d(*wide, out_size, stride, padding, dilation, groups, precision, activation,
+                                    parameters).to(x.dtype)
     with _precision(precision) if precision is not None and x.is_cuda else contextlib.nullcontext():
         z = _linear(x, w, b, out_size, stride, padding, dilation, groups)
     if residual is not None:
         z = z + residual
     # Under autocast some activations return fp32.
     return reference.activation(z, activation, parameters).to(z.dtype) if activation else z
+
+
+def _faster_in_fp32(x, w, groups) -> bool:
+    """Whether to cast there and back. An exported or traced program, which may run anywhere, keeps its dtype."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float16, torch.bfloat16) or exporting():
+        return False
+    if not torch.compiler.is_compiling() and internals.is_tracing():
+        return False
+    return not _native(x.dtype) or min(w.shape[0] // groups, w.shape[1]) < NATIVE_CHANNELS[groups > 1]
+
+
+def _native(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies 16 bits on this CPU."""
+    supported = internals.bfloat16_on_cpu if dtype is torch.bfloat16 else internals.float16_on_cpu
+    return torch.backends.mkldnn.enabled and supported()
+
+
+def exporting() -> bool:
+    """Whether torch.export is at work. Dynamo of torch 2.11, where it traces the question, always says so."""
+    return torch.compiler.is_exporting()
+
+
+_native._dynamo_marked_constant = exporting._dynamo_marked_constant = True  # it runs them instead, as in arguments.py
 
 
 def _linear(x, w, b, out_size, stride, padding, dilation, groups):

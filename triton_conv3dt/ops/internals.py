@@ -63,5 +63,7 @@ is_autocasting = _first(lambda: _C._is_any_autocast_enabled,
 any_requires_grad = _first(lambda: _C._any_requires_grad, _any_requires_grad)
 is_alias = _first(lambda: _C._is_alias_of, _share_storage)
 without_autocast = _first(_exclude_autocast, _without_autocast)
+bfloat16_on_cpu = _first(lambda: torch.ops.mkldnn._is_mkldnn_bf16_supported, lambda: False)
+float16_on_cpu = _first(lambda: torch.ops.mkldnn._is_mkldnn_fp16_supported, lambda: False)
 convolution_precision = _first(lambda: partial(_C._get_fp32_precision_getter, "cuda", "conv"),
                                lambda: torch.backends.cudnn.conv.fp32_precision)

@@ -32,13 +32,14 @@ def _forward(info, dims, x, w, b, residual, out_size, stride, padding, dilation,
 
 
 def _forward_concat(info, dims, x, w, b, residual, concat, concat_first, *rest):
-    """The layer, and then a concatenation: channels of several elements may be one group after the other in the result."""
+    """The layer, then a concatenation: where elements are groups of channels, a skip's would lie between them."""
     own, batch, (y_dim, pre_dim) = dims[:4], info.batch_size, (None, None)
     if any(dim is not None for dim in own):
         (y, pre), (y_dim, pre_dim) = _forward(info, own, x, w, b, residual, *rest)
     else:
         y, pre = _ops.forward(x, w, b, residual, *rest)
-    y, concat = (t.expand(batch, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in ((y, y_dim), (concat, dims[4])))
+    y, concat = (t.expand(batch, *t.shape) if dim is None else t.movedim(dim, 0)
+                 for t, dim in ((y, y_dim), (concat, dims[4])))
     return (torch.cat((concat, y) if concat_first else (y, concat), 2), pre), (0, pre_dim)
 
 

@@ -48,14 +48,17 @@ class Device:
 
     @staticmethod
     def named(name: str) -> "Device":
-        """A device that need not be present.
+        """A device that need not be present, by its canonical name or one that it reports; case, punctuation and
+        "nvidia" may be left away: "nvidia_h200", "h200" and "NVIDIA H100 80GB HBM3" are names.
 
         Raises:
             ValueError: the name is not known.
         """
-        if name not in KNOWN:
-            raise ValueError(f"device {name!r} is not known; known are {', '.join(KNOWN)}")
-        return KNOWN[name]
+        plain = {known.replace("_", ""): device for known, device in KNOWN.items()}
+        for spelled in (name, f"nvidia {name}"):
+            if device := plain.get(canonical_name(spelled).replace("_", "")):
+                return device
+        raise ValueError(f"device {name!r} is not known; known are {', '.join(KNOWN)}")
 
 
 # Vendor data sheets (SXM parts, dense rates) and the CUDA programming guide's table of capabilities.
@@ -76,14 +79,18 @@ def canonical_name(reported: str) -> str:
 
     A name that is not in it stands for itself: "NVIDIA L40S" is nvidia_l40s.
     """
-    return _aliases().get(reported) or "_".join(re.findall("[a-z0-9]+", reported.lower()))
+    return _aliases().get(_plain(reported)) or _plain(reported)
+
+
+def _plain(reported: str) -> str:
+    return "_".join(re.findall("[a-z0-9]+", reported.lower()))
 
 
 @lru_cache(maxsize=None)
 def _aliases() -> dict[str, str]:
     for path in (folder / "devices.json" for folder in SHIPPED):
         try:
-            return json.loads(path.read_text("utf-8"))
+            return {_plain(reported): name for reported, name in json.loads(path.read_text("utf-8")).items()}
         except OSError:
             continue
         except ValueError as error:
