@@ -20,7 +20,6 @@ ROOMS = {  # room: what it answers, and from which others it may import
     "checking": ("is it right?", ("problems", "planning", "launching", "tools")),
     "ops": ("what is the operator, and what are its derivatives?", ("problems", "launching", "checking")),
     "surface": ("what may a user write?", ("problems", "launching", "checking", "ops")),
-    "fusing": ("what follows the layer in a compiled model, and how is it one call?", ("problems", "ops", "surface")),
     "compiling": ("what did the compiler make of it, for a GPU that is not here?",
                   ("files", "problems", "planning", "launching", "tools")),
     "measuring": ("how fast is it?",
@@ -29,13 +28,14 @@ ROOMS = {  # room: what it answers, and from which others it may import
     "commands": ("what may be typed?",
                  ("problems", "planning", "launching", "tools", "checking", "compiling", "measuring", "demo")),
 }
-HOUSED = {"functional": "surface", "nn": "surface", "tf": "surface", "__init__": "surface",  # what is not named as its room
-          "cli": "commands", "__main__": "commands", **dict.fromkeys(TOOLS, "tools")}
+HOUSED = {  # what is not named as its room
+    **dict.fromkeys(("functional", "nn", "fusing", "tf", "__init__"), "surface"), "cli": "commands", "__main__": "commands",
+    **dict.fromkeys(TOOLS, "tools")}
 FORBIDDEN = {  # what a file or room must not import, even inside a function
     "problems": {"torch", "triton", "numpy", "os"}, "planning/config": {"torch", "triton", "os", "time"},
     "planning/constraints": {"torch", "triton", "time"}, "planning/launches": {"torch", "triton", "os", "time"},
     "kernels": {"torch", "numpy", "os"}, "checking/reference": {"triton", "triton_conv3dt", "numpy"}, "ops": {"triton"},
-    "surface": {"triton"}, "fusing": {"triton"},
+    "surface": {"triton"},
 }
 LONGEST_FILE, LONGEST_FUNCTION = 320, 60  # lines; a kernel is as long as it is
 ALL_FILES = sorted(PACKAGE.rglob("*.py"))
@@ -46,7 +46,7 @@ each_file = pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path
 def table() -> str:
     """ROOMS, as CONTRIBUTING.md shows it."""
     names = {room: f"`{room}/`" for room in ROOMS} | {
-        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn/`, `tf/`", "files": "`files.py`",
+        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn/`, `fusing/`, `tf/`", "files": "`files.py`",
         "commands": "`commands/`, `cli.py`"}
     rows = (f"| {names[room]} | {answers} | {', '.join(known) or 'nothing'} |" for room, (answers, known) in ROOMS.items())
     return "\n".join(("| room | answers | may import from |", "|---|---|---|", *rows))
