@@ -18,6 +18,9 @@ WHOLE = {  # one call and nothing else
     "cat": lambda self, y, s: torch.cat((y, s), 1),
     "cat, the skip first": lambda self, y, s: torch.cat([s, y], dim=-4),
     "no affine": lambda self, y, s: F.batch_norm(y, self.norm.running_mean, self.norm.running_var),
+    "by keywords": lambda self, y, s: F.leaky_relu(input=F.batch_norm(
+        y, running_mean=self.norm.running_mean, running_var=self.norm.running_var, weight=self.norm.weight,
+        bias=self.norm.bias, training=False), negative_slope=0.3),
     "twice normalised": lambda self, y, s: F.instance_norm(
         self.norm(y), self.instance.running_mean, self.instance.running_var, use_input_stats=False),
     "in place": lambda self, y, s: torch.concat((self.inplace(self.norm(y).add_(s)), s), 1),
@@ -129,6 +132,19 @@ def test_an_operand_that_is_written_to_is_read_before():
     fast, graphs = compiled(changed)
     assert torch.equal(fast(*operands), changed(*operands))
     assert left(graphs) == ["clone", "layer", "zero_", "add"] and "zero_ writes to" in fusing.report()[0].left
+
+
+def test_a_layer_by_keywords():
+    def layer(x, w, b, skip):
+        return torch.cat(dim=1, tensors=(F.conv_transpose3d(stride=2, bias=b, weight=w, input=x).tanh(), skip))
+
+    operands = torch.randn(X), torch.randn(4, 3, 2, 2, 2), torch.randn(3), torch.randn(SKIP)
+    fast, graphs = compiled(layer)
+    torch.testing.assert_close(fast(*operands), layer(*operands))
+    assert left(graphs) == ["layer"]
+    complexes = [t.to(torch.complex64) for t in operands]
+    torch.testing.assert_close(fast(*complexes), layer(*complexes))
+    assert fusing.report()[1].left == "it is of torch.complex64"
 
 
 @pytest.mark.parametrize("bias, groups", [(False, 1), (True, 2), (False, 4)])

@@ -61,6 +61,12 @@ def test_the_wheel_holds_what_is_needed_and_no_more(wheel):
     assert not [name for name in names if "pycache" in name or "test" in name]
 
 
+def test_an_installed_wheel_is_a_backend_of_the_compiler(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name, = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "[torch_dynamo_backends]\ntriton_conv3dt = triton_conv3dt.fusing:backend" in archive.read(name).decode()
+
+
 def test_an_installed_wheel_finds_its_configs(wheel, tmp_path):
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"

@@ -59,7 +59,7 @@ def _fuse(module: fx.GraphModule) -> list[Row]:
     for layer in [node for node in graph.nodes if is_layer(node) or is_operator(node)]:
         chain = _chain(graph, layer)
         rows.append(chain.row())
-        if is_layer(layer) and _replaceable(chain) or len(chain.nodes) > 1 + is_operator(layer):
+        if is_layer(layer) and not _not_replaceable(chain) or len(chain.nodes) > 1 + is_operator(layer):
             _rewrite(graph, chain)
     if rows:
         graph.lint()
@@ -73,8 +73,8 @@ def _chain(graph, layer) -> Chain:
     chain = Chain(layer, operands, [layer])
     if is_operator(layer):
         chain.left = _read_operator(chain)
-    elif not _replaceable(chain):
-        chain.left = "backend=\"torch\" was asked for, or the kernels cannot take it"
+    else:
+        chain.left = _not_replaceable(chain)
     place = {node: i for i, node in enumerate(graph.nodes)}
     regions = _regions(graph)
     while not chain.left:
@@ -154,12 +154,15 @@ def _read_operator(chain) -> str:
     return ""
 
 
-def _replaceable(chain) -> bool:
-    """Whether PyTorch's layer may become ours: not where this package itself had PyTorch compute on a GPU."""
+def _not_replaceable(chain) -> str:
+    """Why PyTorch's layer stays PyTorch's, or ""."""
     x = value_of(chain.operands.get("input"))
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        return False
-    return x.device.type != "cuda" or not asked_of_pytorch(chain.layer)
+    if not isinstance(x, torch.Tensor):
+        return "the compiler has not said what its input is"
+    if not x.is_floating_point():
+        return f"it is of {x.dtype}"
+    asked = x.device.type == "cuda" and asked_of_pytorch(chain.layer)
+    return 'backend="torch" was asked for, or the kernels cannot take it' if asked else ""
 
 
 def asked_of_pytorch(layer: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from .patterns import NORMS, bound, in_place, name_of, trains, value_of
+from .patterns import NORMS, in_place, name_of, norm_arguments, trains, value_of
 
 
 def written_between(chain, last, step, place) -> str:
@@ -38,7 +38,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
     if isinstance(node.target, torch._ops.HigherOrderOperator) or not _of_pytorch(node.target):
         return node.all_input_nodes
     if node.target in NORMS:
-        given = bound(node, NORMS[node.target])
+        given = norm_arguments(node)
         return _nodes([given.get("mean"), given.get("variance")]) if trains(node) else []
     return out + _nodes(node.args[:1]) * in_place(node)
 

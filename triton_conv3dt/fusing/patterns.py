@@ -63,7 +63,12 @@ def value_of(node):
 
 def bound(node: fx.Node, names: tuple[str, ...]) -> dict:
     """The arguments of a node by name."""
-    return dict(zip(names, node.args)) | {NAMES.get(key, key): value for key, value in node.kwargs.items()}
+    return dict(zip(names, node.args)) | node.kwargs
+
+
+def norm_arguments(node: fx.Node) -> dict:
+    """The arguments of a normalisation by the names that `folded` and this module have for them."""
+    return {NAMES.get(key, key): value for key, value in bound(node, NORMS[node.target]).items()}
 
 
 def is_layer(node: fx.Node) -> bool:
@@ -127,7 +132,7 @@ def _pad(node, name):
 
 
 def _norm(node, value, name):
-    given = bound(node, NORMS[node.target])
+    given = norm_arguments(node)
     if value_of(value).dim() != 5 or not alike(value_of(value), value_of(node)):
         return f"{name} has other channels, or changes the dtype"
     if trains(node) or given.get("mean") is None:
@@ -138,7 +143,7 @@ def _norm(node, value, name):
 
 def trains(node) -> bool:
     """Whether a normalisation takes the statistics of its input, and writes to the running ones."""
-    return bound(node, NORMS[node.target]).get("training", node.target is F.instance_norm) is not False
+    return norm_arguments(node).get("training", node.target is F.instance_norm) is not False
 
 
 def _addition(node, value, name):
