@@ -30,6 +30,8 @@ def add(commands) -> None:
     options.add_devices(where)
     where.add_argument("--arch", nargs="+", type=arch, metavar="SM",
                        help="or their architectures: sm_80, sm_90, sm_100, ...")
+    inspect.add_argument("--step", action="store_true",
+                         help="the bound of a whole training step of each layer, one line each")
     inspect.add_argument("--json", action="store_true",
                          help="print JSON: one object per line, all that is known of a kernel")
     inspect.add_argument("--jobs", type=options.positive, metavar="N",
@@ -53,12 +55,14 @@ def run(arguments) -> int:
     told = asked or arguments.device or arguments.arch or arguments.default or arguments.without
     if arguments.configs is not None and told:
         arguments.refuse("--configs says itself which problems, which devices and which configs: it stands alone")
+    if arguments.step and (arguments.configs is not None or arguments.direction or arguments.case):
+        arguments.refuse("--step is of whole layers: it takes --layers, --model or --input, in every direction")
     from ..planning import store
 
     try:
         problems = options.problems_of(arguments) if arguments.configs is None else None
         with store.strict():
-            tasks = _layers(arguments, problems) if problems else _configs(arguments)
+            tasks = (_steps if arguments.step else _layers)(arguments, problems) if problems else _configs(arguments)
     except (ValueError, RuntimeError, store.ConfigFileWarning) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -67,7 +71,7 @@ def run(arguments) -> int:
 
 def _inspect(tasks, arguments) -> int:
     """Print what is known of each kernel as soon as it and those before it are compiled."""
-    from ..compiling import survey
+    from ..compiling import steps, survey
     from ..progress import Progress
 
     failed = []
@@ -80,7 +84,12 @@ def _inspect(tasks, arguments) -> int:
     progress = Progress(len(tasks), arguments.quiet, every=10.0)
     try:
         kernels = noted(survey.inspect(tasks, arguments.jobs, progress))
-        for line in (json.dumps(k.as_json()) for k in kernels) if arguments.json else survey.table(kernels, tasks):
+        found = steps.steps(kernels) if arguments.step else kernels
+        if arguments.json:
+            lines = (json.dumps(one.as_json()) for one in found)
+        else:
+            lines = map(steps.line, found) if arguments.step else survey.table(found, tasks)
+        for line in lines:
             progress.say(line)
     finally:
         progress.close()
@@ -101,6 +110,16 @@ def _layers(arguments, problems) -> list:
                 store.Found(search.default(problem, device, without), "default of search.py")
             tasks.append(Task(name, problem, device, found.config, found.source))
     return tasks
+
+
+def _steps(arguments, problems) -> list:
+    """What whole training steps compile, of every layer on every device."""
+    from ..compiling import steps
+    from ..planning import constraints
+
+    return [task for device in dict.fromkeys(arguments.arch or options.devices_of(arguments)) for name, problem in problems
+            if problem.direction == "forward"
+            for task in steps.tasks(name, problem, device, constraints.current(), arguments.default)]
 
 
 def _configs(arguments) -> list:

@@ -115,11 +115,18 @@ class Problem(Shape):
 
     @property
     def bytes(self) -> int:
-        """Bytes of x, w and y (and what the epilogue reads), each moved once."""
+        """Bytes of x, w and y (and what the epilogue reads), each moved once; of all gradients at once those of x and w, too."""
         x, y = self.n * self.ci * prod(self.in_size), self.n * self.co * prod(self.out_size)
         w = self.ci * self.co_group * self.taps
         extra = y * (self.epilogue.residual + self.epilogue.keep_pre)
+        if self.direction == BACKWARD:
+            extra += x + w + y * (self.epilogue.activation is not None)
         return self.item * (x + y + w + extra)
+
+    @property
+    def flops(self) -> int:
+        """Those of a layer's product, or of the two that all gradients at once are."""
+        return super().flops * (2 if self.direction == BACKWARD else 1)
 
     def __str__(self) -> str:
         triple = lambda v: str(v[0]) if len(set(v)) == 1 else "x".join(map(str, v))

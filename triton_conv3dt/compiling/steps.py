@@ -1,0 +1,89 @@
+"""The bound of a whole training step of a layer: its forward and whatever computes its gradients, one after another."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+
+from ..planning import search, store
+from ..planning.constraints import Constraints
+from ..planning.device import Device
+from ..planning.explain import backward
+from ..problems import case
+from ..problems.problem import BACKWARD, Epilogue, Problem
+from .survey import Kernel, Task
+
+LAUNCHES = {"forward": "forward", "grad_input": "input", "grad_weight": "weight", BACKWARD: "one pass"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """The compiled products of one step, forward first. Those of the gradients of x and w do not sum dy for the bias's, which is
+    read once more for it."""
+
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def failure(self) -> str | None:
+        """Why the step has no bound: a kernel does not compile, or its device's clock is not known."""
+        return next((k.failure or "no bound is known" for k in self.kernels if k.failure or k.bound is None), None)
+
+    @property
+    def least(self) -> float:
+        """Seconds in which every tensor is moved once forward and once backward, or multiplied: the roofline of the step."""
+        forward, device = self.kernels[0].task.problem, self.kernels[0].task.device
+        gradients = backward(forward)
+        rate = device.rate_16bit if forward.item == 2 else device.rate_tf32
+        return max((forward.bytes + gradients.bytes) / device.bandwidth, (forward.flops + gradients.flops) / rate)
+
+    @property
+    def seconds(self) -> list[float]:
+        """The bound of each kernel, and of the sum for the bias where nothing else makes it; passes included."""
+        found = [k.bound.limit * k.bound.roofline for k in self.kernels]
+        problem, device = self.kernels[0].task.problem, self.kernels[0].task.device
+        if problem.epilogue.bias and self.kernels[-1].task.problem.direction != BACKWARD:
+            found.append(problem.item * problem.n * problem.co * prod(problem.out_size) / device.bandwidth)
+        return found
+
+    @property
+    def limit(self) -> float:
+        """The bound of the step, over its roofline."""
+        return sum(self.seconds) / self.least
+
+    def as_json(self) -> dict:
+        """In JSON's types."""
+        task = self.kernels[0].task
+        said = {"name": task.name, "case": case.format(task.problem), "device": task.device.name, "failure": self.failure,
+                "kernels": [k.as_json() for k in self.kernels]}
+        return said if self.failure else said | {"limit": self.limit, "roofline_seconds": self.least}
+
+
+def tasks(name: str, forward: Problem, device: Device, without: Constraints, default: bool) -> list[Task]:
+    """What a step of a layer compiles, by its forward problem. default: whatever has been tuned."""
+    directions = [forward, *(replace(forward, direction=d, epilogue=Epilogue()) for d in ("grad_input", "grad_weight"))]
+    if config := search.one_pass(backward(forward), device, without):
+        directions = directions[:1]
+    found = [store.choose(p, device, without) if not default else store.Found(search.default(p, device, without), "default")
+             for p in directions]
+    made = [Task(name, p, device, one.config, one.source) for p, one in zip(directions, found)]
+    return made + [Task(name, backward(forward), device, config, "default")] * bool(config)
+
+
+def steps(kernels: Iterable[Kernel]) -> Iterator[Step]:
+    """The steps of kernels that come as `tasks` has them, each as soon as it is complete."""
+    found: list[Kernel] = []
+    for kernel in kernels:
+        found.append(kernel)
+        if kernel.task.problem.direction in ("grad_weight", BACKWARD):
+            yield Step(tuple(found))
+            found = []
+
+
+def line(step: Step) -> str:
+    """A step in words."""
+    task = step.kernels[0].task
+    who = f"{task.device.name}  {task.name or case.format(task.problem)}"
+    if step.failure:
+        return f"{who}  FAILED {step.failure.splitlines()[0]}"
+    names = [LAUNCHES[k.task.problem.direction] for k in step.kernels] + ["bias"]
+    parts = ", ".join(f"{name} {seconds / step.least:.2f}" for name, seconds in zip(names, step.seconds))
+    return f"{who}  {step.limit:.2f}x the roofline at best: {parts}"
