@@ -220,3 +220,17 @@ def test_torchscript(fuse):
     assert torch.equal(scripted(x, **with_skip), model[0](x, **with_skip))
     with pytest.raises(RuntimeError, match="as a module of its own"):
         torch.jit.script(nn.ConvTranspose3d(2, 2, 2, activation="relu"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantization_observes_the_layer():
+    """prepare_fx observes the results of what it knows."""
+    quantize_fx = pytest.importorskip("torch.ao.quantization.quantize_fx")
+    from torch.ao.quantization import get_default_qconfig_mapping
+
+    model, x = torch.nn.Sequential(layer(2), torch.nn.ReLU()).eval(), torch.randn(X)
+    nn.convert(model)
+    prepared = quantize_fx.prepare_fx(model, get_default_qconfig_mapping("qnnpack"), (x,))
+    found, = (node for node in prepared.graph.nodes if node.target is torch.conv_transpose3d)
+    assert all(str(user.target).startswith("activation_post_process") for user in found.users)
+    torch.testing.assert_close(prepared(x), model(x))
