@@ -28,15 +28,16 @@ def problem_of(layer, direction, layout, dtype, w_minor=None) -> Problem:
 @pytest.mark.parametrize("name", ANY)
 @pytest.mark.slow
 def test_default_fits_all_layers(name, dtype):
-    """Every real layer has a plan in every direction, the layouts in turn; asking twice gives the same."""
+    """Every real layer has a plan in every direction, dtypes and layouts in turn; asking again, here and there, gives the
+    same."""
     device, turn = Device.named(name), ANY.index(name)
-    for i, layer in enumerate(layers()):
+    for i, layer in enumerate(layers()[(turn + (dtype == "float16")) % 2::2]):
         for direction in DIRECTIONS:
-            problem = problem_of(layer, direction, LAYOUTS[(i + turn + (dtype == "float16")) % 2], dtype)
-            config = default(problem, device)
-            assert fits(config, problem, device) is None, (layer, config)
-            assert config == default(replace(problem), replace(device)), layer
-            assert_says_what_runs(plan(problem, device))
+            problem = problem_of(layer, direction, LAYOUTS[(i + turn) % 2], dtype)
+            found = plan(problem, device)
+            assert fits(found.config, problem, device) is None, (layer, found)
+            assert (i + turn) % 8 or found.config == default(replace(problem), replace(device)), layer
+            assert_says_what_runs(found)
 
 
 def assert_says_what_runs(p):
