@@ -5,6 +5,7 @@
     nn.ConvTranspose3d      the module, with the parameters and the state_dict of PyTorch's
     tf                      the same layer with TensorFlow's arguments
     fusing                  torch.compile(model, backend="triton_conv3dt"): what follows the layer joins its call
+    distributed             the layer of volumes that are split over ranks
 
 Importing the package imports neither torch nor Triton and touches no GPU: names are looked up when they are first used.
 """
@@ -13,16 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import fusing, nn, tf
+    from . import distributed, fusing, nn, tf
     from .functional import conv_transpose3d, conv_transpose3d_sized
 
 __version__ = "0.1.0"
-__all__ = ["conv_transpose3d", "conv_transpose3d_sized", "nn", "tf", "fusing"]
+__all__ = ["conv_transpose3d", "conv_transpose3d_sized", "nn", "tf", "fusing", "distributed"]
 _FUNCTIONS = ("conv_transpose3d", "conv_transpose3d_sized")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("nn", "tf", "fusing"):
+    if name in ("nn", "tf", "fusing", "distributed"):
         return importlib.import_module(f".{name}", __name__)
     if name in _FUNCTIONS:
         from . import functional

@@ -18,6 +18,7 @@ from .problems.problem import PRECISIONS
 Ints = int | Sequence[int]  # along depth, height and width
 Follows = str | tuple[Any, ...] | Callable[[Tensor], Tensor] | None
 _REMEMBERED_CALLS = 4096
+_PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter))
 
 
 class _Call(NamedTuple):
@@ -126,6 +127,11 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
     numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
     """
     key, activation = None, activations.recognised(activation)  # a module may change between calls
+    if not (type(x) in _PLAIN_TYPES and type(w) in _PLAIN_TYPES) and _are_distributed(x, w, b, residual, out):
+        arguments.check_tensors(x, w, b, residual, out)
+        x, w, b, residual = _autocast(x, w, b, residual)
+        call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
+        return _run_distributed(call, x, w, b, residual, out)
     if not (torch.compiler.is_compiling() or internals.is_autocasting() or internals.is_tracing()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
@@ -150,6 +156,31 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
             _calls.clear()
         _calls[key] = call
     return _run(call, x, w, b, residual, concat, out)
+
+
+def _are_distributed(*tensors) -> bool:
+    """Whether one of them is a DTensor, of which there is none where nobody has imported them."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and any(isinstance(t, module.DTensor) for t in tensors)
+
+
+def _run_distributed(call: _Call, x, w, b, residual, out):
+    from .sharding.layer import conv_transpose3d
+
+    _, *rest = call.arguments
+
+    def product(x, w, b, residual, out, padding, out_size):
+        stride, _, *others = rest
+        shard = call._replace(arguments=(out_size, stride, padding, *others), batched=True, then=None, records=None)
+        return _run(shard, x, w, b, residual, out)
+
+    y = conv_transpose3d(product, call.arguments[:5], x, w, b, residual, out if call.then is None else None)
+    y = y if call.then is None else call.then(y)
+    return y if out is None or call.then is None else out.copy_(y)
+
+
+# The compiler knows neither this rank's place nor what is under way: it leaves the call as it is.
+_run_distributed._torchdynamo_disable = True
 
 
 def _autocast(x, *others):

@@ -19,7 +19,8 @@ ROOMS = {  # room: what it answers, and from which others it may import
     "tools": ("how far is it, and what if a process is lost?", ("planning",)),
     "checking": ("is it right?", ("problems", "planning", "launching", "tools")),
     "ops": ("what is the operator, and what are its derivatives?", ("problems", "launching", "checking")),
-    "surface": ("what may a user write?", ("problems", "launching", "checking", "ops")),
+    "sharding": ("what does a rank do for its part of a volume?", ("problems", "launching", "ops")),
+    "surface": ("what may a user write?", ("problems", "launching", "checking", "ops", "sharding")),
     "compiling": ("what did the compiler make of it, for a GPU that is not here?",
                   ("files", "problems", "planning", "launching", "tools")),
     "measuring": ("how fast is it?",
@@ -29,8 +30,8 @@ ROOMS = {  # room: what it answers, and from which others it may import
                  ("problems", "planning", "launching", "tools", "checking", "compiling", "measuring", "demo")),
 }
 HOUSED = {  # what is not named as its room
-    **dict.fromkeys(("functional", "nn", "fusing", "tf", "__init__"), "surface"), "cli": "commands", "__main__": "commands",
-    **dict.fromkeys(TOOLS, "tools")}
+    **dict.fromkeys(("functional", "nn", "distributed", "fusing", "tf", "__init__"), "surface"),
+    "cli": "commands", "__main__": "commands", **dict.fromkeys(TOOLS, "tools")}
 FORBIDDEN = {  # what a file or room must not import, even inside a function
     "problems": {"torch", "triton", "numpy", "os"}, "planning/config": {"torch", "triton", "os", "time"},
     "planning/constraints": {"torch", "triton", "time"}, "planning/launches": {"torch", "triton", "os", "time"},
@@ -46,7 +47,8 @@ each_file = pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path
 def table() -> str:
     """ROOMS, as CONTRIBUTING.md shows it."""
     names = {room: f"`{room}/`" for room in ROOMS} | {
-        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn/`, `fusing/`, `tf/`", "files": "`files.py`",
+        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn/`, `distributed.py`, `fusing/`, `tf/`",
+        "files": "`files.py`",
         "commands": "`commands/`, `cli.py`"}
     rows = (f"| {names[room]} | {answers} | {', '.join(known) or 'nothing'} |" for room, (answers, known) in ROOMS.items())
     return "\n".join(("| room | answers | may import from |", "|---|---|---|", *rows))

@@ -66,8 +66,14 @@ def _linear(x, w, b, out_size, stride, padding, dilation, groups):
     rest = [(c - p, c - a) for c, p, a in zip(common, padding, after)]
     filled = any(n > 0 for pair in rest for n in pair)
     z = F.conv_transpose3d(x, w, None if filled else b, stride, common, 0, groups, dilation)
-    z = F.pad(z, [n for pair in reversed(rest) for n in pair])
+    z = F.pad(z, [n for pair in map(_within, rest[::-1], z.shape[:1:-1], out_size[::-1]) for n in pair])
     return z + b.view(-1, 1, 1, 1) if filled and b is not None else z
+
+
+def _within(pair, size, out):
+    """What F.pad cuts or fills at both ends; no more is cut than is there."""
+    before, after = pair
+    return (-size, out) if before < -size else (out, -size) if after < -size else pair
 
 
 @contextlib.contextmanager

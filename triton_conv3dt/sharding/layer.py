@@ -1,0 +1,109 @@
+"""The layer of DTensors, as every rank runs it for its shard."""
+
+from functools import partial
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from ..launching.tensors import memory_format
+from ..ops import arguments
+from ..problems.geometry import Axis
+from . import exchange, placing
+from .halo import plan, within
+
+
+def conv_transpose3d(product, geometry, x, w, b, residual, out):
+    """The layer of DTensors whose shapes have been checked; y is split as x is, and over channels where w is.
+
+    Args:
+        product: product(x, w, b, residual, out, padding, out_size), the layer of plain tensors; out may be None.
+        geometry: out_size, stride, padding and dilation of the whole.
+
+    Raises:
+        RuntimeError: operands that are not DTensors of one mesh, or with placements that the layer does not take.
+    """
+    out_size, stride, padding, dilation, groups = geometry
+    place = placing.of(x, w, b, residual, out, groups)
+    if out is not None:
+        arguments.refuse_derivatives(x, w, b, residual, out)
+    if b is not None and tuple(b.placements) != place.bias:
+        b = b.redistribute(placements=place.bias)
+    size = (*x.shape[:place.channel], w.shape[1] * groups, *out_size)
+    local = [None if t is None else _local(t) for t in (x, w, b, residual, out)]
+    if not place.channel:
+        local = [t if t is None or t.dim() != 4 else t.unsqueeze(0) for t in local]
+    lx, lw, lb, lr, lout = local
+    lw, lb, ropes = exchange.replicated(place.groups(place.axes(0, 1, 2, 3, 4)), lw, lb)
+    lx, more = exchange.replicated(place.groups(place.split_weight), lx)
+    lx, lw, lb, lr, rope = exchange.Fasten.apply(len(ropes + more), *ropes, *more, lx, lw, lb, lr)
+    axes = tuple(map(Axis, x.shape[-3:], out_size, w.shape[2:], stride, padding, dilation))
+    y = _Shard(product, axes, groups, place, lw, lb).run(lx, lr, lout, rope)
+    return _whole(y, place, size, x) if out is None else out
+
+
+def _local(t):
+    """The shard of a DTensor; what is still on its way there is waited for."""
+    local = t.to_local()
+    return local if type(local) in (torch.Tensor, torch.nn.Parameter) else local.clone()
+
+
+def _whole(y, place, size, x):
+    """The DTensor of which y is this rank's shard, in x's memory format."""
+    whole = torch.empty((1,) * (5 - len(size)) + size, device="meta", memory_format=_format(x))
+    y = DTensor.from_local(y.contiguous(memory_format=_format(x)) if place.channel else y.squeeze(0), place.mesh,
+                           place.output, run_check=False, shape=torch.Size(size), stride=whole.stride()[-len(size):])
+    # A gradient in other placements is brought into these by a step that has a derivative; from_local's has none.
+    return y.redistribute(placements=place.output) if y.requires_grad else y
+
+
+def _format(x):
+    return memory_format(x if x.dim() == 5 else x.unsqueeze(0))
+
+
+class _Shard:
+    """This rank's part of a layer."""
+
+    def __init__(self, product, axes, groups, place, w, b):
+        split, rank, self.group = place.split()
+        self.product, self.groups, self.w, self.b, self.plan = product, groups, w, b, plan(axes, split, rank)
+        self.parts = self.plan.parts if w.shape[1] else ()  # there may be more ranks than output channels
+
+    def run(self, x, residual, out, rope):
+        tracked = rope.requires_grad
+        if len(self.parts) == 1 and not (self.plan.joined or self.plan.exchanges):
+            y = self.compute(self.parts[0], x, residual, out)
+            return exchange.Assemble.apply(None, None, rope, y) if tracked else y
+        places = [(..., *within(part.outputs, self.plan.outputs)) for part in self.parts]
+        empty = partial(torch.empty, (x.shape[0], self.w.shape[1] * self.groups, *map(len, self.plan.outputs)),
+                        dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+        y = out if out is not None else None if tracked else empty()
+        if tracked and residual is not None and places:
+            residuals = exchange.Cut.apply(residual, places)
+        else:
+            residuals = [None if residual is None else residual[place] for place in places]
+        results, rope = self.results(x, residuals, [None if y is None else y[place] for place in places], rope)
+        return exchange.Assemble.apply(empty, places, rope, *results) if y is None else y
+
+    def results(self, x, residuals, outs, rope):
+        """The product of each part, and the rope."""
+        (n, c), arrived = x.shape[:2], None
+        if self.plan.exchanges or self.plan.joined:
+            link = exchange.Link(self.group, [n * c * p for p in self.plan.send_places],
+                                 [n * c * p for p in self.plan.receive_places], True)
+            x, kept, arrived = exchange.Leave.apply(x, self.plan, link)
+        if self.plan.exchanges:
+            left, under_way = arrived, link.begin(arrived.detach())
+        # What needs nothing of others is computed while that is under way.
+        found = [None if part.joined else self.compute(part, x, *rest) for part, *rest in zip(self.parts, residuals, outs)]
+        if self.plan.exchanges:
+            arrived, rope = exchange.Arrive.apply(left, rope, link, under_way)
+        if self.parts and self.plan.joined:
+            buffers = iter(exchange.Spread.apply(torch.cat((kept, arrived)), self.plan.joining, n, c, memory_format(x)))
+            found = [self.compute(part, next(buffers), *rest) if part.joined else one
+                     for one, part, *rest in zip(found, self.parts, residuals, outs)]
+        return found, rope
+
+    def compute(self, part, x, residual, out):
+        padding = tuple(axis.padding + outputs.start - read.start * axis.stride
+                        for axis, outputs, read in zip(self.plan.axes, part.outputs, part.inputs))
+        return self.product(x, self.w, self.b, residual, out, padding, tuple(map(len, part.outputs)))
