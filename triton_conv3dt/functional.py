@@ -179,10 +179,6 @@ def _run_distributed(call: _Call, x, w, b, residual, out):
     return y if out is None or call.then is None else out.copy_(y)
 
 
-# The compiler knows neither this rank's place nor what is under way: it leaves the call as it is.
-_run_distributed._torchdynamo_disable = True
-
-
 def _autocast(x, *others):
     """The operands as autocast hands them to a convolution, where it is on for their kind of device."""
     return arguments.lower_precision(x.device.type, x, *others) if arguments.autocasting(x) else (x, *others)

@@ -12,6 +12,7 @@ from . import exchange, placing
 from .halo import plan, within
 
 
+@torch.compiler.disable  # it knows neither this rank's place nor what is under way, and leaves the call as it is
 def conv_transpose3d(product, geometry, x, w, b, residual, out):
     """The layer of DTensors whose shapes have been checked; y is split as x is, and over channels where w is.
 
