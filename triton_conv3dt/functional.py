@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from functools import partial
 from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
@@ -127,11 +128,11 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
     numbers: stride, padding, dilation, output_padding, out_size, as they were given; one of the last two is None.
     """
     key, activation = None, activations.recognised(activation)  # a module may change between calls
-    if not (type(x) in _PLAIN_TYPES and type(w) in _PLAIN_TYPES) and _are_distributed(x, w, b, residual, out):
-        arguments.check_tensors(x, w, b, residual, out)
+    if not (type(x) in _PLAIN_TYPES and type(w) in _PLAIN_TYPES) and _are_distributed(x, w, b, residual, concat, out):
+        arguments.check_tensors(x, w, b, residual, concat, concat_first, out)
         x, w, b, residual = _autocast(x, w, b, residual)
-        call = _checked(numbers, x, w, b, groups, activation, residual, out, precision, backend)
-        return _run_distributed(call, x, w, b, residual, out)
+        call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend)
+        return _run_distributed(call, x, w, b, residual, concat, out)
     if not (torch.compiler.is_compiling() or internals.is_autocasting() or internals.is_tracing()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
@@ -164,19 +165,21 @@ def _are_distributed(*tensors) -> bool:
     return module is not None and any(isinstance(t, module.DTensor) for t in tensors)
 
 
-def _run_distributed(call: _Call, x, w, b, residual, out):
+def _run_distributed(call: _Call, x, w, b, residual, concat, out):
     from .sharding.layer import conv_transpose3d
 
-    _, *rest = call.arguments
+    def product(x, w, b, residual, concat, out, padding, out_size):
+        _, stride, _, *rest = call.arguments
+        shard = call._replace(arguments=(out_size, stride, padding, *rest), batched=True, then=None, records=None,
+                              joined=call.joined and concat is not None)
+        return _run(shard, x, w, b, residual, concat, out)
 
-    def product(x, w, b, residual, out, padding, out_size):
-        stride, _, *others = rest
-        shard = call._replace(arguments=(out_size, stride, padding, *others), batched=True, then=None, records=None)
-        return _run(shard, x, w, b, residual, out)
-
-    y = conv_transpose3d(product, call.arguments[:5], x, w, b, residual, out if call.then is None else None)
-    y = y if call.then is None else call.then(y)
-    return y if out is None or call.then is None else out.copy_(y)
+    layer = partial(conv_transpose3d, product, call.arguments[:5], x, w, b, residual)
+    if call.then is None:
+        return layer(concat, call.concat_first, out)
+    y = call.then(layer(None, False, None))
+    y = y if concat is None else torch.cat((concat, y) if call.concat_first else (y, concat), -4)
+    return y if out is None else out.copy_(y)
 
 
 def _autocast(x, *others):

@@ -46,6 +46,15 @@ def test_a_unet_learns(tmp_path):
     assert (tmp_path / "unet.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_sharded_unet_is_that_of_one_process(tmp_path, ranks):
+    printed = run("sharded_unet.py", tmp_path, "--ranks", str(ranks), "--size", "16", "16", "16")
+    whole, sharded = re.search(rf"one process (\S+), of {ranks} ranks (\S+)", printed).groups()
+    assert whole == sharded and float(re.search(r"differ by (\S+)", printed)[1]) < 1e-4
+    kept = [float(n) for n in re.findall(r"(\S+) MB", printed)]
+    assert len(kept) == 1 + ranks and max(kept[1:]) < 0.8 * kept[0]
+
+
 def test_what_monai_would_be_needed_for_is_said_where_it_is_missing(tmp_path):
     (tmp_path / "monai.py").write_text(NO_MONAI)
     printed = run("convert_monai.py", tmp_path, path=(tmp_path,))

@@ -43,6 +43,8 @@ class Sharded:
     groups: int = 1
     bias: bool = True
     residual: bool = False
+    concat: int = 0  # channels
+    concat_first: bool = False
     activation: object = None
     batched: bool = True
 
@@ -52,20 +54,20 @@ class Sharded:
         x = [Replicate() if p is None or p == "co" else Shard(p + shift) for p in self.split]
         w = [Shard(1) if p == "co" else Replicate() for p in self.split]
         y = [Shard(1 + shift) if p == "co" else q for p, q in zip(self.split, x)]
-        return dict(x=x, w=w, b=[Replicate()] * len(w), residual=y, y=y)
+        return dict(x=x, w=w, b=[Replicate()] * len(w), residual=y, concat=y, y=y)
 
     def tensors(self) -> dict:
         """Small integers in fp64, in which every sum of derivatives of second order is exact, too."""
         generator = torch.Generator().manual_seed(0)
         batch = (self.n,) if self.batched else ()
         shapes = dict(x=(*batch, self.ci, *self.in_size), w=(self.ci, self.co // self.groups, *self.kernel), b=(self.co,),
-                      residual=(*batch, self.co, *self.out_size))
-        kept = {"x", "w", *["b"] * self.bias, *["residual"] * self.residual}
+                      residual=(*batch, self.co, *self.out_size), concat=(*batch, self.concat, *self.out_size))
+        kept = {"x", "w", *["b"] * self.bias, *["residual"] * self.residual, *["concat"] * bool(self.concat)}
         return {name: torch.randint(-3, 4, shape, generator=generator).double() for name, shape in shapes.items()
                 if name in kept}
 
 
-def whole(case: Sharded, x, w, b=None, residual=None):
+def whole(case: Sharded, x, w, b=None, residual=None, concat=None):
     """The layer by PyTorch's operator, uncropped, and what makes of that the output."""
     y = F.conv_transpose3d(x, w, None, case.stride, 0, 0, case.groups, case.dilation)
     margin = 30  # more than any crop or output here
@@ -73,15 +75,15 @@ def whole(case: Sharded, x, w, b=None, residual=None):
     y = y[(..., *(slice(margin + p, margin + p + o) for p, o in zip(case.padding, case.out_size)))]
     y = y if b is None else y + b.view(-1, 1, 1, 1)
     y = y if residual is None else y + residual
-    if case.activation is None:
-        return y
-    return y.relu() if case.activation == "relu" else F.leaky_relu(y, case.activation[1])
+    if case.activation is not None:
+        y = y.relu() if case.activation == "relu" else F.leaky_relu(y, case.activation[1])
+    return y if concat is None else torch.cat((concat, y) if case.concat_first else (y, concat), -4)
 
 
-def layer(case: Sharded, x, w, b=None, residual=None, backend="torch", **more):
+def layer(case: Sharded, x, w, b=None, **more):
     return conv_transpose3d_sized(x, w, b, stride=case.stride, padding=case.padding, out_size=case.out_size,
                                   dilation=case.dilation, groups=case.groups, activation=case.activation,
-                                  residual=residual, backend=backend, **more)
+                                  concat_first=case.concat_first, **more)
 
 
 def mesh_of(sizes):
@@ -202,8 +204,10 @@ def _draw(rng, world) -> Sharded | None:
     if min(out_size) < 1 or prod(out_size) > 4000:
         return None
     batched = 0 in split or rng.random() < 0.85
+    concat = rng.choice((0, 0, 1, 2)) if "co" not in split else 0
     return Sharded(mesh, split, rng.choice((1, 2, 3)) if batched else 1, ci, co, tuple(in_size), kernel, stride, padding,
-                   out_size, dilation, groups, rng.random() < 0.6, rng.random() < 0.3, rng.choice(ACTIVATIONS), batched)
+                   out_size, dilation, groups, rng.random() < 0.6, rng.random() < 0.3, concat, rng.random() < 0.5,
+                   rng.choice(ACTIVATIONS), batched)
 
 
 def check_all(cases, backend="torch", second_every=4) -> dict:

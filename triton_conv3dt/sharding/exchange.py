@@ -131,6 +131,8 @@ class Arrive(Function):
 
     @staticmethod
     def backward(ctx, arrived, rope):
+        if not ctx.needs_input_grad[0]:  # alike on all ranks
+            return None, rope, None, None
         back = Link(ctx.link.group, ctx.link.receives, ctx.link.sends, False)
         under_way = back.begin(arrived)
         if torch.is_grad_enabled() or torch.is_anomaly_enabled() or not ctx.link.waits:

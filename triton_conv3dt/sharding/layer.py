@@ -13,32 +13,34 @@ from .halo import plan, within
 
 
 @torch.compiler.disable  # it knows neither this rank's place nor what is under way, and leaves the call as it is
-def conv_transpose3d(product, geometry, x, w, b, residual, out):
+def conv_transpose3d(product, geometry, x, w, b, residual, concat, concat_first, out):
     """The layer of DTensors whose shapes have been checked; y is split as x is, and over channels where w is.
 
     Args:
-        product: product(x, w, b, residual, out, padding, out_size), the layer of plain tensors; out may be None.
+        product: product(x, w, b, residual, concat, out, padding, out_size), the layer of plain tensors; concat is None or
+            comes first where concat_first says so; out may be None.
         geometry: out_size, stride, padding and dilation of the whole.
 
     Raises:
         RuntimeError: operands that are not DTensors of one mesh, or with placements that the layer does not take.
     """
     out_size, stride, padding, dilation, groups = geometry
-    place = placing.of(x, w, b, residual, out, groups)
+    place = placing.of(x, w, b, residual, concat, out, groups)
     if out is not None:
-        arguments.refuse_derivatives(x, w, b, residual, out)
+        arguments.refuse_derivatives(x, w, b, residual, concat, out)
     if b is not None and tuple(b.placements) != place.bias:
         b = b.redistribute(placements=place.bias)
-    size = (*x.shape[:place.channel], w.shape[1] * groups, *out_size)
-    local = [None if t is None else _local(t) for t in (x, w, b, residual, out)]
+    channels = w.shape[1] * groups + (0 if concat is None else concat.shape[place.channel])
+    size = (*x.shape[:place.channel], channels, *out_size)
+    local = [None if t is None else _local(t) for t in (x, w, b, residual, concat, out)]
     if not place.channel:
         local = [t if t is None or t.dim() != 4 else t.unsqueeze(0) for t in local]
-    lx, lw, lb, lr, lout = local
+    lx, lw, lb, *epilogue, lout = local
     lw, lb, ropes = exchange.replicated(place.groups(place.axes(0, 1, 2, 3, 4)), lw, lb)
     lx, more = exchange.replicated(place.groups(place.split_weight), lx)
-    lx, lw, lb, lr, rope = exchange.Fasten.apply(len(ropes + more), *ropes, *more, lx, lw, lb, lr)
+    lx, lw, lb, *epilogue, rope = exchange.Fasten.apply(len(ropes + more), *ropes, *more, lx, lw, lb, *epilogue)
     axes = tuple(map(Axis, x.shape[-3:], out_size, w.shape[2:], stride, padding, dilation))
-    y = _Shard(product, axes, groups, place, lw, lb).run(lx, lr, lout, rope)
+    y = _Shard(product, axes, groups, place, lw, lb, concat_first).run(lx, *epilogue, lout, rope)
     return _whole(y, place, size, x) if out is None else out
 
 
@@ -61,29 +63,45 @@ def _format(x):
     return memory_format(x if x.dim() == 5 else x.unsqueeze(0))
 
 
+def _cut(t, places):
+    if t is None or not (places and t.requires_grad):
+        return [None if t is None else t[place] for place in places]
+    return exchange.Cut.apply(t, places)
+
+
 class _Shard:
     """This rank's part of a layer."""
 
-    def __init__(self, product, axes, groups, place, w, b):
+    def __init__(self, product, axes, groups, place, w, b, concat_first):
         split, rank, self.group = place.split()
-        self.product, self.groups, self.w, self.b, self.plan = product, groups, w, b, plan(axes, split, rank)
+        self.product, self.groups, self.w, self.b, self.concat_first = product, groups, w, b, concat_first
+        self.plan = plan(axes, split, rank)
         self.parts = self.plan.parts if w.shape[1] else ()  # there may be more ranks than output channels
 
-    def run(self, x, residual, out, rope):
-        tracked = rope.requires_grad
+    def run(self, x, residual, concat, out, rope):
         if len(self.parts) == 1 and not (self.plan.joined or self.plan.exchanges):
-            y = self.compute(self.parts[0], x, residual, out)
-            return exchange.Assemble.apply(None, None, rope, y) if tracked else y
-        places = [(..., *within(part.outputs, self.plan.outputs)) for part in self.parts]
-        empty = partial(torch.empty, (x.shape[0], self.w.shape[1] * self.groups, *map(len, self.plan.outputs)),
-                        dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-        y = out if out is not None else None if tracked else empty()
-        if tracked and residual is not None and places:
-            residuals = exchange.Cut.apply(residual, places)
-        else:
-            residuals = [None if residual is None else residual[place] for place in places]
-        results, rope = self.results(x, residuals, [None if y is None else y[place] for place in places], rope)
-        return exchange.Assemble.apply(empty, places, rope, *results) if y is None else y
+            y = self.compute(self.parts[0], x, residual, concat, out)
+            return exchange.Assemble.apply(None, None, rope, y) if rope.requires_grad else y
+        channels, others = self.w.shape[1] * self.groups, 0 if concat is None else concat.shape[1]
+        first = others if self.concat_first else 0
+        size = (x.shape[0], channels + others, *map(len, self.plan.outputs))
+        dtype = x.dtype if concat is None else torch.promote_types(x.dtype, concat.dtype)
+        empty = partial(torch.empty, size, dtype=dtype, device=x.device, memory_format=memory_format(x))
+        y = out if out is not None else None if rope.requires_grad else empty()
+        inside = [within(part.outputs, self.plan.outputs) for part in self.parts]
+        places = [(slice(None), slice(first, first + channels), *place) for place in inside]
+        residuals = _cut(residual, [(..., *place) for place in inside])
+        direct = y is not None and y.dtype == x.dtype
+        outs = [y[place] if direct else None for place in places]
+        results, rope = self.results(x, residuals, outs, rope)
+        if concat is not None:
+            results.append(concat)
+            places.append((slice(None), slice(0, others) if self.concat_first else slice(channels, None)))
+        if y is None:
+            return exchange.Assemble.apply(empty, places, rope, *results)
+        for place, result in zip(places[len(outs):] if direct else places, results[len(outs):] if direct else results):
+            y[place].copy_(result)
+        return y
 
     def results(self, x, residuals, outs, rope):
         """The product of each part, and the rope."""
@@ -95,16 +113,17 @@ class _Shard:
         if self.plan.exchanges:
             left, under_way = arrived, link.begin(arrived.detach())
         # What needs nothing of others is computed while that is under way.
-        found = [None if part.joined else self.compute(part, x, *rest) for part, *rest in zip(self.parts, residuals, outs)]
+        found = [None if part.joined else self.compute(part, x, residual, None, out)
+                 for part, residual, out in zip(self.parts, residuals, outs)]
         if self.plan.exchanges:
             arrived, rope = exchange.Arrive.apply(left, rope, link, under_way)
         if self.parts and self.plan.joined:
             buffers = iter(exchange.Spread.apply(torch.cat((kept, arrived)), self.plan.joining, n, c, memory_format(x)))
-            found = [self.compute(part, next(buffers), *rest) if part.joined else one
-                     for one, part, *rest in zip(found, self.parts, residuals, outs)]
+            found = [self.compute(part, next(buffers), residual, None, out) if part.joined else one
+                     for one, part, residual, out in zip(found, self.parts, residuals, outs)]
         return found, rope
 
-    def compute(self, part, x, residual, out):
+    def compute(self, part, x, residual, concat, out):
         padding = tuple(axis.padding + outputs.start - read.start * axis.stride
                         for axis, outputs, read in zip(self.plan.axes, part.outputs, part.inputs))
-        return self.product(x, self.w, self.b, residual, out, padding, tuple(map(len, part.outputs)))
+        return self.product(x, self.w, self.b, residual, concat, out, padding, tuple(map(len, part.outputs)))

@@ -74,13 +74,13 @@ def _group(mesh, axes: list[int], coordinate: list[int]):
     return known[key]
 
 
-def of(x, w, b, residual, out, groups: int) -> Placing:
+def of(x, w, b, residual, concat, out, groups: int) -> Placing:
     """The placing of a call whose shapes have been checked.
 
     Raises:
         RuntimeError: operands that are not DTensors of one mesh, or with placements that the layer does not take.
     """
-    tensors = {"input": x, "weight": w, "bias": b, "residual": residual, "out": out}
+    tensors = {"input": x, "weight": w, "bias": b, "residual": residual, "concat": concat, "out": out}
     tensors = {name: t for name, t in tensors.items() if t is not None}
     _check_kinds(tensors)
     mesh, channel = x.device_mesh, x.dim() - 4
@@ -92,7 +92,9 @@ def of(x, w, b, residual, out, groups: int) -> Placing:
     placing = Placing(mesh, tuple(x.placements), tuple(w.placements), channel)
     if b is not None and any(p != q and p != Replicate() for p, q in zip(b.placements, placing.bias)):
         _refuse("bias", b, "it is replicated, or split as the weight's output channels are", placing.bias)
-    for name, t in (("residual", residual), ("out", out)):
+    if concat is not None and placing.split_weight:
+        _refuse("weight", w, "what is concatenated along the channels needs all of them", [Replicate()] * len(w.placements))
+    for name, t in (("residual", residual), ("concat", concat), ("out", out)):
         if t is not None and tuple(t.placements) != placing.output:
             _refuse(name, t, "it has the placements of the result", placing.output)
     return placing
