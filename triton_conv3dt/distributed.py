@@ -6,7 +6,7 @@ import torch
 
 from .functional import conv_transpose3d as _conv_transpose3d
 from .ops import arguments
-from .problems.geometry import Axis
+from .problems.geometry import Axis, ceil_div
 from .sharding.halo import Split, places, plan
 
 __all__ = ["conv_transpose3d", "traffic"]
@@ -76,6 +76,7 @@ def traffic(input_size, weight_size, mesh, split, *, stride=1, padding=0, output
     axes = tuple(map(Axis, x.shape[2:], out_size, w.shape[2:], stride, padding, dilation))
     ranks = plan(axes, Split(tuple(mesh), tuple(dim - 2 for dim in split)), 0)
     everyone, one = range(ranks.split.ranks), x.shape[0] * x.shape[1] * dtype.itemsize
-    share = -(-(w.numel() + w.shape[1] * groups) // len(everyone)) * dtype.itemsize
+    summed = w.numel() + w.shape[1] * groups
     return Traffic(max(places(ranks.inputs_at(rank)) for rank in everyone) * one,
-                   max(map(ranks.received, everyone)) * one, 2 * (len(everyone) - 1) * share)
+                   max(map(ranks.received, everyone)) * one,
+                   sum(2 * (size - 1) * ceil_div(summed, size) for size in mesh) * dtype.itemsize)

@@ -15,8 +15,8 @@ from triton_conv3dt.problems.problem import BACKWARD
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/tensorflow.md", "docs/models.md", "benchmarks/README.md",
-         "autotune_configs/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/tensorflow.md", "docs/models.md", "docs/sharding.md",
+         "benchmarks/README.md", "autotune_configs/README.md")
 WRITTEN = {"bench.json", "check.txt", "report.md", "commands/NAME.py", "trainers/nnUNetTrainerTritonConv3dt.py",
            "configs/triton_conv3dt.json"}  # by commands, or by whoever adds one
 

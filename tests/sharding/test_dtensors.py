@@ -1,6 +1,7 @@
 """What a user of DTensors meets: modules, other layers around, PyTorch's own rule, refusals, a rank that is lost."""
 
 import os
+import re
 import time
 
 import pytest
@@ -43,6 +44,27 @@ def modules():
         assert gradient.placements == (Replicate(),) and torch.equal(gradient.to_local(), other)
 
 
+def data_parallel(kind):
+    """A mesh of two axes: FSDP or DDP has the batch, the layers the volume. Averaged over two samples, gradients halve."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "space"))
+    net = torch.nn.Sequential(t3.nn.ConvTranspose3d(2, 4, 3, 2, 1, 1, activation="relu"),
+                              t3.nn.ConvTranspose3d(4, 2, 4, 2, 1)).double()
+    for p in net.parameters():
+        p.data = integers(*p.shape).double()
+    x = integers(2, *X[1:]).double()
+    expected = torch.autograd.grad(net(x).sum(), list(net.parameters()))
+    distribute_module(net, mesh["space"])
+    if kind == "fsdp":
+        net = torch.distributed.fsdp.fully_shard(net, mesh=mesh["data"])
+    else:
+        net = torch.nn.parallel.DistributedDataParallel(net, device_mesh=mesh["data"])
+    parameters = list(net.parameters())
+    net(distribute_tensor(x[mesh.get_local_rank("data")][None], mesh["space"], [Shard(2)])).sum().full_tensor().backward()
+    for p, other in zip(parameters, expected, strict=True):
+        found = p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+        assert torch.equal(2 * found, other)
+
+
 def surfaces():
     x, w, b = integers(*X), integers(*W), integers(3)
     sx, sw, sb = split(x, Shard(2)), split(w, Replicate()), split(b, Replicate())
@@ -61,6 +83,9 @@ def surfaces():
     keras = dict(output_shape=(1, 10, 6, 4, 3), strides=2)
     same = t3.tf.conv3d_transpose(split(value, Shard(1)), split(kernel, Replicate()), **keras)
     assert torch.equal(same.full_tensor(), t3.tf.conv3d_transpose(value, kernel, **keras))
+    skip = integers(*expected.shape).double()
+    joined = t3.conv_transpose3d(sx, sw, sb, 2, 1, concat=split(skip, Shard(2)), concat_first=True)
+    assert joined.dtype == torch.float64 and torch.equal(joined.full_tensor(), torch.cat((skip, expected), 1))
     lazily = split(x, Shard(3)).redistribute(placements=[Shard(2)], async_op=True)  # is waited for
     assert torch.equal(t3.conv_transpose3d(lazily, sw, sb, 2, 1).full_tensor(), expected)
 
@@ -123,8 +148,10 @@ def refusal(name) -> str:
                                                 residual=split(integers(1, 3, 5, 3, 2), Shard(3))),
         "out": lambda: t3.conv_transpose3d(split(x, Shard(2)).requires_grad_(), split(w, Replicate()), padding=1,
                                            out=split(integers(1, 3, 5, 3, 2), Shard(2))),
+        "concat": lambda: t3.conv_transpose3d(split(x, Replicate()), split(w, Shard(1)), padding=1,
+                                              concat=split(integers(1, 1, 5, 3, 2), Replicate())),
         "shapes": lambda: t3.conv_transpose3d(split(x[:, :1], Shard(2)), split(w, Replicate())),
-        "triton": lambda: t3.distributed.conv_transpose3d(x, w),
+        "undistributed": lambda: t3.distributed.conv_transpose3d(x, w),
     }
     try:
         calls[name]()
@@ -144,14 +171,20 @@ REFUSED = {
     "mesh": "have to be on the same mesh",
     "residual": r"residual .*residual.redistribute\(placements=\[Shard\(dim=2\)\]\)",
     "out": "don't support automatic differentiation",
+    "concat": r"weight .*concatenated.*weight.redistribute\(placements=\[Replicate\(\)\]\)",
     "shapes": "expected input of size",
-    "triton": "takes DTensors, and input is a Tensor",
+    "undistributed": "takes DTensors, and input is a Tensor",
 }
 
 
 @pytest.mark.parametrize("case", [modules, surfaces, compiled], ids=lambda case: case.__name__)
 def test_what_is_called_with_dtensors(worlds, case):
     worlds(2).run(case)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "ddp"])
+def test_data_parallel_on_another_axis(worlds, kind):
+    worlds(4).run(data_parallel, kind)
 
 
 def test_pytorchs_rule_is_wrong_or_refuses_where_ours_is_right(worlds):
@@ -176,7 +209,6 @@ def with_ranks(n):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_say_what_would_work(worlds, name):
-    import re
     for message in worlds(2).run(refusal, name):
         assert re.search(REFUSED[name], message), message
 

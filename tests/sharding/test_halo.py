@@ -1,6 +1,8 @@
 """Which planes travel, against the definition: every input that an output reads, and no other."""
 
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,3 +79,10 @@ def test_traffic_in_bytes():
     assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (2,), (2,), padding=1) == (4 * plane, plane, (4 * 4 * 27 + 4) // 2 * 2 * 2)
     assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (4,), (2,), padding=1).halo == 2 * plane
     assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (4,), (2,), padding=1, dtype=torch.float32).halo == 4 * plane
+    assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (2, 2), (2, 3), padding=1).weight == 2 * (4 * 4 * 27 + 4) // 2 * 2 * 2
+
+
+def test_the_table_of_the_page_is_up_to_date():
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "sharding.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(docs / "sharding_bytes.py"))["page"](page) == page, "run python docs/sharding_bytes.py"

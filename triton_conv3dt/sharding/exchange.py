@@ -131,7 +131,7 @@ class Arrive(Function):
 
     @staticmethod
     def backward(ctx, arrived, rope):
-        if not ctx.needs_input_grad[0]:  # alike on all ranks
+        if ctx.link.waits and not ctx.needs_input_grad[0]:  # alike on all ranks where it is x that leaves
             return None, rope, None, None
         back = Link(ctx.link.group, ctx.link.receives, ctx.link.sends, False)
         under_way = back.begin(arrived)
