@@ -168,11 +168,11 @@ def _are_distributed(*tensors) -> bool:
 def _run_distributed(call: _Call, x, w, b, residual, concat, out):
     from .sharding.layer import conv_transpose3d
 
-    def product(x, w, b, residual, concat, out, padding, out_size):
+    def product(x, w, b, residual, concat, out, into, padding, out_size):
         _, stride, _, *rest = call.arguments
         shard = call._replace(arguments=(out_size, stride, padding, *rest), batched=True, then=None, records=None,
                               joined=call.joined and concat is not None)
-        return _run(shard, x, w, b, residual, concat, out)
+        return _run(shard, x, w, b, residual, concat, out, into)
 
     layer = partial(conv_transpose3d, product, call.arguments[:5], x, w, b, residual)
     if call.then is None:
@@ -213,7 +213,7 @@ def _checked(numbers, x, w, b, groups, activation, residual, concat, concat_firs
                  concat_first, joined, {})
 
 
-def _run(call: _Call, x, w, b, residual, concat, out):
+def _run(call: _Call, x, w, b, residual, concat, out, into=None):
     if out is not None:
         return _run_into(out, call, x, w, b, residual, concat)
     if not call.batched:
@@ -227,7 +227,7 @@ def _run(call: _Call, x, w, b, residual, concat, out):
         y = autograd.forward_concat(x, w, b, residual, concat, call.concat_first, *call.arguments, False,
                                     records=call.records)[0]
     elif call.triton:
-        y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records)[0]
+        y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records, into=into)[0]
     else:
         y = composite.conv_transpose3d(x, w, b, residual, *call.arguments)
     if not call.batched:

@@ -1,8 +1,11 @@
 """Sharded layers are the same bits as whole ones, with all gradients, and receive no more than they read."""
 
 import pytest
+import torch
+from torch.distributed.tensor import distribute_tensor
 
-from sharded import Sharded, check_all, draw
+from sharded import Sharded, check_all, draw, mesh_of
+from sharded import layer as apply
 
 # How many layers are drawn for so many ranks; `python -m sharded` draws more.
 DRAWN = {2: 12, 3: 16, 4: 24}
@@ -56,12 +59,32 @@ def test_layers_with_shards_that_are_short_or_uneven_or_missing(worlds):
     assert sum(result["communicating"] for result in results) > 2 * len(TALKING)
 
 
+def copied(case) -> int:
+    """How many elements are copied into the result while a layer is computed by the kernels, with derivatives."""
+    operands = {name: distribute_tensor(t, mesh_of(case.mesh), case.placements[name]).requires_grad_()
+                for name, t in case.tensors().items()}
+    copies, real = [], torch.Tensor.copy_
+    torch.Tensor.copy_ = lambda self, other, *rest: copies.append(other.numel()) or real(self, other, *rest)
+    try:
+        apply(case, **operands, backend="triton")
+    finally:
+        torch.Tensor.copy_ = real
+    return sum(copies)
+
+
+def test_what_is_computed_is_not_copied(worlds):
+    """A shard with a border on each side is three launches into one result, and the skip is all that is copied."""
+    case = layer((2,), (6, 1, 1), (3, 1, 1), (6, 1, 1), (3,), padding=(1, 0, 0), ci=1, co=1, n=1, activation="relu")
+    assert worlds(3).run(copied, case) == [0, 0, 0]
+    case = layer((2,), (6, 1, 1), (3, 1, 1), (6, 1, 1), (3,), padding=(1, 0, 0), ci=1, co=1, n=1, concat=5)
+    assert worlds(3).run(copied, case) == [10, 10, 10]
+
+
 def test_the_kernels(worlds):
     """In the interpreter: borders, corners, a residual with an activation, and a shard of one launch."""
     cases = [layer((2,), (3, 1, 2), (3, 1, 2), (6, 2, 3), (2,), stride=(2, 2, 2), padding=(1, 0, 0), ci=1, co=1, n=1,
                    residual=True, activation="relu"),
              layer((2,), (4, 1, 1), (2, 2, 1), (8, 2, 1), (2,), stride=(2, 2, 1), ci=1, co=2, n=1),
-             layer((2,), (3, 1, 1), (3, 1, 1), (3, 1, 1), (1, 2), padding=(1, 0, 0), ci=1, co=1, n=1)]
-    cases[-1] = cases[-1].__class__(**{**vars(cases[-1]), "split": (None, 2)})
+             layer((None, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1), (1, 2), padding=(1, 0, 0), ci=1, co=1, n=1, concat=1)]
     for result in worlds(2).run(check_all, cases, "triton", 2):
         assert result["cases"] == 3

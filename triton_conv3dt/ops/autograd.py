@@ -48,7 +48,8 @@ def _tracked(tensors) -> bool:
 class Operator:
     """One operator: `operator(*args)` with `tensors` operands first; `function(direct, *args)` is differentiable.
 
-    memory is what a caller who repeats himself may keep for the implementation, by name.
+    memory is what a caller may offer the implementation, by name: `records`, which one who repeats himself keeps, and `into`,
+    memory for the result, which need not be taken.
     """
 
     def __init__(self, name: str, tensors: int, function):
@@ -60,17 +61,19 @@ class Operator:
     def __call__(self, *args, **memory):
         tensors = args[:self.tensors]
         if _plain(tensors):
-            return self.function(True, *args) if _tracked(tensors) else self.implementation(*args, **memory)
+            if _tracked(tensors):
+                return self.function(True, *args, **memory)
+            return self.implementation(*args, **memory)
         if _is_compiling() or not internals.is_autocasting():
             return self.overload(*args)
         # The dtypes are settled by now, and those of a derivative are those of its forward pass.
         with internals.without_autocast():
             return self.overload(*args)
 
-    def below_autograd(self, direct: bool, *args):
+    def below_autograd(self, direct: bool, *args, **memory):
         """The result without derivatives; direct where the arguments are known to be plain."""
         if direct:
-            return self.implementation(*args)
+            return self.implementation(*args, **memory)
         # A Function switches both gradient modes off; under functorch, the levels below this one need them.
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
             return self.overload(*args)
@@ -119,11 +122,11 @@ class ConvTranspose3d(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters,
-                keep_pre):
+                keep_pre, into):
         rest = (out_size, *geometry, activation, parameters, keep_pre)
         if concat is None:
             ctx.concat = None
-            y, pre = forward.below_autograd(direct, x, w, b, residual, *rest)
+            y, pre = forward.below_autograd(direct, x, w, b, residual, *rest, **({"into": into[0]} if into else {}))
         else:
             ctx.concat = w.shape[1] * geometry[3], concat_first
             ctx.concat_shape, ctx.concat_dtype = concat.shape, concat.dtype
@@ -257,17 +260,17 @@ class ConvTranspose3dGradBias(_SingleLevelFunction):
         return grad_bias(tdz)
 
 
-def _forward(direct, x, w, b, residual, *rest):
-    return _forward_concat(direct, x, w, b, residual, None, False, *rest)
+def _forward(direct, x, w, b, residual, *rest, **memory):
+    return _forward_concat(direct, x, w, b, residual, None, False, *rest, **memory)
 
 
-def _forward_concat(direct, x, w, b, residual, concat, concat_first, out_size, *rest):
+def _forward_concat(direct, x, w, b, residual, concat, concat_first, out_size, *rest, records=None, into=None):
     """The operator with derivatives: the pre-activation is kept, too, where the activation's derivative needs it."""
     *geometry, activation, parameters, keep_pre = rest
     needed = (activation is not None and activation_of(activation, parameters).derivative_from == "input"
               and (concat is None or _tracked((x, w, b, residual))))
     result = ConvTranspose3d.apply(direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation,
-                                   parameters, keep_pre or needed)
+                                   parameters, keep_pre or needed, None if into is None or needed else (into,))
     y, pre = result if keep_pre or needed else (result, None)
     return y, pre if keep_pre else None if direct else x.new_empty((0,))
 

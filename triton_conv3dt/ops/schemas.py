@@ -64,9 +64,9 @@ def _precision(given: str | None, dtype: torch.dtype) -> str:
 # Implementations: every sequence is a tuple. None is returned for a pre-activation that is not kept.
 
 def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters,
-            keep_pre, records=None):
+            keep_pre, records=None, into=None):
     return launch.forward(x, w, b, residual, out_size, stride, padding, dilation, groups, _precision(precision, x.dtype),
-                          activation_of(activation, parameters) if activation else None, None, keep_pre, records)
+                          activation_of(activation, parameters) if activation else None, into, keep_pre, records)
 
 
 def forward_out(x, w, b, residual, out, out_size, stride, padding, dilation, groups, precision, activation, parameters):

@@ -161,6 +161,12 @@ class Fasten(Function):
         return None, *[rope] * ctx.ropes, *gradients
 
 
+def alias(y, place):
+    """A part of y that autograd takes for a tensor of its own, in which a part may be computed."""
+    part = y[place]
+    return y.new_empty(0).set_(part.untyped_storage(), part.storage_offset(), part.size(), part.stride())
+
+
 class _Tied(Function):
     """A tensor that hangs on a rope, too."""
 
@@ -196,6 +202,20 @@ class _Follow(Function):
         return _Zeros.apply(rope, *ctx.like), rope
 
 
+def put(y, places, parts) -> None:
+    """Copy those parts of y that have not been computed in it."""
+    for place, part in zip(places, parts):
+        if part.numel() and part.data_ptr() != y[place].data_ptr():
+            y[place].copy_(part)
+
+
+def cut(t, places) -> list:
+    """The parts of a tensor, without a gradient of its whole size for each; Nones for None."""
+    if t is None or not (places and t.requires_grad):
+        return [None if t is None else t[place] for place in places]
+    return _Cut.apply(t, places)
+
+
 class Assemble(Function):
     """A tensor of its parts, which hangs on a rope; a part that is all of it is not copied."""
 
@@ -206,8 +226,7 @@ class Assemble(Function):
         if places is None:
             return parts[0].view_as(parts[0])
         y = empty()
-        for place, part in zip(places, parts):
-            y[place].copy_(part)
+        put(y, places, parts)
         return y
 
     @staticmethod
@@ -216,9 +235,7 @@ class Assemble(Function):
         return None, None, _Follow.apply(dy, *ctx.saved_tensors), *parts
 
 
-class Cut(Function):
-    """The parts of a tensor, without a gradient of its whole size for each."""
-
+class _Cut(Function):
     @staticmethod
     def forward(ctx, t, places):
         ctx.places, ctx.empty = places, partial(torch.empty, t.shape, dtype=t.dtype, device=t.device,

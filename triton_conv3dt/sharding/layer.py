@@ -1,7 +1,5 @@
 """The layer of DTensors, as every rank runs it for its shard."""
 
-from functools import partial
-
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -17,8 +15,8 @@ def conv_transpose3d(product, geometry, x, w, b, residual, concat, concat_first,
     """The layer of DTensors whose shapes have been checked; y is split as x is, and over channels where w is.
 
     Args:
-        product: product(x, w, b, residual, concat, out, padding, out_size), the layer of plain tensors; concat is None or
-            comes first where concat_first says so; out may be None.
+        product: product(x, w, b, residual, concat, out, into, padding, out_size), the layer of plain tensors. concat, out
+            and into may be None; into is memory that the result may be in.
         geometry: out_size, stride, padding and dilation of the whole.
 
     Raises:
@@ -63,12 +61,6 @@ def _format(x):
     return memory_format(x if x.dim() == 5 else x.unsqueeze(0))
 
 
-def _cut(t, places):
-    if t is None or not (places and t.requires_grad):
-        return [None if t is None else t[place] for place in places]
-    return exchange.Cut.apply(t, places)
-
-
 class _Shard:
     """This rank's part of a layer."""
 
@@ -79,32 +71,33 @@ class _Shard:
         self.parts = self.plan.parts if w.shape[1] else ()  # there may be more ranks than output channels
 
     def run(self, x, residual, concat, out, rope):
+        tracked = rope.requires_grad
         if len(self.parts) == 1 and not (self.plan.joined or self.plan.exchanges):
             y = self.compute(self.parts[0], x, residual, concat, out)
-            return exchange.Assemble.apply(None, None, rope, y) if rope.requires_grad else y
+            return exchange.Assemble.apply(None, None, rope, y) if tracked else y
         channels, others = self.w.shape[1] * self.groups, 0 if concat is None else concat.shape[1]
         first = others if self.concat_first else 0
-        size = (x.shape[0], channels + others, *map(len, self.plan.outputs))
-        dtype = x.dtype if concat is None else torch.promote_types(x.dtype, concat.dtype)
-        empty = partial(torch.empty, size, dtype=dtype, device=x.device, memory_format=memory_format(x))
-        y = out if out is not None else None if rope.requires_grad else empty()
+        y = out
+        if out is None:
+            y = torch.empty((x.shape[0], channels + others, *map(len, self.plan.outputs)), device=x.device,
+                            dtype=x.dtype if concat is None else torch.promote_types(x.dtype, concat.dtype),
+                            memory_format=memory_format(x))
         inside = [within(part.outputs, self.plan.outputs) for part in self.parts]
         places = [(slice(None), slice(first, first + channels), *place) for place in inside]
-        residuals = _cut(residual, [(..., *place) for place in inside])
-        direct = y is not None and y.dtype == x.dtype
-        outs = [y[place] if direct else None for place in places]
-        results, rope = self.results(x, residuals, outs, rope)
+        residuals = exchange.cut(residual, [(..., *place) for place in inside])
+        memory = [(exchange.alias if tracked else torch.Tensor.__getitem__)(y, place) if y.dtype == x.dtype else None
+                  for place in places]
+        results, rope = self.results(x, residuals, memory, rope)
         if concat is not None:
             results.append(concat)
             places.append((slice(None), slice(0, others) if self.concat_first else slice(channels, None)))
-        if y is None:
-            return exchange.Assemble.apply(empty, places, rope, *results)
-        for place, result in zip(places[len(outs):] if direct else places, results[len(outs):] if direct else results):
-            y[place].copy_(result)
+        if tracked:
+            return exchange.Assemble.apply(lambda: y, places, rope, *results)
+        exchange.put(y, places, results)
         return y
 
-    def results(self, x, residuals, outs, rope):
-        """The product of each part, and the rope."""
+    def results(self, x, residuals, memory, rope):
+        """The product of each part, in its memory where it has some, and the rope."""
         (n, c), arrived = x.shape[:2], None
         if self.plan.exchanges or self.plan.joined:
             link = exchange.Link(self.group, [n * c * p for p in self.plan.send_places],
@@ -112,18 +105,22 @@ class _Shard:
             x, kept, arrived = exchange.Leave.apply(x, self.plan, link)
         if self.plan.exchanges:
             left, under_way = arrived, link.begin(arrived.detach())
+
+        def compute(part, x, residual, place):
+            offered = dict(into=place) if rope.requires_grad else dict(out=place)
+            return self.compute(part, x, residual, None, **offered)
+
         # What needs nothing of others is computed while that is under way.
-        found = [None if part.joined else self.compute(part, x, residual, None, out)
-                 for part, residual, out in zip(self.parts, residuals, outs)]
+        found = [None if part.joined else compute(part, x, *rest) for part, *rest in zip(self.parts, residuals, memory)]
         if self.plan.exchanges:
             arrived, rope = exchange.Arrive.apply(left, rope, link, under_way)
         if self.parts and self.plan.joined:
             buffers = iter(exchange.Spread.apply(torch.cat((kept, arrived)), self.plan.joining, n, c, memory_format(x)))
-            found = [self.compute(part, next(buffers), residual, None, out) if part.joined else one
-                     for one, part, residual, out in zip(found, self.parts, residuals, outs)]
+            found = [compute(part, next(buffers), *rest) if part.joined else one
+                     for one, part, *rest in zip(found, self.parts, residuals, memory)]
         return found, rope
 
-    def compute(self, part, x, residual, concat, out):
+    def compute(self, part, x, residual, concat, out=None, into=None):
         padding = tuple(axis.padding + outputs.start - read.start * axis.stride
                         for axis, outputs, read in zip(self.plan.axes, part.outputs, part.inputs))
-        return self.product(x, self.w, self.b, residual, concat, out, padding, tuple(map(len, part.outputs)))
+        return self.product(x, self.w, self.b, residual, concat, out, into, padding, tuple(map(len, part.outputs)))
