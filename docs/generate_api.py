@@ -14,7 +14,8 @@ HEAD = """\
 # API
 
 Generated from the docstrings by `make docs`. The variables that set constraints and folders of configs are in the
-[README](../README.md#environment-variables); how a TensorFlow model is ported, in [tensorflow.md](tensorflow.md).
+[README](../README.md#environment-variables); how a TensorFlow model is ported, in [tensorflow.md](tensorflow.md); how volumes are split over
+ranks, in [sharding.md](sharding.md).
 
 """
 SECTION = re.compile(r"(Args|Keyword arguments|Returns|Raises):$")

@@ -26,8 +26,8 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
             replicate the input, where groups is 1.
         bias: replicated, or Shard(0) where the weight is split.
         stride, padding, output_padding, groups, dilation: as PyTorch takes them, of the whole.
-        more: activation, residual, out, precision and backend, as triton_conv3dt.conv_transpose3d takes them; residual and
-            out are placed as the result. An activation that is not fused is called with the DTensor.
+        more: activation, residual, concat, concat_first, out, precision and backend, as triton_conv3dt.conv_transpose3d takes
+            them; residual, concat and out are placed as the result. An activation that is not fused is called with the DTensor.
 
     Returns:
         The DTensor [N, CO, OD, OH, OW], or without N, split as the input, and over channels where the weight is.

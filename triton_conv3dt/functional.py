@@ -174,7 +174,9 @@ def _run_distributed(call: _Call, x, w, b, residual, concat, out):
                               joined=call.joined and concat is not None)
         return _run(shard, x, w, b, residual, concat, out, into)
 
-    layer = partial(conv_transpose3d, product, call.arguments[:5], x, w, b, residual)
+    *geometry, _, name, parameters = call.arguments
+    keeps_output = name is not None and Activation(name, parameters).derivative_from == "output"
+    layer = partial(conv_transpose3d, product, geometry, keeps_output, x, w, b, residual)
     if call.then is None:
         return layer(concat, call.concat_first, out)
     y = call.then(layer(None, False, None))

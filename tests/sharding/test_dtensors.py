@@ -55,6 +55,8 @@ def data_parallel(kind):
     expected = torch.autograd.grad(net(x).sum(), list(net.parameters()))
     distribute_module(net, mesh["space"])
     if kind == "fsdp":
+        for one in net:  # whose parameters are gathered for its forward and again for its backward
+            torch.distributed.fsdp.fully_shard(one, mesh=mesh["data"])
         net = torch.distributed.fsdp.fully_shard(net, mesh=mesh["data"])
     else:
         net = torch.nn.parallel.DistributedDataParallel(net, device_mesh=mesh["data"])
@@ -98,6 +100,20 @@ def compiled():
     gradients = [torch.autograd.grad(y, (x, layer.weight), torch.ones_like(y)) for y in results]
     for found, expected in zip((results[1], *gradients[1]), (results[0], *gradients[0])):
         assert torch.equal(found.full_tensor(), expected.full_tensor())
+
+
+def changed():
+    """What is kept for derivatives and changed before them is an error, as it is with plain tensors."""
+    x, w = split(integers(*X), Shard(2)), split(integers(*W), Replicate()).requires_grad_()
+    for activation, change in (("relu", "result"), (None, "result"), (None, "input")):
+        given = x.clone()
+        y = t3.conv_transpose3d(given, w, None, 2, 1, activation=activation)
+        (given if change == "input" else y).mul_(2)
+        if activation or change == "input":
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                torch.autograd.grad(y, w, torch.ones_like(y))
+        else:
+            torch.autograd.grad(y, w, torch.ones_like(y))
 
 
 def pytorchs_own():
@@ -177,7 +193,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", [modules, surfaces, compiled], ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", [modules, surfaces, compiled, changed], ids=lambda case: case.__name__)
 def test_what_is_called_with_dtensors(worlds, case):
     worlds(2).run(case)
 

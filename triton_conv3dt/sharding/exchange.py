@@ -161,12 +161,6 @@ class Fasten(Function):
         return None, *[rope] * ctx.ropes, *gradients
 
 
-def alias(y, place):
-    """A part of y that autograd takes for a tensor of its own, in which a part may be computed."""
-    part = y[place]
-    return y.new_empty(0).set_(part.untyped_storage(), part.storage_offset(), part.size(), part.stride())
-
-
 class _Tied(Function):
     """A tensor that hangs on a rope, too."""
 
@@ -206,7 +200,7 @@ def put(y, places, parts) -> None:
     """Copy those parts of y that have not been computed in it."""
     for place, part in zip(places, parts):
         if part.numel() and part.data_ptr() != y[place].data_ptr():
-            y[place].copy_(part)
+            y[place].copy_(part.detach())
 
 
 def cut(t, places) -> list:
@@ -217,22 +211,25 @@ def cut(t, places) -> list:
 
 
 class Assemble(Function):
-    """A tensor of its parts, which hangs on a rope; a part that is all of it is not copied."""
+    """A tensor of its parts, which hangs on a rope. The parts are in y already; places is None for one that is all of it.
+
+    watched: (DTensor, its version) of those whose shards are kept for derivatives. autograd sees changes of a DTensor, but not
+    that they change its shard.
+    """
 
     @staticmethod
-    def forward(ctx, empty, places, rope, *parts):
-        ctx.places = places
+    def forward(ctx, y, places, watched, rope, *parts):
+        ctx.places, ctx.watched = places, watched
         ctx.save_for_backward(rope)
-        if places is None:
-            return parts[0].view_as(parts[0])
-        y = empty()
-        put(y, places, parts)
-        return y
+        return parts[0].view_as(parts[0]) if places is None else y[0]
 
     @staticmethod
     def backward(ctx, dy):
+        if any(t._version != version for t, version in ctx.watched):
+            raise RuntimeError("one of the variables needed for gradient computation has been modified by an inplace operation: "
+                               "a DTensor that conv_transpose3d() was given, or its result. Use an operation out of place")
         parts = [dy] if ctx.places is None else [dy[place] for place in ctx.places]
-        return None, None, _Follow.apply(dy, *ctx.saved_tensors), *parts
+        return None, None, None, _Follow.apply(dy, *ctx.saved_tensors), *parts
 
 
 class _Cut(Function):
@@ -244,7 +241,9 @@ class _Cut(Function):
 
     @staticmethod
     def backward(ctx, *parts):
-        return Assemble.apply(ctx.empty, ctx.places, parts[0].new_empty(0), *parts), None
+        whole = ctx.empty()
+        put(whole, ctx.places, parts)
+        return Assemble.apply((whole,), ctx.places, (), parts[0].new_empty(0), *parts), None
 
 
 class _Replicated(Function):

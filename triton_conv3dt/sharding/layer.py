@@ -11,13 +11,14 @@ from .halo import plan, within
 
 
 @torch.compiler.disable  # it knows neither this rank's place nor what is under way, and leaves the call as it is
-def conv_transpose3d(product, geometry, x, w, b, residual, concat, concat_first, out):
+def conv_transpose3d(product, geometry, keeps_output, x, w, b, residual, concat, concat_first, out):
     """The layer of DTensors whose shapes have been checked; y is split as x is, and over channels where w is.
 
     Args:
         product: product(x, w, b, residual, concat, out, into, padding, out_size), the layer of plain tensors. concat, out
             and into may be None; into is memory that the result may be in.
-        geometry: out_size, stride, padding and dilation of the whole.
+        geometry: out_size, stride, padding, dilation and groups of the whole.
+        keeps_output: whether the derivative is a function of the output.
 
     Raises:
         RuntimeError: operands that are not DTensors of one mesh, or with placements that the layer does not take.
@@ -38,8 +39,14 @@ def conv_transpose3d(product, geometry, x, w, b, residual, concat, concat_first,
     lx, more = exchange.replicated(place.groups(place.split_weight), lx)
     lx, lw, lb, *epilogue, rope = exchange.Fasten.apply(len(ropes + more), *ropes, *more, lx, lw, lb, *epilogue)
     axes = tuple(map(Axis, x.shape[-3:], out_size, w.shape[2:], stride, padding, dilation))
-    y = _Shard(product, axes, groups, place, lw, lb, concat_first).run(lx, *epilogue, lout, rope)
-    return _whole(y, place, size, x) if out is None else out
+    watched = [(t, t._version) for t, other in ((x, w), (w, x)) if other.requires_grad]
+    y = _Shard(product, axes, groups, place, lw, lb, concat_first, watched).run(lx, *epilogue, lout, rope)
+    if out is not None:
+        return out
+    y = _whole(y, place, size, x)
+    if keeps_output and y.requires_grad:
+        watched.append((y.detach(), y._version))
+    return y
 
 
 def _local(t):
@@ -64,9 +71,10 @@ def _format(x):
 class _Shard:
     """This rank's part of a layer."""
 
-    def __init__(self, product, axes, groups, place, w, b, concat_first):
+    def __init__(self, product, axes, groups, place, w, b, concat_first, watched):
         split, rank, self.group = place.split()
         self.product, self.groups, self.w, self.b, self.concat_first = product, groups, w, b, concat_first
+        self.watched = watched
         self.plan = plan(axes, split, rank)
         self.parts = self.plan.parts if w.shape[1] else ()  # there may be more ranks than output channels
 
@@ -74,7 +82,7 @@ class _Shard:
         tracked = rope.requires_grad
         if len(self.parts) == 1 and not (self.plan.joined or self.plan.exchanges):
             y = self.compute(self.parts[0], x, residual, concat, out)
-            return exchange.Assemble.apply(None, None, rope, y) if tracked else y
+            return exchange.Assemble.apply(None, None, self.watched, rope, y) if tracked else y
         channels, others = self.w.shape[1] * self.groups, 0 if concat is None else concat.shape[1]
         first = others if self.concat_first else 0
         y = out
@@ -84,17 +92,17 @@ class _Shard:
                             memory_format=memory_format(x))
         inside = [within(part.outputs, self.plan.outputs) for part in self.parts]
         places = [(slice(None), slice(first, first + channels), *place) for place in inside]
+        skip = (slice(None), slice(0, others) if self.concat_first else slice(channels, None))
+        if concat is not None:  # before anything of y is kept for derivatives, which its change would spoil
+            y[skip].copy_(concat.detach())
         residuals = exchange.cut(residual, [(..., *place) for place in inside])
-        memory = [(exchange.alias if tracked else torch.Tensor.__getitem__)(y, place) if y.dtype == x.dtype else None
-                  for place in places]
-        results, rope = self.results(x, residuals, memory, rope)
-        if concat is not None:
-            results.append(concat)
-            places.append((slice(None), slice(0, others) if self.concat_first else slice(channels, None)))
-        if tracked:
-            return exchange.Assemble.apply(lambda: y, places, rope, *results)
-        exchange.put(y, places, results)
-        return y
+        memory = [y[place].detach() if y.dtype == x.dtype else None for place in places]
+        parts, rope = self.results(x, residuals, memory, rope)
+        exchange.put(y, places, parts)
+        if not tracked:
+            return y
+        more = ([], []) if concat is None else ([skip], [concat])
+        return exchange.Assemble.apply((y,), places + more[0], self.watched, rope, *parts, *more[1])
 
     def results(self, x, residuals, memory, rope):
         """The product of each part, in its memory where it has some, and the rope."""
