@@ -1,10 +1,10 @@
 """Sharded layers, each compared on every rank with PyTorch's operator on the whole, to the bit.
 
     PYTHONPATH=.:tests/support python -m sharded --n 300 --seed 7
+    TRITON_INTERPRET=1 PYTHONPATH=.:tests/support python -m sharded --n 5 --backend triton
 """
 
 import argparse
-import itertools
 import random
 from dataclasses import dataclass
 from math import prod
@@ -107,25 +107,26 @@ class Counted:
 
 def least(case: Sharded) -> int:
     """How many elements of others the outputs of this rank read, by the definition."""
-    mesh = mesh_of(case.mesh)
-    start, shape = {}, [case.n, case.ci, *case.in_size]
-    read = dict(enumerate([range(case.n), range(case.ci)]))
-    inputs, outputs = [range(s) for s in case.in_size], [range(s) for s in case.out_size]
-    batch = range(case.n)
-    for size, place, dim in zip(case.mesh, mesh.get_coordinate(), case.split):
-        cut = lambda whole: torch.tensor(list(whole)).chunk(size)[place].tolist() if place < len(
-            torch.tensor(list(whole)).chunk(size)) else []
+    inputs, outputs = ([list(range(size)) for size in sizes] for sizes in (case.in_size, case.out_size))
+    batch = list(range(case.n))
+    for size, place, dim in zip(case.mesh, mesh_of(case.mesh).get_coordinate(), case.split):
         if dim == 0:
-            batch = cut(batch)
+            batch = _chunk(batch, size, place)
         elif dim in (2, 3, 4):
-            inputs[dim - 2], outputs[dim - 2] = cut(inputs[dim - 2]), cut(outputs[dim - 2])
-    needed = []
+            inputs[dim - 2] = _chunk(inputs[dim - 2], size, place)
+            outputs[dim - 2] = _chunk(outputs[dim - 2], size, place)
+    read = []
     for axis in range(3):
         taps = [k * case.dilation[axis] - case.padding[axis] for k in range(case.kernel[axis])]
-        needed.append({i for i in range(case.in_size[axis]) for tap in taps
-                       if i * case.stride[axis] + tap in set(outputs[axis])})
-    own = prod(len(n & set(i)) for n, i in zip(needed, inputs))
-    return (prod(map(len, needed)) - own) * len(batch) * case.ci
+        read.append({i for i in range(case.in_size[axis]) for tap in taps
+                     if i * case.stride[axis] + tap in set(outputs[axis])})
+    own = prod(len(r & set(i)) for r, i in zip(read, inputs))
+    return (prod(map(len, read)) - own) * len(batch) * case.ci
+
+
+def _chunk(indices: list[int], parts: int, place: int) -> list[int]:
+    chunks = torch.tensor(indices).chunk(parts)
+    return chunks[place].tolist() if place < len(chunks) else []
 
 
 def check(case: Sharded, backend: str = "torch", second: bool = False) -> int:
@@ -230,11 +231,12 @@ def main():
     parser.add_argument("--n", type=int, default=300, help="cases for each number of ranks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, nargs="+", default=list(MESHES), choices=list(MESHES))
+    parser.add_argument("--backend", choices=("torch", "triton"), default="torch")
     options = parser.parse_args()
     for world in options.ranks:
         ranks = Ranks(world)
         for i, case in enumerate(draw(options.seed, options.n, world)):
-            wrong = [answer for answer in ranks.attempt(report, case, "torch", i % 4 == 0) if answer != (True, "")]
+            wrong = [answer for answer in ranks.attempt(report, case, options.backend, i % 4 == 0) if answer != (True, "")]
             if wrong:
                 raise SystemExit(f"{case}\n{wrong}")
         ranks.close()

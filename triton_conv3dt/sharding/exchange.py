@@ -120,7 +120,7 @@ class Leave(Function):
 
 
 class Arrive(Function):
-    """What arrives where `flat` leaves. `under_way` is what link.begin returned for it."""
+    """What arrives from others where `flat` leaves for them. `under_way` is what link.begin returned for it."""
 
     @staticmethod
     def forward(ctx, flat, rope, link, under_way):
@@ -213,8 +213,8 @@ def cut(t, places) -> list:
 class Assemble(Function):
     """A tensor of its parts, which hangs on a rope. The parts are in y already; places is None for one that is all of it.
 
-    watched: (DTensor, its version) of those whose shards are kept for derivatives. autograd sees changes of a DTensor, but not
-    that they change its shard.
+    watched: pairs (what has the version of a DTensor, that version) of those whose shards are kept for derivatives: autograd
+    sees that a DTensor changes, but not that its shard does.
     """
 
     @staticmethod

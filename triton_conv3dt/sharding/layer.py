@@ -39,14 +39,21 @@ def conv_transpose3d(product, geometry, keeps_output, x, w, b, residual, concat,
     lx, more = exchange.replicated(place.groups(place.split_weight), lx)
     lx, lw, lb, *epilogue, rope = exchange.Fasten.apply(len(ropes + more), *ropes, *more, lx, lw, lb, *epilogue)
     axes = tuple(map(Axis, x.shape[-3:], out_size, w.shape[2:], stride, padding, dilation))
-    watched = [(t, t._version) for t, other in ((x, w), (w, x)) if other.requires_grad]
+    watched = [_watched(t) for t, other in ((x, w), (w, x)) if other.requires_grad]
     y = _Shard(product, axes, groups, place, lw, lb, concat_first, watched).run(lx, *epilogue, lout, rope)
     if out is not None:
         return out
     y = _whole(y, place, size, x)
     if keeps_output and y.requires_grad:
-        watched.append((y.detach(), y._version))
+        watched.append(_watched(y))
     return y
+
+
+def _watched(t):
+    """What has the version of a DTensor, but none of its memory, and the version that it has now."""
+    alias = t.detach()
+    alias._local_tensor = None
+    return alias, t._version
 
 
 def _local(t):
