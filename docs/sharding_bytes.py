@@ -24,7 +24,8 @@ def table() -> str:
         kernel = numbers.pop("kernel")
         found = [traffic((1, ci, *VOLUME), (ci, co, *[kernel] * 3), mesh, range(2, 2 + len(mesh)), **numbers)
                  for mesh in MESHES]
-        rows.append([f"{name}, {ci} to {co}", *(f"{size(t.halo)}, {t.halo / t.shard:.1%}" if t.halo else "0" for t in found)])
+        halos = (f"{size(t.halo)}, {t.halo / t.shard:.1%}" if t.halo else "0" for t in found)
+        rows.append([f"{name}, {ci} to {co}", *halos])
         rows.append(["its weight's gradient", *(size(t.weight) for t in found)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -1,12 +1,12 @@
-"""A small 3-D U-Net whose volume is split over ranks along its depth, compared with one process: loss, gradients, memory.
+"""A small 3-D U-Net, its volume split over ranks along the depth, compared with one process: loss, gradients, memory.
 
     pip install .
     python examples/sharded_unet.py --ranks 4
     torchrun --nproc-per-node 4 examples/sharded_unet.py
 
-Every rank has a slab of the volume and of everything that is computed from it; weights are replicated. The layers exchange the
-planes that their kernels reach across the borders, forward and backward, and nobody calls that by name: they are given
-DTensors. On a machine with a GPU for each rank, the same program runs on them.
+Every rank has a slab of the volume and of everything that is computed from it; weights are replicated. The layers
+exchange the planes that their kernels reach across the borders, forward and backward, and nobody calls that by name:
+they are given DTensors. On a machine with a GPU for each rank, the same program runs on them.
 """
 
 import argparse
@@ -30,7 +30,8 @@ class UNet(nn.Module):
 
     def __init__(self, channels=8):
         super().__init__()
-        self.down = nn.ModuleList([Block(1, channels), Block(channels, 2 * channels), Block(2 * channels, 4 * channels)])
+        self.down = nn.ModuleList([Block(1, channels), Block(channels, 2 * channels),
+                                   Block(2 * channels, 4 * channels)])
         self.up = nn.ModuleList([t3.nn.ConvTranspose3d(4 * channels, 2 * channels, kernel_size=4, stride=2, padding=1),
                                  t3.nn.ConvTranspose3d(2 * channels, channels, kernel_size=2, stride=2)])
         self.merge = nn.ModuleList([Block(4 * channels, 2 * channels), Block(2 * channels, channels)])
@@ -106,13 +107,14 @@ def compare(device, size):
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     distribute_module(net, mesh)  # replicates the parameters
     sharded = step(net, distribute_tensor(x, mesh, [Shard(2)]), distribute_tensor(truth, mesh, [Shard(2)]))
-    worst = max(((g - gradients[name]).abs().max() / gradients[name].abs().max()).item() for name, g in sharded[1].items())
-    return loss, whole, sharded[0], worst, sharded[2]
+    errors = [(g - gradients[name]).abs().max() / gradients[name].abs().max() for name, g in sharded[1].items()]
+    return loss, whole, sharded[0], max(errors).item(), sharded[2]
 
 
 def main(rank=0, ranks=1, port=None, size=(32, 32, 32)):
     if port is not None:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                       "RANK": str(rank), "WORLD_SIZE": str(ranks)}
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = torch.device("cuda", rank) if torch.cuda.device_count() >= ranks else torch.device("cpu")
     if device.type == "cuda":

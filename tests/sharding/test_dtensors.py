@@ -45,7 +45,8 @@ def modules():
 
 
 def data_parallel(kind):
-    """A mesh of two axes: FSDP or DDP has the batch, the layers the volume. Averaged over two samples, gradients halve."""
+    """A mesh of two axes: FSDP or DDP has the batch, the layers the volume. Averaged over two samples, gradients halve.
+    """
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "space"))
     net = torch.nn.Sequential(t3.nn.ConvTranspose3d(2, 4, 3, 2, 1, 1, activation="relu"),
                               t3.nn.ConvTranspose3d(4, 2, 4, 2, 1)).double()
@@ -61,7 +62,8 @@ def data_parallel(kind):
     else:
         net = torch.nn.parallel.DistributedDataParallel(net, device_mesh=mesh["data"])
     parameters = list(net.parameters())
-    net(distribute_tensor(x[mesh.get_local_rank("data")][None], mesh["space"], [Shard(2)])).sum().full_tensor().backward()
+    sample = x[mesh.get_local_rank("data")][None]
+    net(distribute_tensor(sample, mesh["space"], [Shard(2)])).sum().full_tensor().backward()
     for p, other in zip(parameters, expected, strict=True):
         found = p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
         assert torch.equal(2 * found, other)
@@ -153,7 +155,8 @@ def refusal(name) -> str:
     x, w, b = integers(*X), integers(*W), integers(3)
     calls = {
         "channels": lambda: t3.conv_transpose3d(split(x, Shard(1)), split(w, Replicate())),
-        "partial": lambda: t3.conv_transpose3d(DTensor.from_local(x, mesh_of((2,)), [Partial()]), split(w, Replicate())),
+        "partial": lambda: t3.conv_transpose3d(DTensor.from_local(x, mesh_of((2,)), [Partial()]),
+                                               split(w, Replicate())),
         "weight": lambda: t3.conv_transpose3d(split(x, Shard(2)), split(w, Shard(1))),
         "taps": lambda: t3.conv_transpose3d(split(x, Replicate()), split(w, Shard(2))),
         "groups": lambda: t3.conv_transpose3d(split(x, Replicate()), split(w, Shard(1)), groups=2),

@@ -76,10 +76,12 @@ def test_kernel_equal_to_stride_on_aligned_shards_sends_nothing():
 def test_traffic_in_bytes():
     """Kernel 3, stride 1: a plane from each side."""
     plane = 4 * 6 * 6 * 2
-    assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (2,), (2,), padding=1) == (4 * plane, plane, (4 * 4 * 27 + 4) // 2 * 2 * 2)
-    assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (4,), (2,), padding=1).halo == 2 * plane
-    assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (4,), (2,), padding=1, dtype=torch.float32).halo == 4 * plane
-    assert traffic((1, 4, 8, 6, 6), (4, 4, 3, 3, 3), (2, 2), (2, 3), padding=1).weight == 2 * (4 * 4 * 27 + 4) // 2 * 2 * 2
+    summed = 4 * 4 * 27 + 4
+    layer = (1, 4, 8, 6, 6), (4, 4, 3, 3, 3)
+    assert traffic(*layer, (2,), (2,), padding=1) == (4 * plane, plane, 2 * summed // 2 * 2)
+    assert traffic(*layer, (4,), (2,), padding=1).halo == 2 * plane
+    assert traffic(*layer, (4,), (2,), padding=1, dtype=torch.float32).halo == 4 * plane
+    assert traffic(*layer, (2, 2), (2, 3), padding=1).weight == 2 * (2 * summed // 2 * 2)
 
 
 def test_the_table_of_the_page_is_up_to_date():

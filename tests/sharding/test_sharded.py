@@ -27,12 +27,12 @@ SILENT = [  # nothing has to travel
 ]
 TALKING = [
     layer((2,), (8, 3, 2), (3, 3, 3), (16, 6, 4), stride=(2, 2, 2), padding=(1, 1, 1)),  # 2 planes each
-    layer((2,), (5, 3, 2), (5, 1, 1), (5, 3, 2), padding=(2, 0, 0)),  # 2, 2, 1 and none; the kernel reaches 2 to each side
+    layer((2,), (5, 3, 2), (5, 1, 1), (5, 3, 2), padding=(2, 0, 0)),  # 2, 2, 1 and none; the kernel reaches 2
     layer((2,), (2, 3, 2), (3, 3, 3), (2, 3, 2), padding=(1, 1, 1), residual=True),  # fewer planes than ranks
     layer((2,), (1, 2, 2), (5, 3, 3), (5, 2, 2), padding=(0, 1, 1), activation="relu"),  # one rank has all
     layer((2,), (9, 2, 2), (2, 2, 2), (18, 4, 4), stride=(2, 2, 2)),  # kernel = stride, shards that are not aligned
     layer((2,), (13, 2, 2), (2, 1, 1), (16, 2, 2), dilation=(3, 1, 1)),  # what lies between two taps stays away
-    layer((2, 3), (4, 5, 3), (3, 3, 3), (8, 10, 6), (2, 2), stride=(2, 2, 2), padding=(1, 1, 1), residual=True),  # corners
+    layer((2, 3), (4, 5, 3), (3, 3, 3), (8, 10, 6), (2, 2), stride=(2, 2, 2), padding=(1, 1, 1), residual=True),
     layer((2, 2), (9, 2, 2), (3, 3, 3), (9, 2, 2), (2, 2), padding=(1, 1, 1)),
     layer((0, 2), (5, 3, 2), (4, 4, 4), (10, 6, 4), (2, 2), stride=(2, 2, 2), padding=(1, 1, 1), n=3),
     layer((2, "co"), (5, 3, 2), (4, 4, 4), (10, 6, 4), (2, 2), stride=(2, 2, 2), padding=(1, 1, 1), co=3),

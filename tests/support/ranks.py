@@ -1,4 +1,4 @@
-"""Processes that are ranks of torch.distributed on gloo, kept for many calls: importing torch takes longer than most."""
+"""Processes that are ranks of torch.distributed on gloo, kept for many calls: importing torch takes longer."""
 
 import datetime
 import multiprocessing
@@ -15,7 +15,7 @@ TIMEOUT = 15  # seconds that a rank waits for another
 
 
 class Ranks:
-    """A world of ranks: run(function, *arguments) calls it on every one of them, function(*arguments), for its result."""
+    """A world of ranks. A function, with its arguments, is called on every one of them."""
 
     def __init__(self, world: int, timeout: float = TIMEOUT):
         context = multiprocessing.get_context("forkserver")
@@ -24,7 +24,8 @@ class Ranks:
         self.pipes, self.processes = [], []
         for rank in range(world):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, world, timeout, self.meeting.name, theirs), daemon=True)
+            arguments = rank, world, timeout, self.meeting.name, theirs
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -38,7 +39,7 @@ class Ranks:
         return [result for _, result in results]
 
     def attempt(self, function, *arguments) -> list[tuple[bool, object]]:
-        """(True, result), or (False, traceback), of every rank; for a traceback "lost" of one that has ended, or "hangs"."""
+        """(True, result), or (False, traceback), of every rank; "lost" of one that has ended, or "hangs"."""
         for pipe in self.pipes:
             pipe.send((function, arguments))
         return [self._answer(rank, pipe) for rank, pipe in enumerate(self.pipes)]

@@ -60,8 +60,10 @@ class Sharded:
         """Small integers in fp64, in which every sum of derivatives of second order is exact, too."""
         generator = torch.Generator().manual_seed(0)
         batch = (self.n,) if self.batched else ()
-        shapes = dict(x=(*batch, self.ci, *self.in_size), w=(self.ci, self.co // self.groups, *self.kernel), b=(self.co,),
-                      residual=(*batch, self.co, *self.out_size), concat=(*batch, self.concat, *self.out_size))
+        shapes = dict(x=(*batch, self.ci, *self.in_size), b=(self.co,),
+                      w=(self.ci, self.co // self.groups, *self.kernel),
+                      residual=(*batch, self.co, *self.out_size),
+                      concat=(*batch, self.concat, *self.out_size))
         kept = {"x", "w", *["b"] * self.bias, *["residual"] * self.residual, *["concat"] * bool(self.concat)}
         return {name: torch.randint(-3, 4, shape, generator=generator).double() for name, shape in shapes.items()
                 if name in kept}
@@ -206,8 +208,8 @@ def _draw(rng, world) -> Sharded | None:
         return None
     batched = 0 in split or rng.random() < 0.85
     concat = rng.choice((0, 0, 1, 2)) if "co" not in split else 0
-    return Sharded(mesh, split, rng.choice((1, 2, 3)) if batched else 1, ci, co, tuple(in_size), kernel, stride, padding,
-                   out_size, dilation, groups, rng.random() < 0.6, rng.random() < 0.3, concat, rng.random() < 0.5,
+    n = rng.choice((1, 2, 3)) if batched else 1
+    return Sharded(mesh, split, n, ci, co, tuple(in_size), kernel, stride, padding, out_size, dilation, groups, rng.random() < 0.6, rng.random() < 0.3, concat, rng.random() < 0.5,
                    rng.choice(ACTIVATIONS), batched)
 
 
@@ -236,7 +238,8 @@ def main():
     for world in options.ranks:
         ranks = Ranks(world)
         for i, case in enumerate(draw(options.seed, options.n, world)):
-            wrong = [answer for answer in ranks.attempt(report, case, options.backend, i % 4 == 0) if answer != (True, "")]
+            answers = ranks.attempt(report, case, options.backend, i % 4 == 0)
+            wrong = [answer for answer in answers if answer != (True, "")]
             if wrong:
                 raise SystemExit(f"{case}\n{wrong}")
         ranks.close()

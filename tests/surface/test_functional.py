@@ -158,7 +158,8 @@ def test_operands_on_another_device_are_refused():
 
 def test_a_sized_call_takes_any_crop(device, backend):
     x, w, b = operands(device)
-    for padding, out_size in (((-2, 0, 1), (9, 3, 2)), ((0, 1, 3), (4, 6, 9)), ((1, 1, 1), (2, 4, 2))):
+    for padding, out_size in (((-2, 0, 1), (9, 3, 2)), ((0, 1, 3), (4, 6, 9)), ((1, 1, 1), (2, 4, 2)),
+                              ((30, 0, -30), (3, 2, 3)), ((-30, 1, 1), (2, 2, 2)), ((2, 2, 2), (1, 3, 1))):
         arguments = dict(stride=(2, 2, 2), padding=padding, dilation=(1, 2, 1), out_size=out_size, groups=1)
         expected = reference.conv_transpose3d(x, w, b, **arguments, dtype=x.dtype)
         torch.testing.assert_close(conv_transpose3d_sized(x, w, b, **arguments, backend=backend), expected)

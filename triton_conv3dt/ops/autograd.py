@@ -48,8 +48,8 @@ def _tracked(tensors) -> bool:
 class Operator:
     """One operator: `operator(*args)` with `tensors` operands first; `function(direct, *args)` is differentiable.
 
-    memory is what a caller may offer the implementation, by name: `records`, which one who repeats himself keeps, and `into`,
-    memory for the result, which need not be taken.
+    memory is what a caller may offer the implementation, by name: `records`, which one who repeats himself keeps, and
+    `into`, a place for the result, which need not be taken.
     """
 
     def __init__(self, name: str, tensors: int, function):

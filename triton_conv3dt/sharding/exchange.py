@@ -1,9 +1,9 @@
 """Tensors on their way from rank to rank, as autograd sees them. Every step is linear, and its derivative is the step
 back, so that derivatives of every order are made of these steps.
 
-Every rank of a group takes every step, also one that needs nothing or has nothing to give. autograd takes those back that a
-result hangs on, the last first, so all must hang on the same steps in the same order, whatever is computed on them: a
-`rope`, a tensor without elements, runs through all steps, through their derivatives, too.
+Every rank of a group takes every step, also one that needs nothing or has nothing to give. autograd takes those back
+that a result hangs on, the last first, so the results of all ranks must hang on the same steps in the same order,
+whatever a rank computes: a `rope`, a tensor without elements, runs through all steps, through their derivatives, too.
 """
 
 from functools import partial
@@ -15,11 +15,13 @@ from torch.autograd import Function
 from ..launching.tensors import memory_format
 from .halo import Route
 
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # as it is called before torch 2.13
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # so called before torch 2.13
 
 
 def replicated(groups, *tensors):
-    """The tensors, each the same on all ranks of the groups, for use on each in its own way; and a list of a rope or none."""
+    """The tensors, each the same on all ranks of the groups and used on each in its own way; then a list of a rope
+    or nothing.
+    """
     wanted = [t for t in tensors if t is not None and t.requires_grad] if groups and torch.is_grad_enabled() else []
     *found, rope = _Replicated.apply(groups, *wanted) if wanted else [None]
     used = dict(zip(map(id, wanted), found))
@@ -81,8 +83,8 @@ class Spread(Function):
 class Link:
     """One exchange in a group of ranks. Between `begin` and work.wait() the messages are under way.
 
-    sends, receives: how many elements go to and come from each rank of the group. waits: the step before the exchange is
-    `Leave`, which waits for gradients that are under way.
+    sends, receives: how many elements go to and come from each rank of the group. waits: the step before the exchange
+    is `Leave`, which waits for gradients that are under way.
     """
 
     def __init__(self, group, sends: list[int], receives: list[int], waits: bool):
@@ -211,10 +213,10 @@ def cut(t, places) -> list:
 
 
 class Assemble(Function):
-    """A tensor of its parts, which hangs on a rope. The parts are in y already; places is None for one that is all of it.
+    """A tensor of its parts, which hangs on a rope. The parts are in y already; places is None for one that is all of y.
 
-    watched: pairs (what has the version of a DTensor, that version) of those whose shards are kept for derivatives: autograd
-    sees that a DTensor changes, but not that its shard does.
+    watched: pairs (what has the version of a DTensor, that version) of those whose shards are kept for derivatives:
+    autograd sees that a DTensor changes, but not that its shard does.
     """
 
     @staticmethod
@@ -226,8 +228,9 @@ class Assemble(Function):
     @staticmethod
     def backward(ctx, dy):
         if any(t._version != version for t, version in ctx.watched):
-            raise RuntimeError("one of the variables needed for gradient computation has been modified by an inplace operation: "
-                               "a DTensor that conv_transpose3d() was given, or its result. Use an operation out of place")
+            raise RuntimeError("one of the variables needed for gradient computation has been modified by an inplace "
+                               "operation: a DTensor that conv_transpose3d() was given, or its result. Use one out of "
+                               "place")
         parts = [dy] if ctx.places is None else [dy[place] for place in ctx.places]
         return None, None, None, _Follow.apply(dy, *ctx.saved_tensors), *parts
 
@@ -277,7 +280,7 @@ class _Summed(Function):
 
 
 def _sums(tensors, group):
-    """Each rank sums a share of all tensors, in the order of the ranks and in fp32 at least, and hands it to the others."""
+    """Each rank sums a share of all tensors, in the order of the ranks, in fp32 at least, and gives it to the others."""
     ranks = dist.get_world_size(group)
     flat = torch.cat([t.reshape(-1) for t in tensors])
     share = -(-flat.numel() // ranks)

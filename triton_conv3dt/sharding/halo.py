@@ -2,8 +2,8 @@
 
 A volume is split over ranks as DTensor splits it, input and output each by its own length, so a rank's outputs may read
 inputs of any other rank: of none where kernel = stride and the shards are aligned, of several where shards are shorter
-than the kernel reaches. What one output reads along an axis does not depend on the other axes, so what a rank reads is a
-product of runs of planes, and only that is sent.
+than the kernel reaches. What one output reads along an axis does not depend on the other axes, so what a rank reads is
+a product of runs of planes, and only that is sent.
 
 A rank computes the outputs that read nothing but its own inputs from its shard, where it lies; those at the borders it
 computes from small buffers, in which what others have is joined to the planes next to it.
@@ -208,7 +208,8 @@ class Plan:
             for i, part in enumerate(self.joined):
                 shared = common(box, part.inputs)
                 if places(shared):
-                    pieces.append(Piece(i, within(shared, part.inputs), start, tuple(map(len, box)), within(shared, box)))
+                    shape = tuple(map(len, box))
+                    pieces.append(Piece(i, within(shared, part.inputs), start, shape, within(shared, box)))
             start += places(box)
         return Route(tuple(pieces), tuple(tuple(map(len, part.inputs)) for part in self.joined), start)
 

@@ -15,8 +15,8 @@ def conv_transpose3d(product, geometry, keeps_output, x, w, b, residual, concat,
     """The layer of DTensors whose shapes have been checked; y is split as x is, and over channels where w is.
 
     Args:
-        product: product(x, w, b, residual, concat, out, into, padding, out_size), the layer of plain tensors. concat, out
-            and into may be None; into is memory that the result may be in.
+        product: product(x, w, b, residual, concat, out, into, padding, out_size), the layer of plain tensors. concat,
+            out and into may be None; into is memory that the result may be in.
         geometry: out_size, stride, padding, dilation and groups of the whole.
         keeps_output: whether the derivative is a function of the output.
 

@@ -85,15 +85,15 @@ def of(x, w, b, residual, concat, out, groups: int) -> Placing:
     _check_kinds(tensors)
     mesh, channel = x.device_mesh, x.dim() - 4
     if mesh.get_coordinate() is None:
-        raise RuntimeError(f"conv_transpose3d(): rank {dist.get_rank()} is no part of {mesh}, on which the input is; call "
-                           "it on the ranks of the mesh")
+        raise RuntimeError(f"conv_transpose3d(): rank {dist.get_rank()} is no part of {mesh}, on which the input is; "
+                           "call it on the ranks of the mesh")
     _check_input(x, channel)
     _check_weight(x, w, groups)
     placing = Placing(mesh, tuple(x.placements), tuple(w.placements), channel)
     if b is not None and any(p != q and p != Replicate() for p, q in zip(b.placements, placing.bias)):
         _refuse("bias", b, "it is replicated, or split as the weight's output channels are", placing.bias)
     if concat is not None and placing.split_weight:
-        _refuse("weight", w, "what is concatenated along the channels needs all of them", [Replicate()] * len(w.placements))
+        _refuse("weight", w, "what is concatenated along the channels needs all of them", [Replicate()] * mesh.ndim)
     for name, t in (("residual", residual), ("concat", concat), ("out", out)):
         if t is not None and tuple(t.placements) != placing.output:
             _refuse(name, t, "it has the placements of the result", placing.output)
@@ -111,8 +111,8 @@ def _check_kinds(tensors: dict) -> None:
     mesh = tensors["input"].device_mesh
     for name, t in tensors.items():
         if t.device_mesh != mesh:
-            raise RuntimeError(f"conv_transpose3d(): input is on {mesh} and {name} on {t.device_mesh}: they have to be on "
-                               "the same mesh")
+            raise RuntimeError(f"conv_transpose3d(): input is on {mesh} and {name} on {t.device_mesh}: they have to be "
+                               "on the same mesh")
 
 
 def _check_input(x, channel: int) -> None:
@@ -131,14 +131,14 @@ def _check_weight(x, w, groups: int) -> None:
         return p == Replicate() or type(p) is Shard and p.dim == 1 and groups == 1 and q == Replicate()
 
     if not all(map(fits, w.placements, x.placements)):
-        _refuse("weight", w, f"each axis of the mesh takes Replicate(), or Shard(1) (output channels) where groups=1 and "
-                f"the input is replicated; groups={groups}, and the input has {_shown(x.placements)}",
+        _refuse("weight", w, f"each axis of the mesh takes Replicate(), or Shard(1) (output channels) where groups=1 "
+                f"and the input is replicated; groups={groups}, and the input has {_shown(x.placements)}",
                 [p if fits(p, q) else Replicate() for p, q in zip(w.placements, x.placements)])
 
 
 def _refuse(name: str, t, what: str, placements) -> None:
-    raise RuntimeError(f"conv_transpose3d(): {name} of size {list(t.shape)} has the placements {_shown(t.placements)}, with "
-                       f"which the result would be wrong or is not supported: {what}. This would work: "
+    raise RuntimeError(f"conv_transpose3d(): {name} of size {list(t.shape)} has the placements {_shown(t.placements)}, "
+                       f"with which the result would be wrong or is not supported: {what}. This would work: "
                        f"{name}.redistribute(placements={_shown(placements)})")
 
 
