@@ -11,8 +11,10 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor import init_device_mesh
 
 import triton_conv3dt as t3
-from ranks import Ranks
+from ranks import Ranks, interpreted
 from sharded import mesh_of
+from triton_conv3dt.launching import launch
+from triton_conv3dt.sharding import exchange
 
 X, W = (1, 2, 5, 3, 2), (2, 3, 3, 3, 3)
 
@@ -118,6 +120,46 @@ def changed():
             torch.autograd.grad(y, w, torch.ones_like(y))
 
 
+class Logged:
+    """Work that logs when it is waited for."""
+
+    def __init__(self, work, events):
+        self.work, self.events = work, events
+
+    def wait(self):
+        self.events.append("wait")
+        self.work.wait()
+
+
+def overlapped() -> list[str]:
+    """What happens in which order on a rank with two neighbours, forward and backward."""
+    events, begin = [], exchange.Link.begin
+
+    def logged(link, flat):
+        events.append("begin")
+        work, arrived = begin(link, flat)
+        return Logged(work, events), arrived
+
+    def product(*args, **kwargs):
+        events.append("product")
+        return forward(*args, **kwargs)
+
+    def gradients(*args, **kwargs):
+        events.append("gradients")
+        return backward(*args, **kwargs)
+
+    x = split(integers(1, 1, 9, 1, 1), Shard(2), sizes=(3,)).requires_grad_()
+    w = split(integers(1, 1, 3, 1, 1), Replicate(), sizes=(3,)).requires_grad_()
+    forward, backward = launch.forward, launch.backward
+    exchange.Link.begin, launch.forward, launch.backward = logged, product, gradients
+    try:
+        y = t3.conv_transpose3d(x, w, padding=(1, 0, 0), backend="triton")
+        torch.autograd.grad(y, (x, w), torch.ones_like(y))
+    finally:
+        exchange.Link.begin, launch.forward, launch.backward = begin, forward, backward
+    return events
+
+
 def pytorchs_own():
     """Whether F.conv_transpose3d of the same DTensors raises or is wrong, for an ordinary and an upsampling layer."""
     found = []
@@ -204,6 +246,13 @@ def test_what_is_called_with_dtensors(worlds, case):
 @pytest.mark.parametrize("kind", ["fsdp", "ddp"])
 def test_data_parallel_on_another_axis(worlds, kind):
     worlds(4).run(data_parallel, kind)
+
+
+@interpreted
+def test_what_needs_no_halo_is_computed_while_it_is_under_way(worlds):
+    _, middle, _ = worlds(3).run(overlapped)
+    assert middle == ["begin", "product", "wait", *["product"] * 2,  # two borders; and in reverse:
+                      *["gradients"] * 2, "begin", "gradients", "wait"]
 
 
 def test_pytorchs_rule_is_wrong_or_refuses_where_ours_is_right(worlds):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.distributed.tensor import distribute_tensor
 
+from ranks import interpreted
 from sharded import Sharded, check_all, draw, mesh_of
 from sharded import layer as apply
 
@@ -72,6 +73,7 @@ def copied(case) -> int:
     return sum(copies)
 
 
+@interpreted
 def test_what_is_computed_is_not_copied(worlds):
     """A shard with a border on each side is three launches into one result, and the skip is all that is copied."""
     case = layer((2,), (6, 1, 1), (3, 1, 1), (6, 1, 1), (3,), padding=(1, 0, 0), ci=1, co=1, n=1, activation="relu")
@@ -80,6 +82,7 @@ def test_what_is_computed_is_not_copied(worlds):
     assert worlds(3).run(copied, case) == [10, 10, 10]
 
 
+@interpreted
 def test_the_kernels(worlds):
     """In the interpreter: borders, corners, a residual with an activation, and a shard of one launch."""
     cases = [layer((2,), (3, 1, 2), (3, 1, 2), (6, 2, 3), (2,), stride=(2, 2, 2), padding=(1, 0, 0), ci=1, co=1, n=1,

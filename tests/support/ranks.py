@@ -7,8 +7,10 @@ import socket
 import tempfile
 import traceback
 
+import pytest
 import torch
 
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="ranks are on CPUs, where kernels need the interpreter")
 PRELOADED = ["torch", "torch.distributed.tensor", "triton_conv3dt.functional", "triton_conv3dt.nn"]
 PATIENCE = 60  # seconds for one call
 TIMEOUT = 15  # seconds that a rank waits for another
