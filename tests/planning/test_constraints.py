@@ -155,8 +155,8 @@ def operands(device):
     """x and w of a layer that a descriptor can read, and dy."""
     normal = lambda *shape: torch.randn(shape, dtype=torch.float16, device=device)
     last = dict(memory_format=torch.channels_last_3d)
-    return (normal(1, 8, 2, 2, 3).contiguous(**last).requires_grad_(), normal(8, 8, 1, 1, 2).requires_grad_(),
-            normal(1, 8, 2, 2, 6).contiguous(**last))
+    return (normal(1, 32, 2, 2, 3).contiguous(**last).requires_grad_(), normal(32, 32, 1, 1, 2).requires_grad_(),
+            normal(1, 32, 2, 2, 6).contiguous(**last))
 
 
 GIVEN = dict(stride=(1, 1, 2), padding=(0, 0, 0), dilation=(1, 1, 1), groups=1, precision="tf32")

@@ -156,7 +156,7 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
     there is always one."""
     rows, reduction = rows_and_reduction(problem)
     narrow = problem.groups > 1 and min(rows, reduction) < SMALLEST_DOT
-    few = problem.direction != "grad_weight" and reduction < 8  # either may be better
+    few = problem.direction != "grad_weight" and min(rows, reduction) <= SMALLEST_DOT  # either may be better
     direct = problem.dtype == "float64" or narrow
     allowed = lambda config: constraints.refuses(config) is None
     found = False
