@@ -59,12 +59,13 @@ def _linear(x, w, b, out_size, stride, padding, dilation, groups):
     full = [(i - 1) * s + (k - 1) * d + 1 for i, k, s, d in zip(x.shape[2:], w.shape[2:], stride, dilation)]
     after = [f - p - o for f, p, o in zip(full, padding, out_size)]
     extra = [p - a for p, a in zip(padding, after)]
-    most = [(k - 1) * d // 2 if x.is_cpu else p for k, d, p in zip(w.shape[2:], dilation, padding)]
+    by_onednn = x.device.type == "cpu" and not x.dtype.is_complex
+    most = [(k - 1) * d // 2 if by_onednn else p for k, d, p in zip(w.shape[2:], dilation, padding)]
     if (all(0 <= p <= m for p, m in zip(padding, most))
             and all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation))):
         return F.conv_transpose3d(x, w, b, stride, padding, extra, groups, dilation)
-    # PyTorch crops both ends alike: leave the common part to it, and cut or fill the rest. On CPUs it is not given more than
-    # half of the kernel's reach: oneDNN writes outside its memory in the gradients of kernel 4, stride 2, padding 3, size 3.
+    # PyTorch crops both ends alike: leave the common part to it, and cut or fill the rest. oneDNN is not given more than half
+    # of the kernel's reach: it writes outside its memory in the gradients of kernel 4, stride 2, padding 3, size 3.
     common = [max(0, min(p, a, m)) for p, a, m in zip(padding, after, most)]
     rest = [(c - p, c - a) for c, p, a in zip(common, padding, after)]
     filled = any(n > 0 for pair in rest for n in pair)
