@@ -38,7 +38,8 @@ def _faster_in_fp32(x, w, groups) -> bool:
         return False
     if not torch.compiler.is_compiling() and internals.is_tracing():
         return False
-    return not _native(x.dtype) or min(w.shape[0] // groups, w.shape[1]) < NATIVE_CHANNELS[groups > 1]
+    least = NATIVE_CHANNELS[1 if groups > 1 else 0]  # Dynamo of torch 2.11 takes no bool for an index
+    return not _native(x.dtype) or min(w.shape[0] // groups, w.shape[1]) < least
 
 
 def _native(dtype: torch.dtype) -> bool:
