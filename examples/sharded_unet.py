@@ -10,6 +10,7 @@ they are given DTensors. On a machine with a GPU for each rank, the same program
 """
 
 import argparse
+import gc
 import os
 import socket
 
@@ -133,6 +134,8 @@ def main(rank=0, ranks=1, port=None, size=(32, 32, 32)):
                   + ", ".join(f"{bytes / 1e6:.1f} MB" for bytes in results))
         if worst > TOLERANCE or abs(sharded_loss - loss) > TOLERANCE * abs(loss):
             raise SystemExit("That is more than rounding explains.")
+        gc.collect()  # what is left of the exchanges
+        dist.barrier()  # nobody closes its connections while another needs them
     finally:
         dist.destroy_process_group()
 
