@@ -21,8 +21,7 @@ MICROSECOND = 1e-6
 def compiled(tasks, limit=2.0, roofline=MICROSECOND):
     """Kernels of these tasks whose bounds are known."""
     bound = SimpleNamespace(limit=limit, roofline=roofline, as_json=dict)
-    used = survey.Kernel(tasks[0]).used
-    return [survey.Kernel(task, used, bound=bound, triton="0") for task in tasks]
+    return [survey.Kernel(task, bound=bound, triton="0") for task in tasks]
 
 
 def tasks(problem, bias=False):

@@ -59,12 +59,12 @@ class Step:
 
 def tasks(name: str, forward: Problem, device: Device, without: Constraints, default: bool) -> list[Task]:
     """What a step of a layer compiles, by its forward problem. default: whatever has been tuned."""
-    directions = [forward, *(replace(forward, direction=d, epilogue=Epilogue()) for d in ("grad_input", "grad_weight"))]
+    problems = [forward, *(replace(forward, direction=d, epilogue=Epilogue()) for d in ("grad_input", "grad_weight"))]
     if config := search.one_pass(backward(forward), device, without):
-        directions = directions[:1]
+        problems = problems[:1]
     found = [store.choose(p, device, without) if not default else store.Found(search.default(p, device, without), "default")
-             for p in directions]
-    made = [Task(name, p, device, one.config, one.source) for p, one in zip(directions, found)]
+             for p in problems]
+    made = [Task(name, p, device, one.config, one.source) for p, one in zip(problems, found)]
     return made + [Task(name, backward(forward), device, config, "default")] * bool(config)
 
 

@@ -1,9 +1,9 @@
 """Bank conflicts of a pipeline's buffer, before anything is compiled: what search.py pays for them.
 
-Single elements of 4 bytes are copied into a buffer with lanes along places. Where what is in it goes by registers to its product, and no
-thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements, along channels,
-and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies, and narrower elements,
-which are never copied so, are stored as they lie; and so is what a product takes as fragments.
+Single elements of 4 bytes are copied into a buffer with lanes along places. Where they go by registers to their product,
+and no thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements,
+along channels, and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies,
+and narrower elements, which are never copied so, are stored as they lie; and so is what a product takes as fragments.
 """
 
 from ..problems.problem import Problem
@@ -17,11 +17,11 @@ WARPGROUP = 64  # rows of its products, which read their second operand from sha
 
 
 def conflicting(config: Config, problem: Problem, device: Device) -> int:
-    """Bytes whose time the conflicts of one step of a pipeline take beside what it moves; whatever the stages are."""
+    """Bytes whose time the conflicts of one step take beside what it moves: none without a pipeline."""
     split, threads = taps.split_factor(problem), BANKS * config.warps
     weights = problem.direction == "grad_weight"
     by_registers = split > 1 and not weights or device.warpgroups and config.block_m >= WARPGROUP
-    if config.path != "gather" or problem.item != COPIED or not by_registers:
+    if config.path != "gather" or config.stages == 1 or problem.item != COPIED or not by_registers:
         return 0
     if weights:
         run, places, channels = taps.z_run(problem, config), config.block_k * split, config.block_n

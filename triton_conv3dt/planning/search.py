@@ -136,7 +136,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     narrow = 1.0
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
         narrow = 1.15 * max(1.0, 8 / (item * banks.source_run(config, problem)))
-        shared += banks.conflicting(config, problem, device) if config.stages > 1 else 0
+        shared += banks.conflicting(config, problem, device)
     return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / CACHE_RATE) + STEP
 
 
@@ -212,7 +212,7 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
 
 def _stages(config: Config, problem: Problem, device: Device, pipelined: tuple[int, ...]) -> tuple[int, ...]:
     """How many stages may be worth it: one, too, where the banks of a pipeline's buffers conflict."""
-    return (*pipelined, 1) if banks.conflicting(config, problem, device) else pipelined
+    return (*pipelined, 1) if banks.conflicting(replace(config, stages=2), problem, device) else pipelined
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):

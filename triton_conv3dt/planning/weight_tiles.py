@@ -52,7 +52,7 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
     tensor = 2 * m * n * k * products / rate * device.sms * (1.0 if group or not device.warpgroups else 1.6)
     shared = tile + problem.item * k * (ceil_div(n, 256) * m + ceil_div(m, 64 if group else 16 * config.warps) * n)
     loads = m * k / taps.x_run(problem, config) + n * k / taps.z_run(problem, config)
-    shared += banks.conflicting(config, problem, device) if config.stages > 1 else 0
+    shared += banks.conflicting(config, problem, device)
     issued = 5 * loads / 32 + 150 * config.warps
     if problem.rounded:
         issued += (m + n) * k / 32 * 2.5
