@@ -170,7 +170,7 @@ def widened(tile, AGE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BI
 
 
 @gluon.jit
-def add_products(acc, ring, weights, first, GROUP: gl.constexpr, AGE: gl.constexpr, FRESH: gl.constexpr, WALK: gl.constexpr,
+def add_products(acc, ring, weights, first, slot, GROUP: gl.constexpr, AGE: gl.constexpr, FRESH: gl.constexpr, WALK: gl.constexpr,
                  OPERAND: gl.constexpr):
     """acc + the products of a group that have so many steps to come, of the stage whose rows begin at first."""
     M: gl.constexpr = WALK.high * WALK.wide
@@ -180,13 +180,13 @@ def add_products(acc, ring, weights, first, GROUP: gl.constexpr, AGE: gl.constex
     for i in gl.static_range(PRODUCTS):
         for block in gl.static_range(BLOCKS):
             a = ring.index(first + row_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [M, WALK.channels], OPERAND)
-            b = weights.index(slot_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [WIDTH, WALK.channels], OPERAND)
+            b = weights.index(slot + slot_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [WIDTH, WALK.channels], OPERAND)
             acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=not (FRESH and i + block == 0), is_async=True)
     return acc
 
 
 @gluon.jit
-def add_plane(older, ring, weights, first, GROUP: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+def add_plane(older, ring, weights, first, slot, GROUP: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
     """The sums of a group, the finished ones first, with the products of the stage whose rows begin at first: still under way."""
     SPAN: gl.constexpr = WALK.span
     BITS: gl.constexpr = ring.dtype.primitive_bitwidth
@@ -196,7 +196,7 @@ def add_plane(older, ring, weights, first, GROUP: gl.constexpr, WALK: gl.constex
             acc = widened(copied(older[GROUP * (SPAN - 1) + age], SPAN > 2), age, WALK, WARPS, BITS)
         else:
             acc = zeros(age, WALK, WARPS, BITS)
-        sums = sums + (add_products(acc, ring, weights, first, GROUP, age, age == SPAN - 1, WALK, OPERAND),)
+        sums = sums + (add_products(acc, ring, weights, first, slot, GROUP, age, age == SPAN - 1, WALK, OPERAND),)
     return sums
 
 
@@ -219,11 +219,11 @@ def wait_for(sums, PENDING: gl.constexpr):
 
 
 @gluon.jit
-def walk(patch, line, w, y, b, residual, pre, depth, x_w, size, planes, y_size, y_stride, r_stride,
+def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, y_stride, r_stride,
          AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
-         WALK: gl.constexpr, num_warps: gl.constexpr):
+         WALK: gl.constexpr, WARPS: gl.constexpr):
     """patch, line, w: descriptors of what is read, in boxes of a patch's rows and of one row, and of the weight. depth: its planes;
-    x_w: elements from one of its places along w to the next. size: coarse places (d, h, w); planes: a program walks so many."""
+    x_stride: its last is that of its places along w. size: coarse places (d, h, w), of which a program walks so many planes."""
     DTYPE: gl.constexpr = patch.dtype
     BITS: gl.constexpr = DTYPE.primitive_bitwidth
     GROUPS: gl.constexpr = len(WALK.groups)
@@ -251,87 +251,34 @@ def walk(patch, line, w, y, b, residual, pre, depth, x_w, size, planes, y_size, 
     fetch_weights(w, weights, ready.index(WALK.stages), i_column * WALK.columns, WALK, BITS // 8)
     steps = gl.minimum(planes, size[0] - t0) + (WALK.span - 1)
     for i in gl.static_range(STAGES):
-        fetch_planes(patch, line, ring, ready.index(i), i, i < steps, n, t0 + (WALK.low + i), h0, w0, depth, x_w, WALK, AXIS_D.in_step,
+        fetch_planes(patch, line, ring, ready.index(i), i, i < steps, n, t0 + (WALK.low + i), h0, w0, depth, x_stride[4], WALK, AXIS_D.in_step,
                      BITS // 8)
     mbarrier.wait(ready.index(WALK.stages), 0)
-    older = nothing(WALK, num_warps, BITS)
+    older = nothing(WALK, WARPS, BITS)
     for step in range(steps):
         stage = step % WALK.stages
         mbarrier.wait(ready.index(stage), step // WALK.stages % 2)
         t = t0 + step - (SPAN - 1)
+        # Zero, but not to the compiler, which would keep the addresses of all weights in registers for the whole walk.
+        slot = gl.inline_asm_elementwise("and.b32 $0, $1, 0;", "=r,r", [step], dtype=gl.int32, is_pure=True, pack=1)
         kept = ()
         for g in gl.static_range(GROUPS):
-            sums = add_plane(older, ring, weights, stage * STAGE_ROWS, g, WALK, OPERAND, num_warps)
+            sums = add_plane(older, ring, weights, stage * STAGE_ROWS, slot, g, WALK, OPERAND, WARPS)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = wait_for(pending, in_flight(WALK, g))
-                write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
-                      AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, num_warps)
+                write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
+                      AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, WARPS)
                 kept = kept + done[1:]
             pending = sums
         done = wait_for(pending, 0)
         barrier()
         fetch_planes(patch, line, ring, ready.index(stage), stage, step + STAGES < steps, n, t0 + step + (WALK.low + STAGES), h0, w0,
-                     depth, x_w, WALK, AXIS_D.in_step, BITS // 8)
-        write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
-              AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, num_warps)
+                     depth, x_stride[4], WALK, AXIS_D.in_step, BITS // 8)
+        write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
+              AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, WARPS)
         older = kept + done[1:]
     for i in gl.static_range(STAGES + 1):
         mbarrier.invalidate(ready.index(i))
-
-
-@gluon.constexpr_function
-def residue_of(WALK, group, axis, i):
-    return WALK.phases[i][axis] + WALK.groups[group][axis]
-
-
-@gluon.jit
-def residues(phase, GROUP: gl.constexpr, AXIS: gl.constexpr, WALK: gl.constexpr):
-    """The residue along an axis of each column's phase."""
-    PHASES: gl.constexpr = len(WALK.phases)
-    found = phase * 0 + residue_of(WALK, GROUP, AXIS, 0)
-    for i in gl.static_range(1, PHASES):
-        if residue_of(WALK, GROUP, AXIS, i) != residue_of(WALK, GROUP, AXIS, 0):
-            found = gl.where(phase == i, residue_of(WALK, GROUP, AXIS, i), found)
-    return found
-
-
-@gluon.jit
-def write(tile, y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUP: gl.constexpr,
-          AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
-          WALK: gl.constexpr, num_warps: gl.constexpr):
-    """The epilogue of a group's finished tile [places, columns]: bias, residual, one rounding, and the store."""
-    BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
-    M: gl.constexpr = WALK.high * WALK.wide
-    PHASES: gl.constexpr = len(WALK.phases)
-    WIDTH: gl.constexpr = PHASES * WALK.columns
-    JOIN: gl.constexpr = joined(WALK, Y.last)
-    SUM: gl.constexpr = sum_layout(M, WIDTH, WALK.columns, JOIN, num_warps)
-    STORE: gl.constexpr = run_layout(WIDTH, num_warps) if in_runs(Y.last, BITS) else SUM
-    if JOIN > 1:
-        tile = tile.reshape([M, PHASES // JOIN, JOIN, WALK.columns]).permute((0, 1, 3, 2)).reshape([M, WIDTH])
-    tile = gl.convert_layout(tile, SUM)
-    if b is not None:
-        channel, phase = column_parts(i_column, SUM, JOIN, WALK)
-        tile += gl.load(b + channel, mask=channel < COLUMNS, other=0.0).to(gl.float32)[None, :]
-    channel, phase = column_parts(i_column, STORE, JOIN, WALK)
-    rd, rh, rw = residues(phase, GROUP, 0, WALK), residues(phase, GROUP, 1, WALK), residues(phase, GROUP, 2, WALK)
-    place = gl.arange(0, M, gl.SliceLayout(1, STORE))
-    h, w = h0 + place // WALK.wide, w0 + place % WALK.wide
-    d = t * AXIS_D.out_step - AXIS_D.origin
-    h, w, whole = h * AXIS_H.out_step - AXIS_H.origin, w * AXIS_W.out_step - AXIS_W.origin, (h < size[1]) & (w < size[2])
-    live = ((channel < COLUMNS) & wanted)[None, :] & whole[:, None]
-    if AXIS_D.edge:
-        live = live & ((d + rd >= 0) & (d + rd < y_size[0]))[None, :]
-    if AXIS_H.edge:
-        live = live & (h[:, None] + rh[None, :] >= 0) & (h[:, None] + rh[None, :] < y_size[1])
-    if AXIS_W.edge:
-        live = live & (w[:, None] + rw[None, :] >= 0) & (w[:, None] + rw[None, :] < y_size[2])
-    offset = offsets(n, channel, d, h, w, rd, rh, rw, y_stride, Y)
-    if residual is not None:
-        added = gl.load(residual + offsets(n, channel, d, h, w, rd, rh, rw, r_stride, R), mask=live, other=0.0)
-        tile += gl.convert_layout(added, SUM).to(gl.float32)
-    tile = gl.convert_layout(tile.to(y.dtype.element_ty), STORE)
-    gl.store(y + offset, tile, mask=live)
 
 
 @gluon.constexpr_function
@@ -340,20 +287,81 @@ def joined(WALK, last):
     return 1 if last else len({w for _, _, w in WALK.phases})
 
 
+@gluon.constexpr_function
+def residue_of(WALK, phase, axis):
+    return WALK.phases[phase][axis]
+
+
 @gluon.jit
-def column_parts(i_column, LAYOUT: gl.constexpr, JOIN: gl.constexpr, WALK: gl.constexpr):
+def residues(phase, AXIS: gl.constexpr, WALK: gl.constexpr):
+    """The residue along an axis of each column's phase."""
+    PHASES: gl.constexpr = len(WALK.phases)
+    found = phase * 0
+    for i in gl.static_range(1, PHASES):
+        if residue_of(WALK, i, AXIS) != 0:
+            found = gl.where(phase == i, residue_of(WALK, i, AXIS), found)
+    return found
+
+
+@gluon.jit
+def column_parts(LAYOUT: gl.constexpr, JOIN: gl.constexpr, WALK: gl.constexpr):
     """Channel and phase of each column, (phase, channel, joined phase)."""
     column = gl.arange(0, len(WALK.phases) * WALK.columns, gl.SliceLayout(0, LAYOUT))
-    channel = i_column * WALK.columns + column // JOIN % WALK.columns
-    return channel, column // (JOIN * WALK.columns) * JOIN + column % JOIN
+    return column // JOIN % WALK.columns, column // (JOIN * WALK.columns) * JOIN + column % JOIN
 
 
 @gluon.jit
-def offsets(n, channel, d, h, w, rd, rh, rw, stride, T: gl.constexpr):
-    """Of the elements of a tile [places, columns] in a tensor; T.run neighbours are aligned, along columns."""
+def addresses(t, first, line, column, channel, stride, T: gl.constexpr):
+    """Of the elements of a tile [places, columns] in a tensor, from the offset of its first; T.run neighbours are aligned, along columns.
+    What is the same for all groups is a vector, and computed once."""
     RUN: gl.constexpr = T.run
+    s_c = 1 if T.last else stride[1]
+    base = first[0] * stride[0] + first[2] * stride[2] + first[3] * stride[3] + first[4] * stride[4] + first[1] * s_c
     # A mark on a sum whose last term is folded away, being zero, would be lost with it.
-    column = rd * stride[2] + rh * stride[3] + rw * stride[4] + channel * (1 if T.last else stride[1])
-    line = n * stride[0] + d * stride[2] + h * stride[3] + w * stride[4]
-    column = gl.max_contiguous(gl.multiple_of(column, RUN), RUN)
-    return gl.multiple_of(line, RUN)[:, None] + column[None, :]
+    columns = column[0] * stride[2] + column[1] * stride[3] + column[2] * stride[4] + channel * s_c
+    columns = gl.max_contiguous(gl.multiple_of(columns, RUN), RUN)
+    lines = gl.multiple_of(line[0] * stride[3] + line[1] * stride[4], RUN)
+    return t + ((gl.multiple_of(base, RUN) + lines)[:, None] + columns[None, :])
+
+
+@gluon.jit
+def write(tile, y, b, residual, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUP: gl.constexpr,
+          AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
+          WALK: gl.constexpr, WARPS: gl.constexpr):
+    """The epilogue of a group's finished tile [places, columns]: bias, residual, one rounding, and the store."""
+    BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
+    M: gl.constexpr = WALK.high * WALK.wide
+    PHASES: gl.constexpr = len(WALK.phases)
+    WIDTH: gl.constexpr = PHASES * WALK.columns
+    JOIN: gl.constexpr = joined(WALK, Y.last)
+    SUM: gl.constexpr = sum_layout(M, WIDTH, WALK.columns, JOIN, WARPS)
+    STORE: gl.constexpr = run_layout(WIDTH, WARPS) if in_runs(Y.last, BITS) else SUM
+    if JOIN > 1:
+        tile = tile.reshape([M, PHASES // JOIN, JOIN, WALK.columns]).permute((0, 1, 3, 2)).reshape([M, WIDTH])
+    tile = gl.convert_layout(tile, SUM)
+    first = i_column * WALK.columns
+    if b is not None:
+        channel, phase = column_parts(SUM, JOIN, WALK)
+        tile += gl.load(b + first + channel, mask=first + channel < COLUMNS, other=0.0).to(gl.float32)[None, :]
+    channel, phase = column_parts(STORE, JOIN, WALK)
+    column = residues(phase, 0, WALK), residues(phase, 1, WALK), residues(phase, 2, WALK)
+    place = gl.arange(0, M, gl.SliceLayout(1, STORE))
+    h, w = place // WALK.wide, place % WALK.wide
+    live = ((first + channel < COLUMNS) & wanted)[None, :] & ((h < size[1] - h0) & (w < size[2] - w0))[:, None]
+    line = h * AXIS_H.out_step, w * AXIS_W.out_step
+    d0 = t * AXIS_D.out_step + (WALK.groups[GROUP][0] - AXIS_D.origin)
+    h0 = h0 * AXIS_H.out_step + (WALK.groups[GROUP][1] - AXIS_H.origin)
+    w0 = w0 * AXIS_W.out_step + (WALK.groups[GROUP][2] - AXIS_W.origin)
+    if AXIS_D.edge:
+        live = live & ((column[0] >= -d0) & (column[0] < y_size[0] - d0))[None, :]
+    if AXIS_H.edge:
+        h = line[0][:, None] + column[1][None, :]
+        live = live & (h >= -h0) & (h < y_size[1] - h0)
+    if AXIS_W.edge:
+        w = line[1][:, None] + column[2][None, :]
+        live = live & (w >= -w0) & (w < y_size[2] - w0)
+    if residual is not None:
+        added = gl.load(addresses(residual, (n, first, d0, h0, w0), line, column, channel, r_stride, R), mask=live, other=0.0)
+        tile += gl.convert_layout(added, SUM).to(gl.float32)
+    tile = gl.convert_layout(tile.to(y.dtype.element_ty), STORE)
+    gl.store(addresses(y, (n, first, d0, h0, w0), line, column, channel, y_stride, Y), tile, mask=live)
