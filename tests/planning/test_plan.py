@@ -43,12 +43,12 @@ def test_default_fits_all_layers(name, dtype):
 def assert_says_what_runs(p):
     """One step per launch, and each in the text."""
     copies, packs = p.config.copy, lowering.packs(p.problem, p.config)
-    assert any(step.startswith("copy x") for step in p.steps) == copies
+    assert any(step.startswith("copy ") for step in p.steps) == copies
     assert any(step.startswith("pack the weight") for step in p.steps) == packs
     sums = p.problem.direction == "grad_weight" and any(step.startswith("sum_parts") for step in p.steps)
     assert len(p.steps) == 1 + copies + packs + sums
     text = str(p)
-    assert ("copy x" in text, "pack the weight" in text) == (copies, packs)
+    assert ("to channels_last (its" in text, "pack the weight" in text) == (copies, packs)
     assert all(f"launch {i}  {step}" in text for i, step in enumerate(p.steps, 1))
     assert p.device.name in text and str(p.config) in text
 
@@ -77,6 +77,8 @@ def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
 
 GATHER = Config("gather", 64, 64, 32)
 LAST, ROWS = {"layout": "channels_last"}, Config("descriptor", 64, 64, 32)
+WALKED = LAST | {"kernel": 3, "padding": 1, "output_padding": 1}
+WALK = Config("walk", 16, 64, 32, 4, 2, merge=(True, False, False), box=(4, 8, 8))
 REFUSED = {  # problem, device, config: the reason
     "path": ({}, "nvidia_h200", replace(GATHER, path="fft"), "path 'fft' is not one of gather, descriptor, direct"),
     "power of two": ({}, "nvidia_h200", replace(GATHER, block_n=48), "block_n = 48 is not a power of two"),
@@ -130,6 +132,23 @@ REFUSED = {  # problem, device, config: the reason
                               Config("onepass", 64, 128, 32, 8), "one pass parts pairs"),
     "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
                          "one stride from tap to tap"),
+    "walk on Ampere": (WALKED, "nvidia_a100", WALK, "nvidia_a100 does not walk: it takes Hopper"),
+    "walk of a weight gradient": (WALKED | {"direction": "grad_weight"}, "nvidia_h200", WALK, "does not compute grad_weight"),
+    "walk of fp32": (WALKED | {"dtype": "float32", "precision": "ieee"}, "nvidia_h200", WALK, "a walk takes 16 bits and TF32"),
+    "walk of groups": (WALKED | {"groups": 2}, "nvidia_h200", WALK, "a walk takes one group"),
+    "walk with an activation": (WALKED | {"activation": "relu"}, "nvidia_h200", WALK, "no activation in its epilogue"),
+    "walk that copies channels last": (WALKED, "nvidia_h200", replace(WALK, copy=True), "of what is channels-first"),
+    "walk of channels first": (WALKED | {"layout": "channels_first"}, "nvidia_h200", WALK, "reads channels_last tensors, or a copy"),
+    "walk of unrounded fp32": (WALKED | {"dtype": "float32"}, "nvidia_h200", WALK, "that a copy has rounded"),
+    "walk of an odd output": (WALKED | {"direction": "grad_input", "output_padding": 0}, "nvidia_h200", replace(WALK, merge=(False,) * 3),
+                              "whose height and width the stride divides"),
+    "walk of a merged gradient": (WALKED | {"direction": "grad_input"}, "nvidia_h200", WALK, "only a forward has phases to merge"),
+    "walk of empty phases": (WALKED | {"kernel": (1, 3, 3), "padding": (0, 1, 1)}, "nvidia_h200", WALK, "phases that all have taps"),
+    "patch": (WALKED, "nvidia_h200", replace(WALK, box=(4, 16, 4)), "a patch of 16x4 does not hold block_n = 64 places, 8 or more"),
+    "warps of a walk": (WALKED, "nvidia_h200", replace(WALK, warps=8), "8 warps do not share 64 places by 16"),
+    "channels of a walk": (WALKED, "nvidia_h200", replace(WALK, block_k=64), "is not the 32 channels of a row"),
+    "columns of a walk": (WALKED, "nvidia_h200", replace(WALK, block_m=64, merge=(True,) * 3), "no product of 8 to 256 columns"),
+    "sums of a walk": (WALKED, "nvidia_h200", replace(WALK, block_m=64), "sums of each thread leave it no registers"),
     "shared memory": ({"dtype": "float32"}, "nvidia_l4", Config("gather", 128, 128, 64, 8, stages=3),
                       "bytes of shared memory are needed, nvidia_l4 has 101376"),
 }

@@ -35,14 +35,17 @@ DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 
+WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=(2, 8, 8), copy=True), dict(in_size=9, co=16)
+
 HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
 BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
 ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
 REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
     "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
-    "pack": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=False, BLOCK=1024)),
-    "pack rounded": ("pack", (SINGLE, SINGLE), dict(ROUND=True, CI_INNER=True, BLOCK=1024)),
+    "pack": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=False, SLOTS=None, BLOCK=1024)),
+    "pack slots": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=True, SLOTS=(1, -1, 0), BLOCK=1024)),
+    "pack rounded": ("pack", (SINGLE, SINGLE), dict(ROUND=True, CI_INNER=True, SLOTS=None, BLOCK=1024)),
     "to_channels_last": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int32")),
     "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
     "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),
@@ -80,11 +83,14 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
     "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
     "grad_weight_direct along all axes": ("grad_weight", dict(groups=32, kernel=(1, 3, 120)), replace(DIRECT, **SHARES)),
+    "walk forward": ("forward", WALKED, WALK),
+    "walk forward last": ("forward", WALKED | LAST, replace(WALK, copy=False)),
+    "walk grad_input": ("grad_input", WALKED, replace(WALK, block_k=16, merge=(False,) * 3)),
     "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),
     "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
 }
 WIDE = " wide"
-NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS))
+NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS if not name.startswith("walk")))  # which 32 bits suffice
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Row:
     @property
     def wide(self) -> bool:
         """Offsets have 64 bits, by its INDEX or always."""
-        return str(self.constants.get("INDEX", "int64")) == "int64"
+        return str(self.constants.get("INDEX", "int64")) == "int64" and not self.kernel.is_gluon()  # walks never are
 
     def called(self, **values: int) -> tuple:
         """The arguments with these values, and integers of no kind for the rest."""
@@ -223,17 +229,18 @@ def faults(name: str) -> tuple[str, list[str]]:
             found.append(f"to {last} with {values or 'integers of no kind'}: {type(error).__name__}: {error}")
             return ""
 
-    plain = text("ttir", {})
+    first = "ttgir" if tried.kernel.is_gluon() else "ttir"
+    plain = text(first, {})
     arithmetic = Arithmetic(plain)
     if tried.wide and plain:
         multiplied = {name for ssa, name in tried.in_text(plain).items() if ssa in arithmetic.factors}
         found += [f"{name} is multiplied in 32 bits" for name in tried.counts_and_strides if name in multiplied]
     found += [f"a divisor may be 0: {divisor}" for divisor in arithmetic.doubtful]
     if name.endswith(WIDE):  # the same source, whose integers were of every kind in the row without
-        text("ttir", dict.fromkeys(tried.integers, ONE))
+        text(first, dict.fromkeys(tried.integers, ONE))
     else:
         for values in tried.kinds():
-            text("ttir", values)
+            text(first, values)
         text("ptx", dict.fromkeys(tried.integers, SIXTEEN))
     return name, found
 

@@ -243,6 +243,7 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
     RESIDUES: gl.constexpr = len(WALK.residues)
     ROWS: gl.constexpr = WALK.blocks * WALK.rows
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
+    x_w = gl.cast(x_stride[4], gl.int32)
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
     i_column, rest = pid % tiles, pid // tiles
@@ -263,7 +264,7 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
     fetch_weights(w, weights, ready.index(WALK.stages), i_column * WALK.columns, WALK, BITS // 8)
     steps = gl.minimum(planes, size[0] - t0) + (WALK.span - 1)
     for i in gl.static_range(STAGES):
-        fetch_plane(patch, line, ring, ready, i, i < steps * RESIDUES, n, t0 + (WALK.low + i // RESIDUES), h0, w0, depth, x_stride[4],
+        fetch_plane(patch, line, ring, ready, i, i < steps * RESIDUES, n, t0 + (WALK.low + i // RESIDUES), h0, w0, depth, x_w,
                     i % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
     mbarrier.wait(ready.index(STAGES), 0)
     older = nothing(WALK, WARPS, BITS)
@@ -276,7 +277,7 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
             sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, 0, r, WALK, OPERAND), 0)
             barrier()
             fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
-                        t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, depth, x_stride[4], (r + STAGES) % RESIDUES, WALK,
+                        t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, depth, x_w, (r + STAGES) % RESIDUES, WALK,
                         AXIS_D.in_step, BITS // 8)
         number = step * RESIDUES + (RESIDUES - 1)
         mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
@@ -294,7 +295,7 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
         done = wait_for(pending, 0)
         barrier()
         fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
-                    t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, depth, x_stride[4],
+                    t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, depth, x_w,
                     (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
         write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
               AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, WARPS)

@@ -62,7 +62,7 @@ def terms(plan: Plan) -> Terms | None:
     steps = prod(plan.schedule.main.grid) * trips(plan)
     read = steps * search.step_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
     if c.path == "walk":
-        read += prod(plan.schedule.main.grid) * walks.weight_bytes(p, c)
+        read = (read + prod(plan.schedule.main.grid) * walks.weight_bytes(p, c)) * walks.fetched(p, c)
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
     slots = issue.instructions(plan, trips(plan)) * warp_clocks(plan) / issue.SCHEDULERS
     return Terms(roofline=plan.roofline[0], dram=p.bytes / device.bandwidth, l2=read / device.l2 if device.l2 else 0.0,

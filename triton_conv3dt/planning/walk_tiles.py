@@ -58,6 +58,6 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     written = w.high * w.wide * w.columns * len(w.phases) * len(w.groups)
     bandwidth = (device.bandwidth or 1e12) / device.sms
     step = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
-               walks.step_bytes(problem, config) / cache_rate, problem.item * written / bandwidth,
+               walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate, problem.item * written / bandwidth,
                ISSUED * written / 32 / 4 / clock)
     return walks.weight_bytes(problem, config) / cache_rate + walks.loop_steps(problem, config, steps) / programs * step

@@ -129,6 +129,12 @@ def shared_bytes(problem: Problem, config) -> int:
     return step_bytes(problem, config) + (moved + turned) * problem.item
 
 
+def fetched(problem: Problem, config) -> float:
+    """Which part of what copies write is read: they fill a block of channels with zeros beyond the last."""
+    w = walk(problem, config)
+    return rows_and_reduction(problem)[1] / (w.blocks * w.channels)
+
+
 def weight_bytes(problem: Problem, config) -> int:
     """Bytes of the weights that a program keeps."""
     w = walk(problem, config)

@@ -1,0 +1,111 @@
+"""The walking form, as compiled for Hopper: exact on integers, whatever its patches, phases, layouts and sizes; faults are found.
+
+Gluon has no interpreter, so this is where its kernel is proved.
+"""
+
+import re
+from dataclasses import replace
+from math import prod
+
+import pytest
+
+from triton_conv3dt.planning import lowering, search, walk_tiles, walks
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems import case
+
+from .cases import Cases, Failed
+from .library import emulated
+from .parts.problems import computed
+
+HOPPER = Device.named("nvidia_h200")
+D, W, DW, ALL, NONE = (True, False, False), (False, False, True), (True, False, True), (True,) * 3, (False,) * 3
+K3, K4 = "k3 s2 p1 op1", "k4 s2 p1"
+CASES = {  # the problem; block_m, box, merge, and what else a config says
+    "d merged": (f"forward n2 ci32 co16 in5x9x11 {K3} float16 channels_last bias", (16, (4, 8, 8), D)),
+    "residual": (f"forward ci16 co16 in3x8x9 {K3} bfloat16 channels_last bias residual", (16, (4, 8, 8), DW)),
+    "channels first": (f"forward ci16 co24 in4x5x12 {K3} float16 channels_first bias residual", (16, (2, 4, 16), W)),
+    "tf32": (f"forward n2 ci40 co20 in3x9x9 {K3} float32 tf32 channels_first bias", (8, (4, 8, 8), DW)),
+    "full phases": (f"forward ci32 co16 in3x6x10 {K4} bfloat16 channels_last", (8, (2, 8, 8), ALL)),
+    "phases apart": (f"forward ci16 co8 in3x6x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE)),
+    "stride 1": ("forward ci16 co24 in5x9x10 k3 p1 float16 channels_last", (16, (3, 8, 8), NONE, dict(stages=3))),
+    "three steps a place": ("forward ci24 co8 in4x7x9 k5 s2 p2 op1 bfloat16 channels_last bias", (8, (3, 8, 8), D)),
+    "blocks of channels": (f"forward ci72 co16 in3x5x9 {K3} float16 channels_last", (16, (4, 8, 8), D)),
+    "two warpgroups": (f"forward n2 ci16 co32 in3x9x20 {K3} float16 channels_last", (32, (2, 8, 16), D)),
+    "one plane": ("forward n3 ci16 co16 in1x8x8 k1x4x4 s1x2x2 p0x1x1 float16 channels_last", (16, (1, 8, 8), W)),
+    "dilated": ("forward ci16 co16 in4x6x9 k3 p2 d2 float16 channels_last", (16, (2, 8, 8), NONE)),
+    "stride 3": ("forward ci16 co8 in3x4x9 k4 s3 p1 float16 channels_first", (8, (2, 8, 8), NONE)),
+    "gradient": (f"grad_input n2 ci32 co16 in5x9x10 {K3} float16 channels_last", (32, (4, 8, 8), NONE)),
+    "gradient, channels first": (f"grad_input ci24 co24 in4x6x12 {K3} float16 channels_first", (8, (2, 4, 16), NONE, dict(stages=3))),
+    "gradient, tf32": (f"grad_input ci16 co20 in3x6x9 {K3} float32 tf32 channels_first", (16, (2, 8, 8), NONE)),
+    "gradient, stride 1": ("grad_input ci16 co16 in4x9x9 k3 p1 bfloat16 channels_last", (16, (2, 8, 16), NONE)),
+    "gradient, k5": ("grad_input ci16 co16 in3x6x8 k5 s2 p2 op1 bfloat16 channels_last", (16, (3, 8, 8), NONE)),
+    "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
+}
+
+
+def problem_and_config(name):
+    text, (block_m, box, merge, *more) = CASES[name]
+    problem = case.parse(text)
+    places, copy = box[1] * box[2], walks.read(problem)[0] == "channels_first"
+    config = Config("walk", block_m, places, walks.block_c(problem), places // 16, **dict(stages=2) | dict(*more), merge=merge, box=box,
+                    copy=copy)
+    return problem, config
+
+
+def run(problem, config, **options):
+    with emulated("nvidia_h200", exact=True, **options) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, HOPPER))
+    return cases
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_walks_are_exact(name):
+    cases = run(*problem_and_config(name))
+    assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["walk"]
+    assert cases.forms["wgmma"] and cases.forms["tensor copies"]
+
+
+@pytest.mark.parametrize("w_minor", ("tap", "co", "ci"))
+def test_weights_of_every_order(w_minor):
+    problem, config = problem_and_config("stride 1")
+    assert run(replace(problem, w_minor=w_minor), config).kernels["pack"] == (0 if w_minor == "ci" else 2)
+
+
+def test_every_plane_is_fetched_once():
+    """Rows of the patch and those beside it, for each shift along w: what walks.step_bytes promises, and no bank conflicts."""
+    problem, config = problem_and_config("d merged")
+    with emulated("nvidia_h200", exact=True, counting=True) as emulator:
+        computed(problem, config, HOPPER)[1]()
+        counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()
+    programs, steps = prod(lowering.grid(problem, config)), search.loop_steps(config, problem)
+    assert counted["tensor_bytes"] == steps * walks.step_bytes(problem, config) + programs * walks.weight_bytes(problem, config)
+    assert counted["bank_conflict_factor"] == counted["sector_efficiency"] == 1.0
+
+
+def without_waits(ptx):
+    return re.sub(r"wgmma\.wait_group\.sync\.aligned \d+;", "", ptx)
+
+
+def without_barriers(ptx):
+    """From the loop on: the copies that refill the ring then overtake those who still read it."""
+    head, loop, rest = ptx.partition("wgmma.fence")
+    return head + loop + re.sub(r"bar\.sync\s+0;", "", rest)
+
+
+@pytest.mark.parametrize("edit, found", ((without_waits, "wait|NaN|pending|wrong|differ"), (without_barriers, "warned|race|read|wrong")))
+def test_faults_are_found(edit, found):
+    problem, config = problem_and_config("d merged")
+    with emulated("nvidia_h200", exact=True, races=True) as emulator:
+        emulator.edit = edit
+        with pytest.raises(Failed, match=found):
+            Cases(emulator).run(*computed(problem, config, HOPPER))
+
+
+def test_candidates_fit_and_are_chosen_where_taps_overlap():
+    problem = case.parse(f"forward ci32 co32 in32x64x64 {K3} float16 channels_last")
+    assert search.default(problem, HOPPER).path == "walk"
+    tried = [c for c in walk_tiles.tiles(problem, HOPPER, thorough=True) if fits(c, problem, HOPPER) is None]
+    assert len(tried) > 20 and {c.stages for c in tried} == {2, 3}
+    assert not list(walk_tiles.tiles(case.parse("forward ci32 co32 in32x64x64 k2 s2 float16"), HOPPER, thorough=True))
