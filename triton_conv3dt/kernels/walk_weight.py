@@ -1,0 +1,151 @@
+"""The weight gradient on Hopper's tensor cores, in Gluon: x waits in registers while dz passes by in shared memory.
+
+    dw[ci, co, k] = sum over places i of x[i, ci] * dz[stride * i - padding + k, co]
+
+Along an axis write k - padding = stride * shift + r with 0 <= r < stride: by tap k place i of x meets place i + shift of residue
+r of dz. The taps of a residue follow each other by the stride, and their shifts by one.
+
+A step is a patch of WALK.high x WALK.wide places (h, w) of one plane of dz, of the residue along d that the program has. By
+tensor descriptor it fetches
+
+- dz in sheets, rows of [wide places, columns (channels)]: one for every tap along w and residue along h, with a row more for
+  each further tap along h, since shifted along h a patch is another run of rows;
+- x, [high * wide places, channels] of each of WALK.planes planes: those that meet this one of dz, by one tap along d each.
+
+The planes of x, side by side, are the rows of all products, and are read to registers once in a step. Each tap (h, w) is a
+product of them with a run of rows of dz as they lie. So dz is fetched once for each tap along w, and read from shared memory once
+for each tap (h, w). What lies outside is filled with zeros.
+
+The sums of all taps of a program stay in registers until it has walked its share of the steps, along d first. They are written as
+one share of dw, and `reduce.sum_parts` adds the shares in order: same bits every run.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+)
+
+load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in Triton 3.9
+barrier = getattr(gl, "barrier", None) or gl.thread_barrier  # renamed in Triton 3.7
+
+
+@gluon.jit
+def first_and_shift(AXIS: gl.constexpr, residue):
+    """The first tap of a residue of dz, and its shift."""
+    first = (residue + AXIS.padding) % AXIS.stride
+    return first, (first - AXIS.padding - residue) // AXIS.stride  # which leaves no rest
+
+
+@gluon.constexpr_function
+def swizzled(columns, rank):
+    """Rows of 16 bits as a tensor descriptor writes them and a product reads them, with no bank conflicts."""
+    return gl.NVMMASharedLayout(min(128, 2 * columns), 16, rank)
+
+
+@gluon.jit
+def fetch(x_box, z_box, z_row, xs, zs, full, stage, step, at, sizes, AXIS_D: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr):
+    """Ask for what a step reads. at: (residue_d, shift_d, residue_h, shift_h, ci, co) of the program; sizes: (steps along d,
+    patches along h, patches along w, planes of dz)."""
+    PLANES: gl.constexpr = WALK.planes
+    BOXES: gl.constexpr = len(WALK.boxes)
+    ROWS: gl.constexpr = len(WALK.rows)
+    residue_d, shift_d, residue_h, shift_h, ci, co = at
+    t, patch = step % sizes[0], step // sizes[0]
+    w, rest = patch % sizes[2] * WALK.wide, patch // sizes[2]
+    h, n = rest % sizes[1] * WALK.high, rest // sizes[1]
+    d = t * AXIS_D.stride + residue_d
+    plane = gl.where(d < sizes[3], n * sizes[3] + d, -1)  # not one of another sample
+    mbarrier.expect(full, WALK.stage_bytes)
+    for i in gl.static_range(PLANES):
+        load_box(x_box, [n, t - shift_d - i, h, w, ci], full,
+                 xs.index(stage * PLANES + i)._reinterpret(x_box.dtype, x_box.block_type.shape, x_box.layout))
+    for i in gl.static_range(BOXES):
+        row = zs.index(stage * WALK.height + WALK.boxes[i].row)
+        at_h, rh = h + WALK.boxes[i].shift_h + shift_h, WALK.boxes[i].residue_h + residue_h
+        load_box(z_box, [plane, at_h, rh, w + WALK.boxes[i].shift_w, WALK.boxes[i].residue_w * CO + co], full,
+                 row._reinterpret(z_box.dtype, z_box.block_type.shape, z_box.layout))
+    for i in gl.static_range(ROWS):
+        row = zs.index(stage * WALK.height + WALK.rows[i].row)
+        at_h, rh = h + WALK.rows[i].shift_h + shift_h, WALK.rows[i].residue_h + residue_h
+        load_box(z_row, [plane, at_h, rh, w + WALK.rows[i].shift_w, WALK.rows[i].residue_w * CO + co], full,
+                 row._reinterpret(z_row.dtype, z_row.block_type.shape, z_row.layout))
+
+
+@gluon.jit
+def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_D: gl.constexpr,
+                AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr,
+                num_warps: gl.constexpr):
+    """One share of dw for planes * channels rows (tap along d, ci) and the columns (co) of all taps (h, w), or of those of one
+    residue along h (WALK.apart).
+
+    x_box: x [n, d, h, w, ci] in boxes of a patch; z_box, z_row: dz [(n, d), h // stride, residue, w // stride, (residue, co)] in
+    boxes of a patch and of one row. STEPS of all samples, SHARE of them for a share; sizes: as `fetch` has them.
+    parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (columns, rows, residue along h, taps and
+    residue along d), share.
+    """
+    ROWS: gl.constexpr = WALK.planes * WALK.channels
+    COLUMNS: gl.constexpr = WALK.columns
+    PRODUCTS: gl.constexpr = len(WALK.products)
+    PLACES: gl.constexpr = WALK.high * WALK.wide
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, COLUMNS, 16])
+    waiting: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
+    x_rows: gl.constexpr = swizzled(WALK.channels, 2)
+    z_rows: gl.constexpr = swizzled(WALK.columns, 2)
+    dtype: gl.constexpr = x_box.dtype
+    STAGES: gl.constexpr = WALK.stages
+
+    pid, share = gl.program_id(0), gl.program_id(1)
+    co, rest = pid % WALK.column_tiles * WALK.columns, pid // WALK.column_tiles
+    ci, rest = rest % WALK.row_tiles * WALK.channels, rest // WALK.row_tiles
+    residue_h, first_h, shift_h = 0, 0, 0
+    if WALK.apart:
+        residue_h, rest = rest % AXIS_H.stride, rest // AXIS_H.stride
+        first_h, shift_h = first_and_shift(AXIS_H, residue_h)
+    residue_d, turn = rest % AXIS_D.stride, rest // AXIS_D.stride * WALK.planes
+    first_d, shift_d = first_and_shift(AXIS_D, residue_d)
+
+    xs = gl.allocate_shared_memory(dtype, [STAGES * WALK.planes, PLACES, WALK.channels], x_rows)
+    zs = gl.allocate_shared_memory(dtype, [STAGES * WALK.height, WALK.wide, WALK.columns], z_rows)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=1)
+    fence_async_shared()
+    barrier()
+    begin = share * SHARE
+    end = gl.minimum(STEPS, begin + SHARE)
+    at = residue_d, shift_d + turn, residue_h, shift_h, ci, co
+    for i in gl.static_range(STAGES - 1):
+        if begin + i < end:
+            fetch(x_box, z_box, z_row, xs, zs, full.index(i), i, begin + i, at, sizes, AXIS_D, CO, WALK)
+    sums = ()
+    for i in gl.static_range(PRODUCTS):
+        sums = sums + (gl.zeros([ROWS, COLUMNS], gl.float32, mma),)
+    for step in range(begin, end):
+        stage = (step - begin) % STAGES
+        mbarrier.wait(full.index(stage), (step - begin) // STAGES & 1)
+        rows = xs.index(stage * WALK.planes)._reinterpret(dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
+        running = ()
+        for j in gl.static_range(PRODUCTS):
+            columns = zs.index(stage * WALK.height + WALK.products[j].row)._reinterpret(dtype, [PLACES, COLUMNS], z_rows)
+            running = running + (warpgroup_mma(rows, columns, sums[j], is_async=True),)
+        ahead = step + STAGES - 1
+        barrier()  # all warps have waited for the products before these, whose rows are free
+        if ahead < end:
+            free = (ahead - begin) % STAGES
+            fetch(x_box, z_box, z_row, xs, zs, full.index(free), free, ahead, at, sizes, AXIS_D, CO, WALK)
+        sums = warpgroup_mma_wait(0, deps=running)
+    for i in gl.static_range(STAGES):
+        mbarrier.invalidate(full.index(i))
+
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, mma))
+    column = co + gl.arange(0, COLUMNS, gl.SliceLayout(0, mma))
+    channel, kd = ci + row % WALK.channels, first_d + AXIS_D.stride * (turn + row // WALK.channels)
+    live = ((channel < CI) & (kd < AXIS_D.kernel))[:, None] & (column < CO)[None, :]
+    out = parts + share.to(gl.int64) * p_stride[0]
+    for j in gl.static_range(PRODUCTS):
+        kh = first_h + WALK.products[j].tap_h
+        tap = (kd * AXIS_H.kernel + kh) * AXIS_W.kernel + WALK.products[j].tap_w
+        at_row = channel * p_stride[1] + tap * p_stride[3]
+        at = at_row[:, None] + (column * p_stride[2])[None, :]
+        gl.store(out + at, sums[j].to(parts.dtype.element_ty), mask=live & (kh < AXIS_H.kernel))
