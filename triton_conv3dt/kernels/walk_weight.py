@@ -22,18 +22,15 @@ one share of dw, and `reduce.sum_parts` adds the shares in order: same bits ever
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
-)
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # renamed in Triton 3.9
-barrier = getattr(gl, "barrier", None) or gl.thread_barrier  # renamed in Triton 3.7
+from .gluon_names import barrier, load_box, seen_as
 
 
 @gluon.jit
 def first_and_shift(AXIS: gl.constexpr, residue):
     """The first tap of a residue of dz, and its shift."""
-    first = (residue + AXIS.padding) % AXIS.stride
+    first = (residue + AXIS.padding % AXIS.stride) % AXIS.stride
     return first, (first - AXIS.padding - residue) // AXIS.stride  # which leaves no rest
 
 
@@ -58,18 +55,18 @@ def fetch(x_box, z_box, z_row, xs, zs, full, stage, step, at, sizes, AXIS_D: gl.
     plane = gl.where(d < sizes[3], n * sizes[3] + d, -1)  # not one of another sample
     mbarrier.expect(full, WALK.stage_bytes)
     for i in gl.static_range(PLANES):
-        load_box(x_box, [n, t - shift_d - i, h, w, ci], full,
-                 xs.index(stage * PLANES + i)._reinterpret(x_box.dtype, x_box.block_type.shape, x_box.layout))
+        plane_x = seen_as(xs.index(stage * PLANES + i), x_box.dtype, x_box.block_type.shape, x_box.layout)
+        load_box(x_box, [n, t - shift_d - i, h, w, ci], full, plane_x)
     for i in gl.static_range(BOXES):
-        row = zs.index(stage * WALK.height + WALK.boxes[i].row)
+        target = zs.index(stage * WALK.height + WALK.boxes[i].row)
         at_h, rh = h + WALK.boxes[i].shift_h + shift_h, WALK.boxes[i].residue_h + residue_h
         load_box(z_box, [plane, at_h, rh, w + WALK.boxes[i].shift_w, WALK.boxes[i].residue_w * CO + co], full,
-                 row._reinterpret(z_box.dtype, z_box.block_type.shape, z_box.layout))
+                 seen_as(target, z_box.dtype, z_box.block_type.shape, z_box.layout))
     for i in gl.static_range(ROWS):
-        row = zs.index(stage * WALK.height + WALK.rows[i].row)
+        target = zs.index(stage * WALK.height + WALK.rows[i].row)
         at_h, rh = h + WALK.rows[i].shift_h + shift_h, WALK.rows[i].residue_h + residue_h
         load_box(z_row, [plane, at_h, rh, w + WALK.rows[i].shift_w, WALK.rows[i].residue_w * CO + co], full,
-                 row._reinterpret(z_row.dtype, z_row.block_type.shape, z_row.layout))
+                 seen_as(target, z_row.dtype, z_row.block_type.shape, z_row.layout))
 
 
 @gluon.jit
@@ -124,10 +121,10 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_
     for step in range(begin, end):
         stage = (step - begin) % STAGES
         mbarrier.wait(full.index(stage), (step - begin) // STAGES & 1)
-        rows = xs.index(stage * WALK.planes)._reinterpret(dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
+        rows = seen_as(xs.index(stage * WALK.planes), dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
         running = ()
         for j in gl.static_range(PRODUCTS):
-            columns = zs.index(stage * WALK.height + WALK.products[j].row)._reinterpret(dtype, [PLACES, COLUMNS], z_rows)
+            columns = seen_as(zs.index(stage * WALK.height + WALK.products[j].row), dtype, [PLACES, COLUMNS], z_rows)
             running = running + (warpgroup_mma(rows, columns, sums[j], is_async=True),)
         ahead = step + STAGES - 1
         barrier()  # all warps have waited for the products before these, whose rows are free

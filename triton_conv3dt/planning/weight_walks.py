@@ -1,0 +1,181 @@
+"""The walking form of a weight gradient: its tile, what a step fetches, and what that takes of registers and shared memory.
+
+A config's block_m rows are (tap along d, input channel), its block_n columns output channels of one tap (h, w) each, and its
+box (1, h, w) of block_k places is the patch of a step. taps along h are "columns" where a program has all of them, "programs"
+where those of one residue of dz are a program of their own. kernels/walk_weight.py says what is done with them.
+"""
+
+from functools import lru_cache
+from math import prod
+
+from ..problems.geometry import ceil_div
+from ..problems.problem import Problem, exceed_31_bits
+from .constants import Fetch, WalkedAxis, WeightProduct, WeightWalk
+from .device import Device
+
+WARPGROUP = 64  # rows of one product
+ATOM = 8  # rows of shared memory by which its banks are permuted: a run of rows begins at a multiple
+ROW = 128  # bytes of a row at most of what a copy permutes
+SLACK = 3072  # bytes for barriers, and for buffers that begin at multiples of 1024
+REGISTERS = 216  # of a thread that sums and places of x may take: beyond, ptxas spills, and lets products wait for each other
+WAYS = (("crossed", "columns", "columns"), ("crossed", "programs", "columns"))
+
+
+def axes(problem: Problem) -> list[WalkedAxis]:
+    """What the kernel is told of d, h and w."""
+    return [WalkedAxis(a.kernel, a.stride, a.padding) for a in problem.axes]
+
+
+def slots(problem: Problem, axis: int) -> int:
+    """Taps of a residue along an axis, of that which has the most."""
+    return ceil_div(problem.axes[axis].kernel, problem.axes[axis].stride)
+
+
+def channels(problem: Problem, config) -> int:
+    """Input channels of one plane among a program's rows; the planes that are left meet further taps along d."""
+    wanted = _power_of_two(max(problem.ci, 16))
+    return min(config.block_m, max(wanted, config.block_m // _power_of_two(slots(problem, 0))))
+
+
+@lru_cache(maxsize=4096)
+def walk(problem: Problem, config) -> WeightWalk:
+    """What one program does in a step, as the kernel is told."""
+    _, high, wide = config.box
+    _, h, w = problem.axes
+    apart = config.taps[1] == "programs"
+    taps_of = {}  # residue along h: its taps
+    if apart:
+        taps_of[0, 0] = [h.stride * j for j in range(slots(problem, 1))]
+    else:
+        for k in range(h.kernel):
+            shift, residue = divmod(k - h.padding, h.stride)
+            first = next((found for found in taps_of if found[0] == residue), (residue, shift))
+            taps_of.setdefault(first, []).append(k)
+    boxes, rows, products, row = [], [], [], 0
+    for k in range(w.kernel):
+        shift_w, residue_w = divmod(k - w.padding, w.stride)
+        for (residue, shift), taps in taps_of.items():
+            boxes.append(Fetch(residue, shift, residue_w, shift_w, row))
+            products += [WeightProduct(row + j, tap, k) for j, tap in enumerate(taps)]
+            rows += [Fetch(residue, shift + high + j, residue_w, shift_w, row + high + j) for j in range(len(taps) - 1)]
+            row += high + len(taps) - 1
+    side = channels(problem, config)
+    planes = config.block_m // side
+    return WeightWalk(high, wide, planes, side, config.block_n, config.stages, ceil_div(problem.ci, side),
+                      ceil_div(problem.co, config.block_n), apart, row,
+                      problem.item * wide * (planes * high * side + row * config.block_n), tuple(boxes), tuple(rows), tuple(products))
+
+
+def sizes(problem: Problem, config) -> tuple[int, int, int, int]:
+    """Steps along d, patches along h and w, and planes of dz."""
+    _, h, w = problem.in_size
+    return ceil_div(problem.out_size[0], problem.stride[0]), ceil_div(h, config.box[1]), ceil_div(w, config.box[2]), problem.out_size[0]
+
+
+def steps(problem: Problem, config) -> int:
+    """Steps of all samples."""
+    return problem.n * prod(sizes(problem, config)[:3])
+
+
+def programs(problem: Problem, config) -> int:
+    """Programs that share nothing: columns, rows, residues along h and d, and taps along d beyond the planes of one."""
+    w = walk(problem, config)
+    turns = problem.stride[0] * ceil_div(slots(problem, 0), w.planes)
+    return w.column_tiles * w.row_tiles * (problem.stride[1] if w.apart else 1) * turns
+
+
+def step_bytes(problem: Problem, config) -> int:
+    """Bytes that a step reads: channels that are not there are not read."""
+    w = walk(problem, config)
+    return problem.item * w.wide * (w.planes * w.high * min(w.channels, problem.ci) + w.height * min(w.columns, problem.co))
+
+
+def step_reads(problem: Problem, config) -> int:
+    """Bytes that a step's products read from shared memory: x once, dz anew for every tap and 64 rows."""
+    columns = len(walk(problem, config).products) * ceil_div(config.block_m, WARPGROUP) * config.block_n
+    return problem.item * config.block_k * (config.block_m + columns)
+
+
+def step_flops(problem: Problem, config) -> int:
+    """Those of a step, with what is padded."""
+    return 2 * config.block_m * config.block_n * config.block_k * len(walk(problem, config).products)
+
+
+def shared_memory(problem: Problem, config) -> int:
+    """Bytes that one program uses, an upper estimate."""
+    return config.stages * walk(problem, config).stage_bytes + SLACK
+
+
+def registers(problem: Problem, config) -> int:
+    """Of a thread, for the sums of all taps and for its places of x."""
+    threads = 32 * config.warps
+    return config.block_m * (len(walk(problem, config).products) * config.block_n + config.block_k // 2) // threads
+
+
+def boxes(problem: Problem, config, x_step: int, z_step: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """Shape, strides and block of the descriptors of x, of patches of dz and of single rows of it. Neighbouring places lie so
+    many elements apart."""
+    w, (d, h, width) = walk(problem, config), problem.in_size
+    x = ([problem.n, d, h, width, problem.ci], [d * h * width * x_step, h * width * x_step, width * x_step, x_step, 1],
+         [1, 1, w.high, w.wide, w.channels])
+    (d, h, width), (_, sh, sw) = problem.out_size, problem.stride
+    shape = [problem.n * d, h // sh, sh, width // sw, (sw - 1) * z_step + problem.co]
+    strides = [h * width * z_step, sh * width * z_step, width * z_step, sw * z_step, 1]
+    return [x, *((shape, strides, [1, high, 1, w.wide, w.columns]) for high in (w.high, 1))]
+
+
+def fits(problem: Problem, config, device: Device) -> str | None:
+    """Why a weight gradient cannot be walked so, or None."""
+    if device.capability[0] != 9:
+        return f"walks are written for the tensor cores of capability 9.0, {device.name} has others"
+    if problem.item != 2 or problem.groups > 1 or any(a.dilation != 1 for a in problem.axes):
+        return "a walk of a weight gradient takes 16-bit tensors, one group and dilation 1"
+    if {problem.x_layout, problem.y_layout} != {"channels_last"} or min(problem.x_run, problem.y_run) * problem.item < 16 \
+            or not problem.even:
+        return "a walk reads channels_last tensors with one stride for all places and 16-byte alignment"
+    if any(a.out % a.stride for a in problem.axes[1:]):
+        return "a walk reads residues of a gradient whose height and width the stride divides"
+    if config.taps not in WAYS:
+        return f"a walk has its taps {' or '.join(map(', '.join, WAYS))} along d, h, w, received {', '.join(config.taps)}"
+    one, high, wide = config.box
+    if one != 1 or min(high, wide) < 1 or high * wide != config.block_k or wide % ATOM or max(high, wide) > 256 or config.block_k < 16:
+        return f"a patch is 1 x h x w places, block_k in all and w a multiple of {ATOM}, received {config.box}"
+    if config.block_m not in (WARPGROUP, 2 * WARPGROUP) or config.warps * 16 != config.block_m:
+        return f"a walk has {WARPGROUP} rows for every 4 warps, 4 or 8 of them"
+    if not 16 <= config.block_n <= ROW // problem.item or (problem.stride[2] > 1 and problem.co % config.block_n):
+        return f"block_n = {config.block_n} is not one of 16 to {ROW // problem.item} that divide {problem.co} channels"
+    if config.stages < 2:
+        return "a walk fetches ahead: it has at least 2 stages"
+    if (taken := registers(problem, config)) > REGISTERS:
+        return f"sums and places of x would take {taken} registers of a thread, {REGISTERS} are left for them"
+    if exceed_31_bits(problem.n * problem.out_size[0], *problem.out_size, steps(problem, config) + config.shares):
+        return "there are more steps or places in a row than 31 bits can count"
+    return None
+
+
+def step_seconds(problem: Problem, config, device: Device, cache_rate: float) -> float:
+    """Seconds of a step on one SM: tensor cores, shared memory, the cache, or instructions."""
+    w, clock = walk(problem, config), device.clock or 1.5e9
+    moved = w.stage_bytes + step_reads(problem, config)
+    fetches = w.planes + len(w.boxes) + len(w.rows)
+    issued = config.warps * (200 + 25 * fetches + 3 * len(w.products) * config.block_k // 16)
+    return max(step_flops(problem, config) * device.sms / (device.rate_16bit or 1e15), moved / (128 * clock),
+               step_bytes(problem, config) / (device.l2 / device.sms or cache_rate), issued / (4 * clock))
+
+
+def tiles(problem: Problem, thorough: bool):
+    """(block_m, block_n, box, taps) worth trying: patches that leave few places unused."""
+    _, h, w = problem.in_size
+    sides = [(high, wide) for high in (1, 2, 4, 8, 16, 32) for wide in (8, 16, 32) if 32 <= high * wide <= 256]
+    waste = lambda box: prod(ceil_div(size, side) * side for size, side in zip((h, w), box)) * (1 + 1 / box[0])
+    sides.sort(key=waste)
+    for high, wide in sides[:8 if thorough else 4]:
+        for block_m in (2 * WARPGROUP, WARPGROUP):
+            for block_n in (64, 32, 16):
+                if block_n < 2 * problem.co:
+                    for ways in WAYS[:1 if problem.stride[1] == 1 else 2]:
+                        yield block_m, block_n, (1, high, wide), ways
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
