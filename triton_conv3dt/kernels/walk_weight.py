@@ -5,19 +5,20 @@
 Along an axis write k - padding = stride * shift + r with 0 <= r < stride: by tap k place i of x meets place i + shift of residue
 r of dz. The taps of a residue follow each other by the stride, and their shifts by one.
 
-A step is a patch of WALK.high x WALK.wide places (h, w) of one plane of dz, of the residue along d that the program has. By
-tensor descriptor it fetches
+A program walks a patch of WALK.high x WALK.wide places (h, w) along d. A step is one plane of dz, of the residue along d that
+the program has. By tensor descriptor it fetches
 
 - dz in sheets, rows of [wide places, columns (channels)]: one for every tap along w and residue along h, with a row more for
   each further tap along h, since shifted along h a patch is another run of rows;
-- x, [high * wide places, channels] of each of WALK.planes planes: those that meet this one of dz, by one tap along d each.
+- x, [high * wide places, channels]: WALK.planes planes meet this one of dz, by a tap along d each. All but one met the plane
+  before, too: they lie side by side in a ring of slots, and the next one is fetched beside them.
 
-The planes of x, side by side, are the rows of all products, and are read to registers once in a step. Each tap (h, w) is a
-product of them with a run of rows of dz as they lie. So dz is fetched once for each tap along w, and read from shared memory once
-for each tap (h, w). What lies outside is filled with zeros.
+The planes of x are the rows of all products, and are read to registers once in a step. Each tap (h, w) is a product of them with
+a run of rows of dz as they lie. So dz is fetched once for each tap along w, and read from shared memory once for each tap (h, w).
+What lies outside is filled with zeros.
 
-The sums of all taps of a program stay in registers until it has walked its share of the steps, along d first. They are written as
-one share of dw, and `reduce.sum_parts` adds the shares in order: same bits every run.
+The sums of all taps of a program stay in registers until it has walked its share of the steps, patch after patch. They are
+written as one share of dw, and `reduce.sum_parts` adds the shares in order: same bits every run.
 """
 
 from triton.experimental import gluon
@@ -41,9 +42,20 @@ def swizzled(columns, rank):
 
 
 @gluon.jit
-def fetch(x_box, z_box, z_row, xs, zs, full, stage, step, at, sizes, AXIS_D: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr):
-    """Ask for what a step reads. at: (residue_d, shift_d, residue_h, shift_h, ci, co) of the program; sizes: (steps along d,
-    patches along h, patches along w, planes of dz)."""
+def next_slot(slot, t, WALK: gl.constexpr):
+    """The first slot of x for the step that comes next, at t along d, and whether none of its planes is there yet: a patch begins,
+    or the ring does. No slot that the step before still reads is written for it: there are 3 * planes - 1."""
+    PLANES: gl.constexpr = WALK.planes
+    goes_on = gl.where(slot + 1 < 2 * PLANES, slot + 1, 0)
+    slot = gl.where(t > 0, goes_on, gl.where(slot < PLANES, slot + PLANES, 0))
+    return slot, (t == 0) | (slot == 0)
+
+
+@gluon.jit
+def fetch(x_box, z_box, z_row, xs, zs, full, stage, slot, fresh, step, at, sizes, AXIS_D: gl.constexpr, CO: gl.constexpr,
+          WALK: gl.constexpr):
+    """Ask for what a step reads. fresh: all planes of x, else the last one alone. at: (residue_d, shift_d, residue_h, shift_h, ci,
+    co) of the program; sizes: (steps along d, patches along h, patches along w, planes of dz)."""
     PLANES: gl.constexpr = WALK.planes
     BOXES: gl.constexpr = len(WALK.boxes)
     ROWS: gl.constexpr = len(WALK.rows)
@@ -53,10 +65,14 @@ def fetch(x_box, z_box, z_row, xs, zs, full, stage, step, at, sizes, AXIS_D: gl.
     h, n = rest % sizes[1] * WALK.high, rest // sizes[1]
     d = t * AXIS_D.stride + residue_d
     plane = gl.where(d < sizes[3], n * sizes[3] + d, -1)  # not one of another sample
-    mbarrier.expect(full, WALK.stage_bytes)
+    if PLANES > 1:
+        mbarrier.expect(full, WALK.z_bytes + PLANES * WALK.x_bytes, pred=fresh)
+        mbarrier.expect(full, WALK.z_bytes + WALK.x_bytes, pred=fresh == 0)
+    else:
+        mbarrier.expect(full, WALK.z_bytes + WALK.x_bytes)
     for i in gl.static_range(PLANES):
-        plane_x = seen_as(xs.index(stage * PLANES + i), x_box.dtype, x_box.block_type.shape, x_box.layout)
-        load_box(x_box, [n, t - shift_d - i, h, w, ci], full, plane_x)
+        target = seen_as(xs.index(slot + i), x_box.dtype, x_box.block_type.shape, x_box.layout)
+        load_box(x_box, [n, t - shift_d - (PLANES - 1 - i), h, w, ci], full, target, pred=fresh | (i == PLANES - 1))
     for i in gl.static_range(BOXES):
         target = zs.index(stage * WALK.height + WALK.boxes[i].row)
         at_h, rh = h + WALK.boxes[i].shift_h + shift_h, WALK.boxes[i].residue_h + residue_h
@@ -70,16 +86,15 @@ def fetch(x_box, z_box, z_row, xs, zs, full, stage, step, at, sizes, AXIS_D: gl.
 
 
 @gluon.jit
-def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_D: gl.constexpr,
-                AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr,
-                num_warps: gl.constexpr):
+def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+                AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr, num_warps: gl.constexpr):
     """One share of dw for planes * channels rows (tap along d, ci) and the columns (co) of all taps (h, w), or of those of one
     residue along h (WALK.apart).
 
     x_box: x [n, d, h, w, ci] in boxes of a patch; z_box, z_row: dz [(n, d), h // stride, residue, w // stride, (residue, co)] in
     boxes of a patch and of one row. STEPS of all samples, SHARE of them for a share; sizes: as `fetch` has them.
-    parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (columns, rows, residue along h, taps and
-    residue along d), share.
+    parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (columns, rows, residue along h, residue
+    and taps along d), share.
     """
     ROWS: gl.constexpr = WALK.planes * WALK.channels
     COLUMNS: gl.constexpr = WALK.columns
@@ -90,7 +105,6 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_
     x_rows: gl.constexpr = swizzled(WALK.channels, 2)
     z_rows: gl.constexpr = swizzled(WALK.columns, 2)
     dtype: gl.constexpr = x_box.dtype
-    STAGES: gl.constexpr = WALK.stages
 
     pid, share = gl.program_id(0), gl.program_id(1)
     co, rest = pid % WALK.column_tiles * WALK.columns, pid // WALK.column_tiles
@@ -101,43 +115,42 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_
         first_h, shift_h = first_and_shift(AXIS_H, residue_h)
     residue_d, turn = rest % AXIS_D.stride, rest // AXIS_D.stride * WALK.planes
     first_d, shift_d = first_and_shift(AXIS_D, residue_d)
+    at = residue_d, shift_d + turn, residue_h, shift_h, ci, co
 
-    xs = gl.allocate_shared_memory(dtype, [STAGES * WALK.planes, PLACES, WALK.channels], x_rows)
-    zs = gl.allocate_shared_memory(dtype, [STAGES * WALK.height, WALK.wide, WALK.columns], z_rows)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(STAGES):
+    xs = gl.allocate_shared_memory(dtype, [3 * WALK.planes - 1, PLACES, WALK.channels], x_rows)
+    zs = gl.allocate_shared_memory(dtype, [2 * WALK.height, WALK.wide, WALK.columns], z_rows)
+    full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(2):
         mbarrier.init(full.index(i), count=1)
     fence_async_shared()
     barrier()
     begin = share * SHARE
     end = gl.minimum(STEPS, begin + SHARE)
-    at = residue_d, shift_d + turn, residue_h, shift_h, ci, co
-    for i in gl.static_range(STAGES - 1):
-        if begin + i < end:
-            fetch(x_box, z_box, z_row, xs, zs, full.index(i), i, begin + i, at, sizes, AXIS_D, CO, WALK)
+    slot = 0
+    if begin < end:
+        fetch(x_box, z_box, z_row, xs, zs, full.index(0), 0, slot, begin >= 0, begin, at, sizes, AXIS_D, CO, WALK)
     sums = ()
     for i in gl.static_range(PRODUCTS):
         sums = sums + (gl.zeros([ROWS, COLUMNS], gl.float32, mma),)
     for step in range(begin, end):
-        stage = (step - begin) % STAGES
-        mbarrier.wait(full.index(stage), (step - begin) // STAGES & 1)
-        rows = seen_as(xs.index(stage * WALK.planes), dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
+        stage = (step - begin) & 1
+        mbarrier.wait(full.index(stage), (step - begin) >> 1 & 1)
+        rows = seen_as(xs.index(slot), dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
         running = ()
         for j in gl.static_range(PRODUCTS):
             columns = seen_as(zs.index(stage * WALK.height + WALK.products[j].row), dtype, [PLACES, COLUMNS], z_rows)
             running = running + (warpgroup_mma(rows, columns, sums[j], is_async=True),)
-        ahead = step + STAGES - 1
-        barrier()  # all warps have waited for the products before these, whose rows are free
-        if ahead < end:
-            free = (ahead - begin) % STAGES
-            fetch(x_box, z_box, z_row, xs, zs, full.index(free), free, ahead, at, sizes, AXIS_D, CO, WALK)
+        barrier()  # all warps have waited for the products of the step before, and what it read is free
+        slot, fresh = next_slot(slot, (step + 1) % sizes[0], WALK)
+        if step + 1 < end:
+            fetch(x_box, z_box, z_row, xs, zs, full.index(1 - stage), 1 - stage, slot, fresh, step + 1, at, sizes, AXIS_D, CO, WALK)
         sums = warpgroup_mma_wait(0, deps=running)
-    for i in gl.static_range(STAGES):
+    for i in gl.static_range(2):
         mbarrier.invalidate(full.index(i))
 
     row = gl.arange(0, ROWS, gl.SliceLayout(1, mma))
     column = co + gl.arange(0, COLUMNS, gl.SliceLayout(0, mma))
-    channel, kd = ci + row % WALK.channels, first_d + AXIS_D.stride * (turn + row // WALK.channels)
+    channel, kd = ci + row % WALK.channels, first_d + AXIS_D.stride * (turn + WALK.planes - 1 - row // WALK.channels)
     live = ((channel < CI) & (kd < AXIS_D.kernel))[:, None] & (column < CO)[None, :]
     out = parts + share.to(gl.int64) * p_stride[0]
     for j in gl.static_range(PRODUCTS):

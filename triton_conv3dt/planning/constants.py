@@ -167,8 +167,8 @@ class WeightWalk(NamedTuple):
 
     A patch of high x wide places; `channels` of x of each of `planes` planes are rows, in row_tiles programs, `columns` channels
     of dz columns, in column_tiles. apart: the residues of dz along h are programs of their own; residue_h and shift_h of what
-    is fetched, and tap_h, are then added to those of the program. stages: steps whose rows are kept, `height` rows of dz and
-    stage_bytes each. boxes: what is fetched of dz by patches, rows: by single rows, products: what for.
+    is fetched, and tap_h, are then added to those of the program. A step has `height` rows of dz, z_bytes, and of each plane x_bytes.
+    boxes: what is fetched of dz by patches, rows: by single rows, products: what for.
     """
 
     high: int
@@ -176,12 +176,12 @@ class WeightWalk(NamedTuple):
     planes: int
     channels: int
     columns: int
-    stages: int
     row_tiles: int
     column_tiles: int
     apart: bool
     height: int
-    stage_bytes: int
+    x_bytes: int
+    z_bytes: int
     boxes: tuple[Fetch, ...]
     rows: tuple[Fetch, ...]
     products: tuple[WeightProduct, ...]

@@ -6,7 +6,7 @@ where those of one residue of dz are a program of their own. kernels/walk_weight
 """
 
 from functools import lru_cache
-from math import prod
+from math import ceil, prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem, exceed_31_bits
@@ -61,15 +61,15 @@ def walk(problem: Problem, config) -> WeightWalk:
             row += high + len(taps) - 1
     side = channels(problem, config)
     planes = config.block_m // side
-    return WeightWalk(high, wide, planes, side, config.block_n, config.stages, ceil_div(problem.ci, side),
-                      ceil_div(problem.co, config.block_n), apart, row,
-                      problem.item * wide * (planes * high * side + row * config.block_n), tuple(boxes), tuple(rows), tuple(products))
+    return WeightWalk(high, wide, planes, side, config.block_n, ceil_div(problem.ci, side), ceil_div(problem.co, config.block_n),
+                      apart, row, problem.item * wide * high * side, problem.item * wide * row * config.block_n, tuple(boxes),
+                      tuple(rows), tuple(products))
 
 
 def sizes(problem: Problem, config) -> tuple[int, int, int, int]:
     """Steps along d, patches along h and w, and planes of dz."""
-    _, h, w = problem.in_size
-    return ceil_div(problem.out_size[0], problem.stride[0]), ceil_div(h, config.box[1]), ceil_div(w, config.box[2]), problem.out_size[0]
+    (_, h, w), (_, high, wide), planes = problem.in_size, config.box, problem.out_size[0]
+    return ceil_div(planes, problem.stride[0]), ceil_div(h, high), ceil_div(w, wide), planes
 
 
 def steps(problem: Problem, config) -> int:
@@ -85,9 +85,22 @@ def programs(problem: Problem, config) -> int:
 
 
 def step_bytes(problem: Problem, config) -> int:
-    """Bytes that a step reads: channels that are not there are not read."""
+    """Bytes that a step reads, of whole patches: channels that are not there are not read."""
     w = walk(problem, config)
-    return problem.item * w.wide * (w.planes * w.high * min(w.channels, problem.ci) + w.height * min(w.columns, problem.co))
+    x = planes_read(problem, config) * w.x_bytes * min(1, problem.ci / w.channels)
+    return ceil(x + w.z_bytes * min(1, problem.co / w.columns))
+
+
+def step_writes(problem: Problem, config) -> int:
+    """Bytes that a step writes to shared memory."""
+    w = walk(problem, config)
+    return ceil(planes_read(problem, config) * w.x_bytes + w.z_bytes)
+
+
+def planes_read(problem: Problem, config) -> float:
+    """Planes of x that a step fetches, on average: one, and all of a program where a patch or the ring of slots begins."""
+    planes, depth = walk(problem, config).planes, sizes(problem, config)[0]
+    return 1 + (planes - 1) * (1 / depth + (1 - 1 / depth) / (2 * planes))
 
 
 def step_reads(problem: Problem, config) -> int:
@@ -103,7 +116,8 @@ def step_flops(problem: Problem, config) -> int:
 
 def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses, an upper estimate."""
-    return config.stages * walk(problem, config).stage_bytes + SLACK
+    w = walk(problem, config)
+    return (3 * w.planes - 1) * w.x_bytes + 2 * w.z_bytes + SLACK
 
 
 def registers(problem: Problem, config) -> int:
@@ -138,14 +152,14 @@ def fits(problem: Problem, config, device: Device) -> str | None:
     if config.taps not in WAYS:
         return f"a walk has its taps {' or '.join(map(', '.join, WAYS))} along d, h, w, received {', '.join(config.taps)}"
     one, high, wide = config.box
-    if one != 1 or min(high, wide) < 1 or high * wide != config.block_k or wide % ATOM or max(high, wide) > 256 or config.block_k < 16:
-        return f"a patch is 1 x h x w places, block_k in all and w a multiple of {ATOM}, received {config.box}"
+    if one != 1 or min(high, wide) < 1 or prod(config.box) != config.block_k or config.block_k < 16 or wide % ATOM:
+        return f"a patch is 1 x h x w places, block_k and at least 16 in all, w a multiple of {ATOM}; received {config.box}"
     if config.block_m not in (WARPGROUP, 2 * WARPGROUP) or config.warps * 16 != config.block_m:
         return f"a walk has {WARPGROUP} rows for every 4 warps, 4 or 8 of them"
     if not 16 <= config.block_n <= ROW // problem.item or (problem.stride[2] > 1 and problem.co % config.block_n):
         return f"block_n = {config.block_n} is not one of 16 to {ROW // problem.item} that divide {problem.co} channels"
-    if config.stages < 2:
-        return "a walk fetches ahead: it has at least 2 stages"
+    if config.stages != 2:
+        return f"a walk fetches one step ahead of its products: it has 2 stages, received {config.stages}"
     if (taken := registers(problem, config)) > REGISTERS:
         return f"sums and places of x would take {taken} registers of a thread, {REGISTERS} are left for them"
     if exceed_31_bits(problem.n * problem.out_size[0], *problem.out_size, steps(problem, config) + config.shares):
@@ -156,7 +170,7 @@ def fits(problem: Problem, config, device: Device) -> str | None:
 def step_seconds(problem: Problem, config, device: Device, cache_rate: float) -> float:
     """Seconds of a step on one SM: tensor cores, shared memory, the cache, or instructions."""
     w, clock = walk(problem, config), device.clock or 1.5e9
-    moved = w.stage_bytes + step_reads(problem, config)
+    moved = step_writes(problem, config) + step_reads(problem, config)
     fetches = w.planes + len(w.boxes) + len(w.rows)
     issued = config.warps * (200 + 25 * fetches + 3 * len(w.products) * config.block_k // 16)
     return max(step_flops(problem, config) * device.sms / (device.rate_16bit or 1e15), moved / (128 * clock),
