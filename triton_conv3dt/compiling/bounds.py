@@ -102,11 +102,14 @@ def wavefronts(executed: Iterable[tuple[str, float]], conflicts: float = 1.0) ->
 
 def _loops(texts: Sequence[str], labels: dict[str, int]) -> list[tuple[int, int]]:
     """The outermost loops of the source: first and last instruction."""
-    ends = {}
+    ends, waited = {}, -1
     for last, match in enumerate(map(BRANCH.search, texts)):
         first = labels.get(match["label"], len(texts)) if match else len(texts)
-        waits = last - first < SPIN and any("SYNCS" in text for text in texts[first:last + 1])
-        if first <= last and not waits:
+        if first > last:
+            continue
+        if last - first < SPIN and any("SYNCS" in text for text in texts[first:last + 1]):
+            waited = last  # the assembler puts such loops behind the kernel, and from there goes back to where it was
+        elif waited != last - 1:
             ends[first] = max(last, ends.get(first, 0))
     loops = [(first, last) for first, last in sorted(ends.items()) if last - first > SMALLEST]
     return [(a, b) for a, b in loops if not any(c < a and d >= b for c, d in loops)]

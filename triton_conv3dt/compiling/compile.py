@@ -45,6 +45,8 @@ def specialise(kernel, positional: tuple, given: dict, target):
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialization, options = binder(*positional, **given)
     options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
+    if kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource as ASTSource
     return ASTSource(kernel, signature, constants, attributes), options
 
 
@@ -54,8 +56,8 @@ def arguments(plan: Plan, one: Launch) -> tuple:
                                        for w in plan.schedule.workspaces}
     found = tuple(None if name is None else named[name] for name in one.tensors)
     numbers = binding.numbers_of(one, found)
-    if one.described is not None:
-        found = binding.Descriptor(one, found[0])(found[0]), *found[1:]
+    described = binding.descriptors(one, found)
+    found = *(describe(t) for describe, t in zip(described, found)), *found[len(described):]
     return *found, *numbers
 
 

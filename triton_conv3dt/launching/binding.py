@@ -54,7 +54,8 @@ class Record:
     def __init__(self, launch: Launch, names: tuple):
         self.kernel, self.grid, self.given = kernel(launch), launch.grid, launch
         self.pick = itemgetter(*(names.index(name) for name in launch.tensors))
-        self.compiled = self.arguments = self.get_stream = self.describe = None
+        self.compiled = self.arguments = self.get_stream = None
+        self.describe: tuple[Descriptor, ...] = ()
 
     def launch(self, index: int, tensors: tuple) -> None:
         """Launch on the current stream of CUDA device `index`. tensors: all that the call has."""
@@ -62,16 +63,15 @@ class Record:
         if compiled is None:
             self._first(tensors)
             return
-        if self.describe is not None:
-            tensors = self.describe(tensors[0]), *tensors[1:]
+        if self.describe:
+            tensors = *(describe(t) for describe, t in zip(self.describe, tensors)), *tensors[len(self.describe):]
         compiled.run(*self.grid, self.get_stream(index), compiled.function, compiled.packed_metadata, None, None, None,
                      *tensors, *self.arguments)
 
     def _first(self, tensors: tuple) -> None:
         numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
-        if self.given.described is not None:
-            self.describe = Descriptor(self.given, tensors[0])
-            tensors = self.describe(tensors[0]), *tensors[1:]
+        self.describe = descriptors(self.given, tensors)
+        tensors = *(describe(t) for describe, t in zip(self.describe, tensors)), *tensors[len(self.describe):]
         compiled = self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given))
         if hasattr(compiled, "packed_metadata"):  # the interpreter compiles nothing
             from triton.runtime import driver
@@ -84,15 +84,30 @@ class Record:
 class Descriptor:
     """Makes tensor descriptors that differ only in their tensor: the first is checked by Triton, the others are like it."""
 
-    def __init__(self, launch: Launch, tensor):
-        self.kind = load()["descriptor"]
-        self.fields = vars(self.kind(tensor, *lowering.described(*launch.described, place_stride(tensor)))) | {"base": None}
+    def __init__(self, kind: type, tensor, *shape_strides_block_and_more):
+        self.kind = kind
+        self.fields = vars(kind(tensor, *shape_strides_block_and_more)) | {"base": None}
 
     def __call__(self, tensor):
         described = object.__new__(self.kind)
         described.__dict__.update(self.fields)
         described.base = tensor
         return described
+
+
+def descriptors(launch: Launch, tensors: tuple) -> tuple[Descriptor, ...]:
+    """Of the first tensors of a launch, those that are read by one."""
+    found = []
+    for (reading, problem, config), tensor in zip(launch.described, tensors):
+        ci, co, tap = weight_strides(tensor) if reading == "weight" else (0, 0, 0)
+        rows = (co, tap, ci) if problem.direction == "forward" else (ci, tap, co)
+        step = rows if reading == "weight" else place_stride(tensor)
+        parts = lowering.described(reading, problem, config, step)
+        if launch.kernel == "walk":
+            found.append(Descriptor(*load_walk()["descriptor"](tensor, parts)))
+        else:
+            found.append(Descriptor(load()["descriptor"], tensor, *parts))
+    return tuple(found)
 
 
 def _allocate(w, like):
@@ -104,7 +119,7 @@ def _allocate(w, like):
 
 def kernel(launch: Launch):
     """The jit function of a launch."""
-    return load()[launch.kernel]
+    return load_walk()["walk"] if launch.kernel == "walk" else load()[launch.kernel]
 
 
 def numbers_of(launch: Launch, tensors: tuple) -> tuple[int | tuple[int, ...], ...]:
@@ -180,3 +195,17 @@ def load() -> dict:
         "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "activations": activations,
         "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,
     }
+
+
+@functools.lru_cache(maxsize=None)
+def load_walk() -> dict:
+    """The kernel in Gluon, which not every Triton has, and what its descriptors are made of."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    from ..kernels import walk
+
+    def descriptor(tensor, parts):
+        layout = walk.shared_layout(parts[2][-1], 8 * tensor.element_size(), len(parts[0]))
+        return TensorDescriptor, tensor, *parts, layout
+
+    return {"walk": walk.walk, "descriptor": descriptor}

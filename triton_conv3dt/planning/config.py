@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
-from . import taps
+from . import taps, walks
 from .device import Device
+from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
 
-PATHS = ("gather", "descriptor", "direct", "onepass")
+PATHS = ("gather", "descriptor", "direct", "onepass", "walk")
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
@@ -23,9 +24,11 @@ class Config:
     descriptor: the same product, with its positions read by tensor descriptor: those of a box (d, h, w) of block_n, or,
     where box is zero, block_n neighbours in flat order.
     direct: block_m channels by block_n positions, without tensor cores.
+    walk: the same sums, with every plane fetched once: block_m channels of each phase, block_n places (h, w) of a patch, of box (planes
+    along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    copy: a channels-first x is copied to channels_last first. merge: which axes have their phases among the rows.
+    copy: a channels-first x (of a walk whatever is read) is copied to channels_last first. merge: which axes have their phases among the rows.
     shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
     its taps are "programs", "columns" or "crossed", as taps.py explains.
     """
@@ -59,34 +62,12 @@ class Config:
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
 
 
-def join_factor(problem: Problem, merge) -> int:
-    """How many w phases of a channels-first y are stored as one run."""
-    axis = problem.axes[2]
-    if problem.direction != "forward" or problem.y_layout == "channels_last":
-        return 1
-    if merge[2]:
-        return axis.stride
-    return 2 if axis.stride == 2 else 1
-
-
-def phase_origin(problem: Problem, axis: str) -> int:
-    """Where merged phases along "d", "h" or "w" are counted from; a channels-first output wants its w runs aligned."""
-    return 0 if axis == "w" and problem.y_layout == "channels_first" else problem.axes["dhw".index(axis)].aligned_origin
-
-
 def copyable(problem: Problem) -> bool:
     """A channels-first x whose taps shift along w by single elements: a copy in channels_last is read 16 bytes at a time."""
     axis = problem.axes[2]
     shifted = len(axis.reads) > 1 or axis.padding % axis.stride > 0
     return (shifted and problem.direction == "forward" and problem.x_layout == "channels_first"
             and problem.ci_group * problem.item % 16 == 0)
-
-
-def rows_and_reduction(problem: Problem) -> tuple[int, int]:
-    """Channels per group that are written and that are summed over."""
-    if problem.direction == "forward":
-        return problem.co_group, problem.ci_group
-    return problem.ci_group, problem.co_group
 
 
 def overhang(config: Config, problem: Problem) -> int:
@@ -100,6 +81,8 @@ def shared_memory(config: Config, problem: Problem) -> int:
     after them the accumulator on its way into the order of the store; and the barriers."""
     if not config.dense:
         return 0
+    if config.path == "walk":
+        return walks.shared_memory(problem, config)
     if config.path == "onepass":  # the weight, and per stage x, dy and what is saved; dz in the two orders of its products
         tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
         held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
@@ -128,8 +111,10 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):
         return f"path {config.path!r} does not compute {problem.direction}"
-    if any(config.box) and config.path != "descriptor":
+    if any(config.box) and config.path not in ("descriptor", "walk"):
         return f"path {config.path!r} has no boxes, received {config.box}"
+    if config.path == "walk":
+        return walks.fits(config, problem, device) or _fits_shared_memory(config, problem, device)
     if config.copy and not (config.dense and copyable(problem)):
         return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w and whose "
                 "channels are a multiple of 16 bytes")

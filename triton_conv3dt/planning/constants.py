@@ -136,6 +136,56 @@ class Reads(NamedTuple):
     unrolled: bool
 
 
+class Sheet(NamedTuple):
+    """Rows along h of one plane, as a walk keeps them: residue h, from place `first` beside the patch, so many; w is residue
+    `residue_w`, shifted by `shift`. row: where the sheet begins among the rows of a plane."""
+
+    residue: int
+    first: int
+    rows: int
+    residue_w: int
+    shift: int
+    row: int
+
+
+class Product(NamedTuple):
+    """One product of a walk: of the plane with this residue (by number), the patch that begins at this row, with the weights
+    from this slot on."""
+
+    residue: int
+    row: int
+    slot: int
+
+
+class Walk(NamedTuple):
+    """What one program of a walk computes, as planning/walks.py says.
+
+    A patch of high x wide places, `columns` channels of each phase that is a column. channels: of what is summed over, side by
+    side in a row, in `blocks` of rows. stages: steps along d whose planes are kept, `rows` in each of its planes (`residues`
+    along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
+    are still to come. slots: the tap of each weight tile, -1
+    for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. products: by
+    group, then by how many steps are still to come.
+    """
+
+    high: int
+    wide: int
+    channels: int
+    blocks: int
+    columns: int
+    stages: int
+    rows: int
+    low: int
+    span: int
+    live: tuple[int, ...]
+    residues: tuple[int, ...]
+    sheets: tuple[Sheet, ...]
+    slots: tuple[int, ...]
+    groups: tuple[tuple[int, int, int], ...]
+    phases: tuple[tuple[int, int, int], ...]
+    products: tuple[tuple[tuple[Product, ...], ...], ...]
+
+
 class WalkedAxis(NamedTuple):
     """How a walking weight gradient walks along one axis: by tap k place i of x meets place stride * i - padding + k of dz."""
 

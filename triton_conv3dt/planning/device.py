@@ -5,6 +5,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -46,6 +47,11 @@ class Device:
         """Tensor cores are driven by 4 warps at once (wgmma, tcgen05) and want 64 rows."""
         return self.capability[0] in (9, 10)
 
+    @property
+    def walks(self) -> bool:
+        """The walking form compiles for it, with the Triton that is installed."""
+        return self.capability == (9, 0) and gluon()
+
     @staticmethod
     def named(name: str) -> "Device":
         """A device that need not be present, by its canonical name or one that it reports; case, punctuation and
@@ -59,6 +65,16 @@ class Device:
             if device := plain.get(canonical_name(spelled).replace("_", "")):
                 return device
         raise ValueError(f"device {name!r} is not known; known are {', '.join(KNOWN)}")
+
+
+@lru_cache(maxsize=None)
+def gluon() -> bool:
+    """Whether the installed Triton compiles kernels/walk.py: 3.9 refuses to see rows of shared memory as one operand."""
+    try:
+        installed = version("triton")
+    except PackageNotFoundError:
+        return True  # to plan takes no Triton
+    return (3, 6) <= tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < (3, 9)
 
 
 # Vendor data sheets (SXM parts, dense rates) and the CUDA programming guide's table of capabilities.

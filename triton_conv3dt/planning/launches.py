@@ -6,17 +6,16 @@ are names, and so are types and activations.
 The tensors of a problem are the layer's x, w and y, or the gradients of these, whatever the direction.
 """
 
-from dataclasses import dataclass
 from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lanes, lowering, taps
+from . import lanes, lowering, taps, walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
+from .passes import BLOCK, Launch, Schedule, Workspace, channels_last, copy, index, pack, packed
 
-BLOCK = 1024  # elements per program of an elementwise kernel
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),
     "grad_input": ("x", "w", "y"),
@@ -27,62 +26,10 @@ READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row
             "strided": "a descriptor of strided boxes"}
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """Memory that lives for one call. dtype is that of the operands where none is named."""
-
-    name: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One launch of a kernel.
-
-    tensors: names, in the kernel's order; None for one that is left out. sizes: integers, and tuples (d, h, w), after them.
-    strides: tuples that follow, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what
-    that needs), or plain integers. constants: what specialises the kernel, by parameter. described: the problem and config
-    for which the first tensor is read by a tensor descriptor.
-    """
-
-    kernel: str
-    grid: tuple[int, int, int]
-    tensors: tuple[str | None, ...]
-    sizes: tuple[int | tuple[int, int, int], ...]
-    strides: tuple[str | tuple, ...]
-    constants: dict[str, object]
-    purpose: str
-    warps: int = 4
-    stages: int = 1
-    described: tuple[Problem, Config] | None = None
-
-    def __str__(self) -> str:
-        return self.purpose
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Every launch of a call, in order, and the memory that they need beside the operands."""
-
-    operands: tuple[str, ...]
-    launches: tuple[Launch, ...]
-    workspaces: tuple[Workspace, ...] = ()
-
-    @property
-    def main(self) -> Launch:
-        """The product: the one launch that is neither a copy before it nor a sum after it."""
-        return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
-
-
-PRODUCTS = ("gather", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
-
-
 def schedule(problem: Problem, config: Config) -> Schedule:
     """The launches of a problem with a config that fits it."""
     build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
-    launches, workspaces = build(problem, config)
+    launches, workspaces = (_walk if config.path == "walk" else build)(problem, config)
     return Schedule(OPERANDS[problem.direction], tuple(launches), tuple(workspaces))
 
 
@@ -95,12 +42,12 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     limit, minor = 16 // p.item, p.w_minor
     if c.copy:
         source, x_layout, x_run = "copied", "channels_last", power_of_two_divisor(p.ci, limit)
-        launches.append(_copy(p))
-        workspaces.append(_channels_last("copied", (p.n, p.ci, *p.in_size)))
+        launches.append(copy(p))
+        workspaces.append(channels_last("copied", (p.n, p.ci, *p.in_size)))
     if lowering.packs(p, c):
         weight, minor = "packed", "ci" if lowering.rounded_before(p, c) else "co"
-        launches.append(_pack(p, minor))
-        workspaces.append(_packed(p, minor))
+        launches.append(pack(p, minor, minor == "ci"))
+        workspaces.append(packed(p, minor))
     rows, red = configs.rows_and_reduction(p)
     written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)
     y_last, join = y_layout == "channels_last", configs.join_factor(p, c.merge)
@@ -113,10 +60,9 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         Y=Memory(y_last, written(y_run)), R=Memory(y_last and r_run > 1, r_run),
         **_activation("ACTIVATION", p.epilogue.activation))
     if c.dense:
-        packed = weight == "packed"
         dense = power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}.get(minor, 1), limit)
         role = {"co": "row" if forward else "red", "ci": "red" if forward else "row"}.get(minor, "tap")
-        alignment = dense if packed else p.w_alignment or dense
+        alignment = dense if weight == "packed" else p.w_alignment or dense
         constants |= dict(
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
             TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), join, lowering.phase_minor(p, c),
@@ -124,7 +70,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         constants |= dict(GROUPS=p.groups, **_lanes(p, c))
-    described = (p, c) if c.path == "descriptor" else None
+    described = ((lowering.reading(p, c), p, c),) if c.path == "descriptor" else ()
     steps, sizes = lowering.steps(p, c), (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
     tensors = (source, weight, target, *(name if present else None for name, present in (
         ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre))))
@@ -138,36 +84,34 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     return launches, workspaces
 
 
-def _copy(p: Problem) -> Launch:
-    """x in channels_last."""
-    block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
-    places, limit = p.n * prod(p.in_size), 16 // p.item
-    block_c = min(block_c, 1 << max(0, p.ci - 1).bit_length())
-    return Launch(
-        "to_channels_last", (ceil_div(places, block_p), ceil_div(p.ci, block_c), 1), ("x", "copied"),
-        (places, p.ci, p.in_size), ("x",),
-        dict(X_RUN=gcd(p.x_run, p.in_size[2]) if p.x_layout == "channels_first" else 1,
-             C_RUN=gcd(power_of_two_divisor(p.ci, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
-             INDEX=_index(p)),
-        "copy x to channels_last (its taps shift along w by single elements)")
-
-
-def _pack(p: Problem, minor: str) -> Launch:
-    """w as [ci, tap, co]; or as [co, tap, ci], rounded."""
-    size, rounded = p.ci * p.co_group * p.taps, minor == "ci"
-    inner, purpose = (p.ci, "input channels side by side, rounded to TF32 as x is") if rounded else (
-        p.co_group, "output channels side by side (none for a weight in channels_last_3d)")
-    return Launch(
-        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, p.taps, *p.kernel[1:]), ("w",),
-        dict(ROUND=rounded, CI_INNER=rounded, BLOCK=BLOCK), f"pack the weight, {purpose}")
-
-
-def _packed(p: Problem, minor: str) -> Workspace:
-    """The memory of a packed weight."""
-    if minor == "co":
-        return _channels_last("packed", (p.ci, p.co_group, *p.kernel))
-    co, ci, *taps = lowering.dense_strides((p.co_group, p.ci, *p.kernel), "channels_last")
-    return Workspace("packed", (p.ci, p.co_group, *p.kernel), (ci, co, *taps))
+def _walk(p: Problem, c: Config) -> tuple[list, list]:
+    """A forward or an input gradient that fetches every plane once."""
+    forward, launches, workspaces = p.direction == "forward", [], []
+    source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
+    _, _, channels, size, _ = walks.read(p)
+    (layout, run), written_size = walks.written(p), p.out_size if forward else p.in_size
+    if c.copy:
+        launches.append(copy(p, source))
+        source = "copied"
+        workspaces.append(channels_last("copied", (p.n, channels, *size)))
+    if lowering.packs(p, c):
+        weight, minor = "packed", "ci" if forward else "co"
+        launches.append(pack(p, minor, p.rounded))
+        workspaces.append(packed(p, minor))
+    steps, last = lowering.steps(p, c), layout == "channels_last"
+    r_run = walks.written_run(p, c, p.r_run) if p.epilogue.residual else 1
+    constants = dict(
+        zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), COLUMNS=configs.rows_and_reduction(p)[0],
+        Y=Memory(last, walks.written_run(p, c, run)), R=Memory(last and r_run > 1, r_run), WALK=walks.walk(p, c), WARPS=c.warps)
+    grid = lowering.grid(p, c)
+    launches.append(Launch(
+        "walk", grid, (source, source, weight, target, *(name if present else None for name, present in (
+            ("b", p.epilogue.bias), ("residual", p.epilogue.residual)))),
+        (size[0], c.box[0], steps, written_size),
+        ((source, "described"), target, "residual" if p.epilogue.residual else (0,) * 5),
+        constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {_width(p)}", c.warps, c.stages,
+        tuple((reading, p, c) for reading in ("patch", "line", "weight"))))
+    return launches, workspaces
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
@@ -202,7 +146,7 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
         X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
         O=Memory(z_last, power_of_two_divisor(p.ci if z_last else p.in_size[2], limit)),
         TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, 1 if z_last else p.stride[2]),
-        **_activation("DERIVATIVE", p.epilogue.activation), INDEX=_index(p))
+        **_activation("DERIVATIVE", p.epilogue.activation), INDEX=index(p))
     residues = p.taps if z_last else p.stride[0] * p.stride[1]
     launches = [Launch(
         "backward", lowering.grid(p, c),
@@ -257,10 +201,6 @@ def _sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
                   dict(BLOCK=BLOCK), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
 
 
-def _channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
-    return Workspace(name, shape, lowering.dense_strides(shape, "channels_last"))
-
-
 def _parts(p: Problem, shares: int) -> Workspace:
     """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
     ci, co = p.ci, p.co_group
@@ -269,7 +209,7 @@ def _parts(p: Problem, shares: int) -> Workspace:
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:
     """What every product is specialised on."""
-    return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=_index(p))
+    return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=index(p))
 
 
 def _lanes(p: Problem, c: Config) -> dict[str, object]:
@@ -286,10 +226,6 @@ def _activation(parameter: str, activation: Activation | None) -> dict[str, obje
 
 def _accumulator(p: Problem) -> str:
     return "float64" if p.dtype == "float64" else "float32"
-
-
-def _index(p: Problem) -> str:
-    return "int64" if p.wide else "int32"
 
 
 def _width(p: Problem) -> str:

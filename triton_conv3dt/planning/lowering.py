@@ -9,7 +9,7 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import lanes, taps
+from . import lanes, taps, walks
 from .config import Config, join_factor, phase_origin, rows_and_reduction
 from .constants import AxisConstants, WeightAxis
 
@@ -80,7 +80,8 @@ def _lane_axes(problem: Problem, config: Config) -> list[AxisConstants]:
 
 def phase_minor(problem: Problem, config: Config) -> bool:
     """Rows can be (channel, phase), the order in which PyTorch keeps a weight, so that it is read as it is."""
-    if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense or rounded_before(problem, config):
+    if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense or rounded_before(problem, config) \
+            or config.path == "walk":
         return False
     if not all(c.first == 0 and c.taps == 1 and c.merged == a.kernel
                for a, c in zip(problem.axes, axis_constants(problem, config))):
@@ -96,6 +97,8 @@ def rounded_before(problem: Problem, config: Config) -> bool:
 
 def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
+    if config.path == "walk":
+        return walks.packs(problem, config)
     if rounded_before(problem, config):
         return True
     if problem.w_minor == "scattered":
@@ -121,6 +124,8 @@ def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
 
 def reading(problem: Problem, config: Config) -> str:
     """How the gathered tensor is read: the reading of constants.Memory."""
+    if config.path == "walk":
+        return "patch"
     if config.path != "descriptor":
         return "pointers"
     if problem.direction == "grad_input" and problem.stride != (1, 1, 1):
@@ -128,9 +133,12 @@ def reading(problem: Problem, config: Config) -> str:
     return "box" if any(config.box) else "rows"
 
 
-def described(problem: Problem, config: Config, step: int) -> tuple[list[int], list[int], list[int]]:
-    """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart."""
-    forward, kind = problem.direction == "forward", reading(problem, config)
+def described(kind: str, problem: Problem, config: Config, step) -> tuple[list[int], list[int], list[int]]:
+    """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart; or of what a walk
+    reads, as walks.described says."""
+    if config.path == "walk":
+        return walks.described(problem, config, kind, step)
+    forward = problem.direction == "forward"
     channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
     if kind == "rows":
         return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]
@@ -148,6 +156,8 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
         return config.shares, 1, 1
     if problem.direction == "grad_weight" and config.dense:
         return taps.tiles(problem, config), config.shares, problem.groups
+    if config.path == "walk":
+        return walks.grid(problem, config, steps(problem, config)), 1, 1
     constants = axis_constants(problem, config)
     if not config.dense:
         return _lane_grid(problem, config, prod(c.phases for c in constants))

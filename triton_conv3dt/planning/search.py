@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, lanes, lowering, taps, weight_tiles
+from . import banks, lanes, lowering, taps, walk_tiles, walks, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -81,7 +81,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
     if config.copy:
-        extra += LAUNCH + 2 * problem.item * problem.n * problem.ci * prod(problem.in_size) / bandwidth
+        _, _, channels, size, _ = walks.read(problem)
+        extra += LAUNCH + 2 * problem.item * problem.n * channels * prod(size) / bandwidth
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
@@ -91,6 +92,9 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         issued = lanes.instructions(problem, config) * programs * config.warps
         slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
         return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
+    if config.path == "walk":
+        own = walk_tiles.time(config, problem, device, SHARED_RATE, CACHE_RATE, CLOCK) + LATENCY
+        return extra + max(problem.bytes / bandwidth / 0.92, ceil_div(programs, device.sms) * own) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
@@ -105,6 +109,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
 
 def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
+    if config.path == "walk":
+        return walks.loop_steps(problem, config, lowering.steps(problem, config))
     if problem.direction == "grad_weight":
         return prod(lowering.grid(problem, config)) * ceil_div(taps.boxes(problem, config), config.shares)
     # A tap belongs to one phase; where phases are merged, all of them take every step.
@@ -116,6 +122,8 @@ def loop_steps(config: Config, problem: Problem) -> int:
 
 def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
+    if config.path == "walk":
+        return walks.step_bytes(problem, config)
     split = taps.split_factor(problem)
     if problem.direction == "grad_weight":
         return problem.item * config.block_k * (config.block_m + config.block_n * split)
@@ -163,6 +171,10 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
     if thorough or not direct or "direct" in constraints.without:
         shapes = _weight_gradients if problem.direction == "grad_weight" else _products
         for config in filter(allowed, shapes(problem, device, constraints, thorough)):
+            if fits(config, problem, device) is None:
+                found = True
+                yield config
+        for config in filter(allowed, walk_tiles.tiles(problem, device, thorough)):
             if fits(config, problem, device) is None:
                 found = True
                 yield config

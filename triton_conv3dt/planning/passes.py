@@ -1,0 +1,107 @@
+"""What is launched, as values, and the launches beside a product: other orders of what it reads.
+
+No tensors and no Triton here: tensors are names, and so are types and activations.
+"""
+
+from dataclasses import dataclass
+from math import gcd, prod
+
+from ..problems.geometry import ceil_div, power_of_two_divisor
+from ..problems.problem import Problem
+from . import lowering
+from .config import Config
+
+BLOCK = 1024  # elements per program of an elementwise kernel
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Memory that lives for one call. dtype is that of the operands where none is named."""
+
+    name: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    tensors: names, in the kernel's order; None for one that is left out. sizes: integers, and tuples (d, h, w), after them.
+    strides: tuples that follow, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what
+    that needs), or plain integers. constants: what specialises the kernel, by parameter. described: as what the first tensors
+    are read by a tensor descriptor, each a reading of lowering.described, for a problem and a config.
+    """
+
+    kernel: str
+    grid: tuple[int, int, int]
+    tensors: tuple[str | None, ...]
+    sizes: tuple[int | tuple[int, int, int], ...]
+    strides: tuple[str | tuple, ...]
+    constants: dict[str, object]
+    purpose: str
+    warps: int = 4
+    stages: int = 1
+    described: tuple[tuple[str, Problem, Config], ...] = ()
+
+    def __str__(self) -> str:
+        return self.purpose
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every launch of a call, in order, and the memory that they need beside the operands."""
+
+    operands: tuple[str, ...]
+    launches: tuple[Launch, ...]
+    workspaces: tuple[Workspace, ...] = ()
+
+    @property
+    def main(self) -> Launch:
+        """The product: the one launch that is neither a copy before it nor a sum after it."""
+        return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
+
+
+PRODUCTS = ("gather", "walk", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
+
+
+def copy(p: Problem, name: str = "x") -> Launch:
+    """x, or dz, in channels_last."""
+    channels, size, layout, run = (p.ci, p.in_size, p.x_layout, p.x_run) if name == "x" else (p.co, p.out_size, p.y_layout, p.y_run)
+    block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
+    places, limit = p.n * prod(size), 16 // p.item
+    block_c = min(block_c, 1 << max(0, channels - 1).bit_length())
+    return Launch(
+        "to_channels_last", (ceil_div(places, block_p), ceil_div(channels, block_c), 1), (name, "copied"),
+        (places, channels, size), (name,),
+        dict(X_RUN=gcd(run, size[2]) if layout == "channels_first" else 1,
+             C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
+             INDEX=index(p)),
+        f"copy {'x' if name == 'x' else 'dz'} to channels_last (its taps shift along w by single elements)")
+
+
+def pack(p: Problem, minor: str, rounded: bool = False) -> Launch:
+    """w as [ci, tap, co]; or as [co, tap, ci], for input channels side by side. rounded: to TF32, as what it meets."""
+    size, inner = p.ci * p.co_group * p.taps, p.ci if minor == "ci" else p.co_group
+    purpose = "input channels side by side" if minor == "ci" else "output channels side by side"
+    purpose += ", rounded to TF32 as what it meets" if rounded else " (none for a weight in channels_last_3d)" if minor == "co" else ""
+    return Launch(
+        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, p.taps, *p.kernel[1:]), ("w",),
+        dict(ROUND=rounded, CI_INNER=minor == "ci", BLOCK=BLOCK), f"pack the weight, {purpose}")
+
+
+def packed(p: Problem, minor: str) -> Workspace:
+    """The memory of a packed weight."""
+    if minor == "co":
+        return channels_last("packed", (p.ci, p.co_group, *p.kernel))
+    co, ci, *taps = lowering.dense_strides((p.co_group, p.ci, *p.kernel), "channels_last")
+    return Workspace("packed", (p.ci, p.co_group, *p.kernel), (ci, co, *taps))
+
+
+def channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
+    return Workspace(name, shape, lowering.dense_strides(shape, "channels_last"))
+
+
+def index(p: Problem) -> str:
+    return "int64" if p.wide else "int32"

@@ -1,0 +1,258 @@
+"""The walking form: which rows of a plane are kept, which taps meet them, and what that takes of shared memory.
+
+A program owns a patch of places (h, w) and walks along d. Each plane that it comes to is fetched once, in `sheets`: the
+rows of the patch with those that taps reach beside it, once for every shift along w. Shifted along h a patch is another
+run of rows. All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers:
+they differ in age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
+
+A config is one of a walk.
+"""
+
+from functools import lru_cache
+from itertools import product
+from math import gcd, prod
+
+from ..problems.geometry import ceil_div
+from ..problems.problem import Problem
+from .constants import Product, Sheet, Walk
+from .device import Device
+from .phases import phase_origin, rows_and_reduction
+
+SWIZZLE = 128  # bytes of a row at most: what a copy swizzles, so that products find no bank conflicts
+WARPGROUP = 64  # rows of its products
+SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
+
+
+def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, int, int, int]]:
+    """Along one axis: phase p of place t adds residue r of place t + shift by tap k, (p, r, shift, k) for every tap. merged: phases
+    are columns, and counted from where their taps line up."""
+    a = problem.axes[axis]
+    if problem.direction == "forward":
+        return [(p.residue, 0, p.offset - j * a.input_step, p.first + j * a.tap_step)
+                for p in a.phases(phase_origin(problem, "dhw"[axis]) if merged else 0) for j in range(p.taps)]
+    places = [k * a.dilation - a.padding for k in range(a.kernel)]
+    return [(0, place % a.stride, place // a.stride, k) for k, place in enumerate(places)]
+
+
+def block_c(problem: Problem) -> int:
+    """Channels that are summed side by side: of a row of shared memory."""
+    reduction = rows_and_reduction(problem)[1]
+    return min(SWIZZLE // problem.item, max(32 // problem.item, 1 << (reduction - 1).bit_length()))
+
+
+@lru_cache(maxsize=4096)
+def walk(problem: Problem, config) -> Walk:
+    """What the kernel is told."""
+    _, high, wide = config.box
+    t = tables(problem, config.merge, high)
+    channels, reduction = block_c(problem), rows_and_reduction(problem)[1]
+    return Walk(high, wide, channels, ceil_div(reduction, channels), config.block_m, config.stages, **t)
+
+
+@lru_cache(maxsize=4096)
+def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[str, object]:
+    """The fields of a Walk that follow from the taps, for patches of so many rows."""
+    axes = [uses(problem, i, merge[i]) for i in range(3)]
+    shifts = sorted({shift for _, _, shift, _ in axes[0]})
+    phases = [sorted({p for p, *_ in axis}) for axis in axes]
+    sheets, rows = _sheets(axes, high)
+    residues = sorted({r for _, r, *_ in axes[0]})
+    columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
+    groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
+    live, slots, products = _live(merge[0], axes[0], columns), [], []
+    for group in groups:
+        ages = [[] for _ in live]
+        meets = [sorted({(r, s) for p, r, s, _ in axis if g is None or p == g}) for axis, g in zip(axes, group)]
+        for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
+            sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
+            ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, len(slots)))
+            for column in columns[:live[age]]:
+                phase = [c if g is None else g for g, c in zip(group, column)]
+                slots.append(_tap(problem, axes, phase, (rd, rh, rw), (sd, sh, sw)))
+        products.append(tuple(map(tuple, ages)))
+    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
+                slots=tuple(slots), groups=tuple(tuple(p or 0 for p in group) for group in groups), phases=tuple(columns),
+                products=tuple(products))
+
+
+def _sheets(axes, high: int) -> tuple[dict[tuple[int, int, int], Sheet], int]:
+    """The sheets of a plane by (residue of h, residue of w, shift of w), and how many rows they are."""
+    found, row = {}, 0
+    for rh, (rw, shift) in product(sorted({r for _, r, *_ in axes[1]}), sorted({(r, s) for _, r, s, _ in axes[2]})):
+        reach = [s for _, r, s, _ in axes[1] if r == rh]  # rows of a sheet begin with the lowest shift of their residue
+        found[rh, rw, shift] = Sheet(rh, min(reach), high + max(reach) - min(reach), rw, shift, row)
+        row += found[rh, rw, shift].rows
+    return found, row
+
+
+def _live(merged: bool, axis, columns) -> tuple[int, ...]:
+    """How many phases are columns, by how many steps are still to come: those along d of which some come later may be left out where
+    they are the second half, since a product cannot write to a part of its sums."""
+    highest = max(shift for _, _, shift, _ in axis)
+    begun = [{p for p, _, shift, _ in axis if shift <= highest - age} for age in range(highest - min(s for _, _, s, _ in axis) + 1)]
+    counts = [sum(c[0] in phases for c in columns) if merged else len(columns) for phases in begun]
+    whole = all(few in (many, many / 2) for many, few in zip(counts, counts[1:])) and all(
+        c[0] in phases for phases, n in zip(begun, counts) for c in (columns[:n] if merged else ()))
+    return tuple(counts) if whole else (len(columns),) * len(counts)
+
+
+def _tap(problem: Problem, axes, phase, residue, shift) -> int:
+    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none."""
+    tap = 0
+    for axis, p, r, s, size in zip(axes, phase, residue, shift, problem.kernel):
+        found = [k for q, e, t, k in axis if (q, e, t) == (p, r, s)]
+        if not found:
+            return -1
+        tap = tap * size + found[0]
+    return tap
+
+
+def step_bytes(problem: Problem, config) -> int:
+    """Bytes that a program fetches in one step along d."""
+    w = walk(problem, config)
+    return len(w.residues) * w.blocks * w.rows * w.wide * w.channels * problem.item
+
+
+def multiplied(problem: Problem, config) -> int:
+    """Multiplications of one step of a program, on tensor cores."""
+    w = walk(problem, config)
+    columns = sum(len(age) * live for group in w.products for age, live in zip(group, w.live)) * w.columns
+    return w.high * w.wide * columns * w.blocks * w.channels
+
+
+def shared_bytes(problem: Problem, config) -> int:
+    """Bytes that one step moves through shared memory: what copies write, what each warpgroup's products read, and tiles on their
+    way into another order."""
+    w = walk(problem, config)
+    places = w.high * w.wide
+    read = sum(len(age) * (WARPGROUP + live * w.columns) for group in w.products for age, live in zip(group, w.live))
+    moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
+    turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
+    return step_bytes(problem, config) + (moved + turned) * problem.item
+
+
+def weight_bytes(problem: Problem, config) -> int:
+    """Bytes of the weights that a program keeps."""
+    w = walk(problem, config)
+    return len(w.slots) * w.blocks * w.columns * w.channels * problem.item
+
+
+def shared_memory(problem: Problem, config) -> int:
+    """Bytes that one program uses, an upper estimate."""
+    w = walk(problem, config)
+    turned = w.high * w.wide * w.columns * len(w.phases) * problem.item if in_runs(problem) or problem.epilogue.residual else 0
+    return step_bytes(problem, config) * config.stages + weight_bytes(problem, config) + turned + SLACK
+
+
+def in_runs(problem: Problem) -> bool:
+    """Whether a finished tile goes by shared memory into another order for the store: 16-bit channels side by side."""
+    return problem.item == 2 and written(problem)[0] == "channels_last"
+
+
+def read(problem: Problem) -> tuple[str, int, int, tuple[int, int, int], tuple[int, int, int]]:
+    """Of what is read: its layout, run, channels, size, and the steps (d, h, w) of a coarse place."""
+    if problem.direction == "forward":
+        return problem.x_layout, problem.x_run, problem.ci, problem.in_size, (1, 1, 1)
+    return problem.y_layout, problem.y_run, problem.co, problem.out_size, problem.stride
+
+
+def written(problem: Problem) -> tuple[str, int]:
+    """Of what is written: its layout and run."""
+    return (problem.y_layout, problem.y_run) if problem.direction == "forward" else (problem.x_layout, problem.x_run)
+
+
+def written_run(problem: Problem, config, alignment: int) -> int:
+    """Neighbours of what is written, or added, that a thread moves at once: channels, or the phases of a place along w."""
+    rows = rows_and_reduction(problem)[0]
+    if written(problem)[0] == "channels_last":
+        return gcd(alignment, rows, config.block_m)
+    axis = problem.axes[2]
+    joined = axis.stride if config.merge[2] else 1
+    return gcd(alignment, joined) if joined & (joined - 1) == 0 else 1
+
+
+def packs(problem: Problem, config) -> bool:
+    """The weight is brought into the order of its rows: channels that are summed over side by side."""
+    minor, limit = "ci" if problem.direction == "forward" else "co", 16 // problem.item
+    channels = rows_and_reduction(problem)[1]
+    return problem.rounded or problem.w_minor != minor or (problem.w_alignment or channels) % limit > 0
+
+
+def registers(problem: Problem, config) -> int:
+    """Sums that one thread holds: those of later places of all groups, and finished ones of two."""
+    w = walk(problem, config)
+    older = sum(w.live[1:]) * len(w.groups) + w.live[0] * min(2, len(w.groups))
+    return older * w.columns * config.block_n // (32 * config.warps)
+
+
+MOST_SUMS = 168  # of a thread's 255 registers: what is left is for addresses
+
+
+def fits(config, problem: Problem, device: Device) -> str | None:
+    """None if a config of a walk can compute a problem, else the reason why not."""
+    if not device.walks:
+        return f"{device.name} does not walk: it takes Hopper, and Triton 3.6 to 3.8"
+    if problem.direction not in ("forward", "grad_input"):
+        return f"path 'walk' does not compute {problem.direction}"
+    if problem.dtype == "float64" or problem.dtype == "float32" and problem.precision != "tf32":
+        return f"a walk takes 16 bits and TF32, received {problem.dtype}, {problem.precision}"
+    if problem.groups > 1 or problem.wide:
+        return "a walk takes one group, and offsets of 32 bits"
+    if problem.epilogue.activation or problem.epilogue.keep_pre:
+        return "a walk has no activation in its epilogue"
+    layout, run, channels, size, steps = read(problem)
+    if config.copy and layout != "channels_first":
+        return "a copy to channels_last is made of what is channels-first"
+    if channels * problem.item % 16 or not config.copy and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
+        return "a walk reads channels_last tensors, or a copy, with one stride for all places and 16-byte alignment"
+    if problem.rounded and not config.copy:
+        return "a walk reads fp32 that a copy has rounded to TF32"
+    if any(n % s for n, s in zip(size[1:], steps[1:])):
+        return "a walk reads an output whose height and width the stride divides"
+    if any(config.merge) and problem.direction != "forward":
+        return "only a forward has phases to merge"
+    if len({(p, i) for i in range(3) for p, *_ in uses(problem, i)}) < sum(problem.stride if problem.direction == "forward" else (1, 1, 1)):
+        return "a walk takes phases that all have taps"
+    return _fits_tile(config, problem)
+
+
+def _fits_tile(config, problem: Problem) -> str | None:
+    planes, high, wide = config.box
+    if min(config.box) < 1 or high * wide != config.block_n or wide < 8 or high & (high - 1) or wide & (wide - 1):
+        return f"a patch of {high}x{wide} does not hold block_n = {config.block_n} places, 8 or more along w"
+    if config.warps % 4 or config.block_n % (16 * config.warps):
+        return f"{config.warps} warps do not share {config.block_n} places by 16, warpgroup by warpgroup"
+    if config.block_k != block_c(problem):
+        return f"block_k = {config.block_k} is not the {block_c(problem)} channels of a row"
+    w = walk(problem, config)
+    columns = len(w.phases) * w.columns
+    if w.columns < 8 or columns > 256 or columns & (columns - 1):
+        return f"{len(w.phases)} phases of {w.columns} channels are no product of 8 to 256 columns"
+    if registers(problem, config) > MOST_SUMS:
+        return f"{registers(problem, config)} sums of each thread leave it no registers"
+    return None
+
+
+def grid(problem: Problem, config, steps: tuple[int, int, int]) -> int:
+    """Programs."""
+    rows = rows_and_reduction(problem)[0]
+    return problem.n * prod(map(ceil_div, steps, config.box)) * ceil_div(rows, config.block_m)
+
+
+def loop_steps(problem: Problem, config, steps: tuple[int, int, int]) -> int:
+    """Steps along d of all programs together."""
+    span = walk(problem, config).span
+    walks = ceil_div(steps[0], config.box[0])
+    return grid(problem, config, steps) // walks * (steps[0] + walks * (span - 1))
+
+
+def described(problem: Problem, config, reading: str, step: int | tuple[int, int, int]) -> tuple[list, list, list]:
+    """Shape, strides and block of a descriptor: of a patch's rows or of one line, whose places lie step elements apart, or of the
+    weight, whose strides (row, tap, channel) are given."""
+    w = walk(problem, config)
+    if reading == "weight":
+        rows, reduction = rows_and_reduction(problem)
+        return [rows, problem.taps, reduction], list(step), [w.columns, 1, w.channels]
+    _, _, channels, (d, h, x), (_, sh, sx) = read(problem)
+    return ([problem.n * d, h // sh, sh, x // sx, (sx - 1) * step + channels],
+            [h * x * step, sh * x * step, x * step, sx * step, 1], [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels])
