@@ -29,10 +29,12 @@ from .gluon_names import barrier, load_box, seen_as
 
 
 @gluon.jit
-def first_and_shift(AXIS: gl.constexpr, residue):
-    """The first tap of a residue of dz, and its shift."""
-    first = (residue + AXIS.padding % AXIS.stride) % AXIS.stride
-    return first, (first - AXIS.padding - residue) // AXIS.stride  # which leaves no rest
+def first_tap(AXIS: gl.constexpr, program, TAPS: gl.constexpr):
+    """The first of TAPS taps of one residue of dz that a program has along an axis; its residue, and its shift."""
+    LIFT: gl.constexpr = max(0, -(-AXIS.padding // AXIS.stride))  # division rounds towards zero
+    tap = program // AXIS.stride * AXIS.stride * TAPS + program % AXIS.stride
+    place = tap + (LIFT * AXIS.stride - AXIS.padding)
+    return tap, place % AXIS.stride, place // AXIS.stride - LIFT
 
 
 @gluon.constexpr_function
@@ -86,21 +88,21 @@ def fetch(x_box, z_box, z_row, xs, zs, full, stage, slot, fresh, step, at, sizes
 
 
 @gluon.jit
-def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
-                AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr, num_warps: gl.constexpr):
+def walk_weight(x_box, z_box, z_row, parts, STEPS, EACH, sizes, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+                AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
     """One share of dw for planes * channels rows (tap along d, ci) and the columns (co) of all taps (h, w), or of those of one
     residue along h (WALK.apart).
 
     x_box: x [n, d, h, w, ci] in boxes of a patch; z_box, z_row: dz [(n, d), h // stride, residue, w // stride, (residue, co)] in
-    boxes of a patch and of one row. STEPS of all samples, SHARE of them for a share; sizes: as `fetch` has them.
-    parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (columns, rows, residue along h, residue
-    and taps along d), share.
+    boxes of a patch and of one row. STEPS of all samples, EACH of them for a share; sizes: as `fetch` has them.
+    parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (columns, rows, residue along h, taps
+    along d), share.
     """
     ROWS: gl.constexpr = WALK.planes * WALK.channels
     COLUMNS: gl.constexpr = WALK.columns
     PRODUCTS: gl.constexpr = len(WALK.products)
     PLACES: gl.constexpr = WALK.high * WALK.wide
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, COLUMNS, 16])
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, COLUMNS, 16])
     waiting: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
     x_rows: gl.constexpr = swizzled(WALK.channels, 2)
     z_rows: gl.constexpr = swizzled(WALK.columns, 2)
@@ -111,11 +113,10 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_
     ci, rest = rest % WALK.row_tiles * WALK.channels, rest // WALK.row_tiles
     residue_h, first_h, shift_h = 0, 0, 0
     if WALK.apart:
-        residue_h, rest = rest % AXIS_H.stride, rest // AXIS_H.stride
-        first_h, shift_h = first_and_shift(AXIS_H, residue_h)
-    residue_d, turn = rest % AXIS_D.stride, rest // AXIS_D.stride * WALK.planes
-    first_d, shift_d = first_and_shift(AXIS_D, residue_d)
-    at = residue_d, shift_d + turn, residue_h, shift_h, ci, co
+        first_h, residue_h, shift_h = first_tap(AXIS_H, rest % AXIS_H.stride, 1)
+        rest = rest // AXIS_H.stride
+    first_d, residue_d, shift_d = first_tap(AXIS_D, rest, WALK.planes)
+    at = residue_d, shift_d, residue_h, shift_h, ci, co
 
     xs = gl.allocate_shared_memory(dtype, [3 * WALK.planes - 1, PLACES, WALK.channels], x_rows)
     zs = gl.allocate_shared_memory(dtype, [2 * WALK.height, WALK.wide, WALK.columns], z_rows)
@@ -124,8 +125,8 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_
         mbarrier.init(full.index(i), count=1)
     fence_async_shared()
     barrier()
-    begin = share * SHARE
-    end = gl.minimum(STEPS, begin + SHARE)
+    begin = share * EACH
+    end = gl.minimum(STEPS, begin + EACH)
     slot = 0
     if begin < end:
         fetch(x_box, z_box, z_row, xs, zs, full.index(0), 0, slot, begin >= 0, begin, at, sizes, AXIS_D, CO, WALK)
@@ -150,12 +151,12 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, SHARE, sizes, p_stride, AXIS_
 
     row = gl.arange(0, ROWS, gl.SliceLayout(1, mma))
     column = co + gl.arange(0, COLUMNS, gl.SliceLayout(0, mma))
-    channel, kd = ci + row % WALK.channels, first_d + AXIS_D.stride * (turn + WALK.planes - 1 - row // WALK.channels)
+    channel, kd = ci + row % WALK.channels, first_d + AXIS_D.stride * (WALK.planes - 1 - row // WALK.channels)
     live = ((channel < CI) & (kd < AXIS_D.kernel))[:, None] & (column < CO)[None, :]
     out = parts + share.to(gl.int64) * p_stride[0]
     for j in gl.static_range(PRODUCTS):
         kh = first_h + WALK.products[j].tap_h
         tap = (kd * AXIS_H.kernel + kh) * AXIS_W.kernel + WALK.products[j].tap_w
-        at_row = channel * p_stride[1] + tap * p_stride[3]
-        at = at_row[:, None] + (column * p_stride[2])[None, :]
+        at_row = channel.to(gl.int64) * p_stride[1] + tap.to(gl.int64) * p_stride[3]
+        at = at_row[:, None] + (column.to(gl.int64) * p_stride[2])[None, :]
         gl.store(out + at, sums[j].to(parts.dtype.element_ty), mask=live & (kh < AXIS_H.kernel))

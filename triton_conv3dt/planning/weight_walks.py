@@ -77,11 +77,17 @@ def steps(problem: Problem, config) -> int:
     return problem.n * prod(sizes(problem, config)[:3])
 
 
-def programs(problem: Problem, config) -> int:
-    """Programs that share nothing: columns, rows, residues along h and d, and taps along d beyond the planes of one."""
+def loop_steps(problem: Problem, config, places: tuple[int, int, int]) -> int:
+    """Steps of all programs together."""
+    return grid(problem, config, places) * steps(problem, config)
+
+
+def grid(problem: Problem, config, places: tuple[int, int, int]) -> int:
+    """Programs of a share: columns, rows, residues along h and d, and taps along d beyond the planes of one."""
     w = walk(problem, config)
-    turns = problem.stride[0] * ceil_div(slots(problem, 0), w.planes)
-    return w.column_tiles * w.row_tiles * (problem.stride[1] if w.apart else 1) * turns
+    d, h = problem.axes[:2]
+    turns, rest = divmod(d.kernel, d.stride * w.planes)
+    return w.column_tiles * w.row_tiles * (h.stride if w.apart else 1) * (turns * d.stride + min(rest, d.stride))
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -91,8 +97,16 @@ def step_bytes(problem: Problem, config) -> int:
     return ceil(x + w.z_bytes * min(1, problem.co / w.columns))
 
 
-def step_writes(problem: Problem, config) -> int:
-    """Bytes that a step writes to shared memory."""
+def shared_bytes(problem: Problem, config) -> int:
+    """Bytes that a step moves through shared memory: what copies write, and what products read, x once, dz anew for every tap
+    and 64 rows."""
+    w = walk(problem, config)
+    columns = len(w.products) * ceil_div(config.block_m, WARPGROUP) * config.block_n
+    return written_bytes(problem, config) + problem.item * config.block_k * (config.block_m + columns)
+
+
+def written_bytes(problem: Problem, config) -> int:
+    """Bytes that a step writes to shared memory, on average."""
     w = walk(problem, config)
     return ceil(planes_read(problem, config) * w.x_bytes + w.z_bytes)
 
@@ -103,15 +117,19 @@ def planes_read(problem: Problem, config) -> float:
     return 1 + (planes - 1) * (1 / depth + (1 - 1 / depth) / (2 * planes))
 
 
-def step_reads(problem: Problem, config) -> int:
-    """Bytes that a step's products read from shared memory: x once, dz anew for every tap and 64 rows."""
-    columns = len(walk(problem, config).products) * ceil_div(config.block_m, WARPGROUP) * config.block_n
-    return problem.item * config.block_k * (config.block_m + columns)
+def multiplied(problem: Problem, config) -> int:
+    """Multiplications of a step, with what is padded."""
+    return config.block_m * config.block_n * config.block_k * len(walk(problem, config).products)
 
 
-def step_flops(problem: Problem, config) -> int:
-    """Those of a step, with what is padded."""
-    return 2 * config.block_m * config.block_n * config.block_k * len(walk(problem, config).products)
+def weight_bytes(problem: Problem, config) -> int:
+    """No weights are kept."""
+    return 0
+
+
+def packs(problem: Problem, config) -> bool:
+    """No weight is read."""
+    return False
 
 
 def shared_memory(problem: Problem, config) -> int:
@@ -126,22 +144,23 @@ def registers(problem: Problem, config) -> int:
     return config.block_m * (len(walk(problem, config).products) * config.block_n + config.block_k // 2) // threads
 
 
-def boxes(problem: Problem, config, x_step: int, z_step: int) -> list[tuple[list[int], list[int], list[int]]]:
-    """Shape, strides and block of the descriptors of x, of patches of dz and of single rows of it. Neighbouring places lie so
-    many elements apart."""
-    w, (d, h, width) = walk(problem, config), problem.in_size
-    x = ([problem.n, d, h, width, problem.ci], [d * h * width * x_step, h * width * x_step, width * x_step, x_step, 1],
-         [1, 1, w.high, w.wide, w.channels])
+def described(problem: Problem, config, reading: str, step: int) -> tuple[list, list, list]:
+    """Shape, strides and block of the descriptor of patches of x, or of patches or lines of dz; places lie step elements apart."""
+    w = walk(problem, config)
+    if reading == "x":
+        d, h, width = problem.in_size
+        return ([problem.n, d, h, width, problem.ci], [d * h * width * step, h * width * step, width * step, step, 1],
+                [1, 1, w.high, w.wide, w.channels])
     (d, h, width), (_, sh, sw) = problem.out_size, problem.stride
-    shape = [problem.n * d, h // sh, sh, width // sw, (sw - 1) * z_step + problem.co]
-    strides = [h * width * z_step, sh * width * z_step, width * z_step, sw * z_step, 1]
-    return [x, *((shape, strides, [1, high, 1, w.wide, w.columns]) for high in (w.high, 1))]
+    return ([problem.n * d, h // sh, sh, width // sw, (sw - 1) * step + problem.co],
+            [h * width * step, sh * width * step, width * step, sw * step, 1],
+            [1, w.high if reading == "patch" else 1, 1, w.wide, w.columns])
 
 
-def fits(problem: Problem, config, device: Device) -> str | None:
+def fits(config, problem: Problem, device: Device) -> str | None:
     """Why a weight gradient cannot be walked so, or None."""
-    if device.capability[0] != 9:
-        return f"walks are written for the tensor cores of capability 9.0, {device.name} has others"
+    if not device.walks:
+        return f"{device.name} does not walk: it takes Hopper, and a Triton with Gluon"
     if problem.item != 2 or problem.groups > 1 or any(a.dilation != 1 for a in problem.axes):
         return "a walk of a weight gradient takes 16-bit tensors, one group and dilation 1"
     if {problem.x_layout, problem.y_layout} != {"channels_last"} or min(problem.x_run, problem.y_run) * problem.item < 16 \
@@ -158,6 +177,8 @@ def fits(problem: Problem, config, device: Device) -> str | None:
         return f"a walk has {WARPGROUP} rows for every 4 warps, 4 or 8 of them"
     if not 16 <= config.block_n <= ROW // problem.item or (problem.stride[2] > 1 and problem.co % config.block_n):
         return f"block_n = {config.block_n} is not one of 16 to {ROW // problem.item} that divide {problem.co} channels"
+    if config.taps[1] == "programs" and problem.kernel[1] < problem.stride[1]:
+        return "residues along h are no programs where some have no tap"
     if config.stages != 2:
         return f"a walk fetches one step ahead of its products: it has 2 stages, received {config.stages}"
     if (taken := registers(problem, config)) > REGISTERS:
@@ -165,30 +186,6 @@ def fits(problem: Problem, config, device: Device) -> str | None:
     if exceed_31_bits(problem.n * problem.out_size[0], *problem.out_size, steps(problem, config) + config.shares):
         return "there are more steps or places in a row than 31 bits can count"
     return None
-
-
-def step_seconds(problem: Problem, config, device: Device, cache_rate: float) -> float:
-    """Seconds of a step on one SM: tensor cores, shared memory, the cache, or instructions."""
-    w, clock = walk(problem, config), device.clock or 1.5e9
-    moved = step_writes(problem, config) + step_reads(problem, config)
-    fetches = w.planes + len(w.boxes) + len(w.rows)
-    issued = config.warps * (200 + 25 * fetches + 3 * len(w.products) * config.block_k // 16)
-    return max(step_flops(problem, config) * device.sms / (device.rate_16bit or 1e15), moved / (128 * clock),
-               step_bytes(problem, config) / (device.l2 / device.sms or cache_rate), issued / (4 * clock))
-
-
-def tiles(problem: Problem, thorough: bool):
-    """(block_m, block_n, box, taps) worth trying: patches that leave few places unused."""
-    _, h, w = problem.in_size
-    sides = [(high, wide) for high in (1, 2, 4, 8, 16, 32) for wide in (8, 16, 32) if 32 <= high * wide <= 256]
-    waste = lambda box: prod(ceil_div(size, side) * side for size, side in zip((h, w), box)) * (1 + 1 / box[0])
-    sides.sort(key=waste)
-    for high, wide in sides[:8 if thorough else 4]:
-        for block_m in (2 * WARPGROUP, WARPGROUP):
-            for block_n in (64, 32, 16):
-                if block_n < 2 * problem.co:
-                    for ways in WAYS[:1 if problem.stride[1] == 1 else 2]:
-                        yield block_m, block_n, (1, high, wide), ways
 
 
 def _power_of_two(value: int) -> int:
