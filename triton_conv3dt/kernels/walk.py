@@ -71,9 +71,13 @@ def products_of(WALK, group, age):
 
 @gluon.constexpr_function
 def row_of(WALK, group, age, i, block):
-    """The row, among those of one stage, at which the first operand of a product begins."""
-    found = WALK.products[group][age][i]
-    return (found.residue * WALK.blocks + block) * WALK.rows + found.row
+    """The row, among those of one plane, at which the first operand of a product begins."""
+    return block * WALK.rows + WALK.products[group][age][i].row
+
+
+@gluon.constexpr_function
+def reads(WALK, group, age, i, residue):
+    return WALK.products[group][age][i].residue == residue
 
 
 @gluon.constexpr_function
@@ -113,20 +117,19 @@ def fetch_sheet(patch, line, ring, row, ready, plane, h, w, channel, x_w, wanted
 
 
 @gluon.jit
-def fetch_planes(patch, line, ring, ready, stage, wanted, n, t, h, w, depth, x_w, WALK: gl.constexpr, STEP: gl.constexpr,
-                 BYTES: gl.constexpr):
-    """The rows of coarse plane t of a patch that begins at (h, w), into a stage of the ring; nothing unless wanted."""
-    RESIDUES: gl.constexpr = len(WALK.residues)
+def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, depth, x_w, RESIDUE: gl.constexpr, WALK: gl.constexpr,
+                STEP: gl.constexpr, BYTES: gl.constexpr):
+    """The rows of a plane, residue RESIDUE of place t, for the patch that begins at (h, w), into a slot of the ring; nothing unless
+    wanted."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
-    mbarrier.expect(ready, RESIDUES * BLOCKS * WALK.rows * WALK.wide * WALK.channels * BYTES, wanted)
-    for r in gl.static_range(RESIDUES):
-        d = t * STEP + WALK.residues[r]
-        plane = gl.where((d >= 0) & (d < depth), n * depth + d, -1)  # another sample's plane is outside, too
-        for block in gl.static_range(BLOCKS):
-            for i in gl.static_range(SHEETS):
-                row = ((stage * RESIDUES + r) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
-                fetch_sheet(patch, line, ring, row, ready, plane, h, w, block * WALK.channels, x_w, wanted, sheet_of(WALK, i), WALK)
+    d = t * STEP + WALK.residues[RESIDUE]
+    plane = gl.where((d >= 0) & (d < depth), n * depth + d, -1)  # another sample's plane is outside, too
+    mbarrier.expect(ready.index(slot), BLOCKS * WALK.rows * WALK.wide * WALK.channels * BYTES, wanted)
+    for block in gl.static_range(BLOCKS):
+        for i in gl.static_range(SHEETS):
+            row = (slot * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
+            fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h, w, block * WALK.channels, x_w, wanted, sheet_of(WALK, i), WALK)
 
 
 @gluon.constexpr_function
@@ -170,34 +173,41 @@ def widened(tile, AGE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BI
 
 
 @gluon.jit
-def add_products(acc, ring, weights, first, slot, GROUP: gl.constexpr, AGE: gl.constexpr, FRESH: gl.constexpr, WALK: gl.constexpr,
+def begun(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """The sums of a group that a step adds to, by age: those of before, and new ones."""
+    SPAN: gl.constexpr = WALK.span
+    sums = ()
+    for age in gl.static_range(SPAN - 1):
+        sums = sums + (widened(copied(older[GROUP * (SPAN - 1) + age], SPAN > 2), age, WALK, WARPS, BITS),)
+    return sums + (zeros(SPAN - 1, WALK, WARPS, BITS),)
+
+
+@gluon.jit
+def add_products(acc, ring, weights, first, slot, GROUP: gl.constexpr, AGE: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr,
                  OPERAND: gl.constexpr):
-    """acc + the products of a group that have so many steps to come, of the stage whose rows begin at first."""
+    """acc + the products of a group that have so many steps to come, with the plane whose rows begin at first."""
     M: gl.constexpr = WALK.high * WALK.wide
     WIDTH: gl.constexpr = columns_at(WALK, AGE)
     PRODUCTS: gl.constexpr = products_of(WALK, GROUP, AGE)
     BLOCKS: gl.constexpr = WALK.blocks
+    FRESH: gl.constexpr = AGE == WALK.span - 1  # nothing to add to
     for i in gl.static_range(PRODUCTS):
-        for block in gl.static_range(BLOCKS):
-            a = ring.index(first + row_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [M, WALK.channels], OPERAND)
-            b = weights.index(slot + slot_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [WIDTH, WALK.channels], OPERAND)
-            acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=not (FRESH and i + block == 0), is_async=True)
+        if reads(WALK, GROUP, AGE, i, RESIDUE):
+            for block in gl.static_range(BLOCKS):
+                a = ring.index(first + row_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [M, WALK.channels], OPERAND)
+                b = weights.index(slot + slot_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [WIDTH, WALK.channels], OPERAND)
+                acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=not (FRESH and i + block == 0), is_async=True)
     return acc
 
 
 @gluon.jit
-def add_plane(older, ring, weights, first, slot, GROUP: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The sums of a group, the finished ones first, with the products of the stage whose rows begin at first: still under way."""
+def add_plane(sums, ring, weights, first, slot, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
+    """The sums of a group, those that are then finished first, with all products of a plane: still under way."""
     SPAN: gl.constexpr = WALK.span
-    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
-    sums = ()
+    found = ()
     for age in gl.static_range(SPAN):
-        if age < SPAN - 1:
-            acc = widened(copied(older[GROUP * (SPAN - 1) + age], SPAN > 2), age, WALK, WARPS, BITS)
-        else:
-            acc = zeros(age, WALK, WARPS, BITS)
-        sums = sums + (add_products(acc, ring, weights, first, slot, GROUP, age, age == SPAN - 1, WALK, OPERAND),)
-    return sums
+        found = found + (add_products(sums[age], ring, weights, first, slot, GROUP, age, RESIDUE, WALK, OPERAND),)
+    return found
 
 
 @gluon.jit
@@ -229,7 +239,8 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
     GROUPS: gl.constexpr = len(WALK.groups)
     STAGES: gl.constexpr = WALK.stages
     SPAN: gl.constexpr = WALK.span
-    STAGE_ROWS: gl.constexpr = len(WALK.residues) * WALK.blocks * WALK.rows
+    RESIDUES: gl.constexpr = len(WALK.residues)
+    ROWS: gl.constexpr = WALK.blocks * WALK.rows
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
@@ -241,7 +252,7 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
     tiles = gl.cdiv(size[0], planes)
     t0, n = rest % tiles * planes, rest // tiles
 
-    ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * STAGE_ROWS, WALK.wide, WALK.channels], OPERAND)
+    ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
     weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks, WALK.columns, WALK.channels], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [WALK.stages + 1, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES + 1):
@@ -251,19 +262,30 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
     fetch_weights(w, weights, ready.index(WALK.stages), i_column * WALK.columns, WALK, BITS // 8)
     steps = gl.minimum(planes, size[0] - t0) + (WALK.span - 1)
     for i in gl.static_range(STAGES):
-        fetch_planes(patch, line, ring, ready.index(i), i, i < steps, n, t0 + (WALK.low + i), h0, w0, depth, x_stride[4], WALK, AXIS_D.in_step,
-                     BITS // 8)
-    mbarrier.wait(ready.index(WALK.stages), 0)
+        fetch_plane(patch, line, ring, ready, i, i < steps * RESIDUES, n, t0 + (WALK.low + i // RESIDUES), h0, w0, depth, x_stride[4],
+                    i % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
+    mbarrier.wait(ready.index(STAGES), 0)
     older = nothing(WALK, WARPS, BITS)
     for step in range(steps):
-        stage = step % WALK.stages
-        mbarrier.wait(ready.index(stage), step // WALK.stages % 2)
         t = t0 + step - (SPAN - 1)
         # Zero, but not to the compiler, which would keep the addresses of all weights in registers for the whole walk.
-        slot = gl.inline_asm_elementwise("and.b32 $0, $1, 0;", "=r,r", [step], dtype=gl.int32, is_pure=True, pack=1)
+        zero = gl.inline_asm_elementwise("and.b32 $0, $1, 0;", "=r,r", [step], dtype=gl.int32, is_pure=True, pack=1)
+        sums = begun(older, 0, WALK, WARPS, BITS)
+        for r in gl.static_range(RESIDUES - 1):  # more than one are those of an input gradient, which has one group
+            number = step * RESIDUES + r
+            mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
+            sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, zero, 0, r, WALK, OPERAND), 0)
+            barrier()
+            fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
+                        t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, depth, x_stride[4], (r + STAGES) % RESIDUES, WALK,
+                        AXIS_D.in_step, BITS // 8)
+        number = step * RESIDUES + (RESIDUES - 1)
+        mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
         kept = ()
         for g in gl.static_range(GROUPS):
-            sums = add_plane(older, ring, weights, stage * STAGE_ROWS, slot, g, WALK, OPERAND, WARPS)
+            if g > 0:
+                sums = begun(older, g, WALK, WARPS, BITS)
+            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, zero, g, RESIDUES - 1, WALK, OPERAND)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = wait_for(pending, in_flight(WALK, g))
                 write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
@@ -272,8 +294,9 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
             pending = sums
         done = wait_for(pending, 0)
         barrier()
-        fetch_planes(patch, line, ring, ready.index(stage), stage, step + STAGES < steps, n, t0 + step + (WALK.low + STAGES), h0, w0,
-                     depth, x_stride[4], WALK, AXIS_D.in_step, BITS // 8)
+        fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
+                    t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, depth, x_stride[4],
+                    (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
         write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
               AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, WARPS)
         older = kept + done[1:]

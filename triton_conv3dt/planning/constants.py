@@ -161,7 +161,7 @@ class Walk(NamedTuple):
     """What one program of a walk computes, as planning/walks.py says.
 
     A patch of high x wide places, `columns` channels of each phase that is a column. channels: of what is summed over, side by
-    side in a row, in `blocks` of rows. stages: steps along d whose planes are kept, `rows` in each of its planes (`residues`
+    side in a row, in `blocks` of rows. stages: planes that are kept, `rows` in each (of `residues`
     along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
     are still to come. slots: the tap of each weight tile, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. products: by

@@ -53,6 +53,7 @@ def walk(problem: Problem, config) -> Walk:
 def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[str, object]:
     """The fields of a Walk that follow from the taps, for patches of so many rows."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
+    known = [{use[:3]: use[3] for use in axis} for axis in axes]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
     phases = [sorted({p for p, *_ in axis}) for axis in axes]
     sheets, rows = _sheets(axes, high)
@@ -68,7 +69,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[
             ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, len(slots)))
             for column in columns[:live[age]]:
                 phase = [c if g is None else g for g, c in zip(group, column)]
-                slots.append(_tap(problem, axes, phase, (rd, rh, rw), (sd, sh, sw)))
+                slots.append(_tap(known, problem.kernel, phase, (rd, rh, rw), (sd, sh, sw)))
         products.append(tuple(map(tuple, ages)))
     return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
                 slots=tuple(slots), groups=tuple(tuple(p or 0 for p in group) for group in groups), phases=tuple(columns),
@@ -96,15 +97,11 @@ def _live(merged: bool, axis, columns) -> tuple[int, ...]:
     return tuple(counts) if whole else (len(columns),) * len(counts)
 
 
-def _tap(problem: Problem, axes, phase, residue, shift) -> int:
-    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none."""
-    tap = 0
-    for axis, p, r, s, size in zip(axes, phase, residue, shift, problem.kernel):
-        found = [k for q, e, t, k in axis if (q, e, t) == (p, r, s)]
-        if not found:
-            return -1
-        tap = tap * size + found[0]
-    return tap
+def _tap(known, size, phase, residue, shift) -> int:
+    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none. known: that of each axis
+    by (phase, residue, shift); size: of the kernel."""
+    d, h, w = (taps.get(key, -1) for taps, key in zip(known, zip(phase, residue, shift)))
+    return -1 if min(d, h, w) < 0 else (d * size[1] + h) * size[2] + w
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -144,7 +141,8 @@ def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses, an upper estimate."""
     w = walk(problem, config)
     turned = w.high * w.wide * w.columns * len(w.phases) * problem.item if in_runs(problem) or problem.epilogue.residual else 0
-    return step_bytes(problem, config) * config.stages + weight_bytes(problem, config) + turned + SLACK
+    ring = step_bytes(problem, config) // len(w.residues) * config.stages
+    return ring + weight_bytes(problem, config) + turned + SLACK
 
 
 def in_runs(problem: Problem) -> bool:
