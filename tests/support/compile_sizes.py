@@ -34,6 +34,7 @@ MERGED, DESCRIPTOR = replace(GATHER, merge=(True, True, True)), replace(GATHER, 
 DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
+WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
 
 HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
@@ -80,6 +81,8 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
     "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
     "grad_weight_direct along all axes": ("grad_weight", dict(groups=32, kernel=(1, 3, 120)), replace(DIRECT, **SHARES)),
+    "walk_weight": ("grad_weight", LAST, WALK_WEIGHT),
+    "walk_weight of residues along h": ("grad_weight", LAST, replace(WALK_WEIGHT, taps=("crossed", "programs", "columns"))),
     "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),
     "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
 }
@@ -223,17 +226,18 @@ def faults(name: str) -> tuple[str, list[str]]:
             found.append(f"to {last} with {values or 'integers of no kind'}: {type(error).__name__}: {error}")
             return ""
 
-    plain = text("ttir", {})
+    first = "ttgir" if tried.kernel.is_gluon() else "ttir"
+    plain = text(first, {})
     arithmetic = Arithmetic(plain)
     if tried.wide and plain:
         multiplied = {name for ssa, name in tried.in_text(plain).items() if ssa in arithmetic.factors}
         found += [f"{name} is multiplied in 32 bits" for name in tried.counts_and_strides if name in multiplied]
     found += [f"a divisor may be 0: {divisor}" for divisor in arithmetic.doubtful]
     if name.endswith(WIDE):  # the same source, whose integers were of every kind in the row without
-        text("ttir", dict.fromkeys(tried.integers, ONE))
+        text(first, dict.fromkeys(tried.integers, ONE))
     else:
         for values in tried.kinds():
-            text("ttir", values)
+            text(first, values)
         text("ptx", dict.fromkeys(tried.integers, SIXTEEN))
     return name, found
 
