@@ -316,21 +316,19 @@ def residue_of(WALK, phase, axis):
 
 
 @gluon.jit
-def residues(phase, AXIS: gl.constexpr, WALK: gl.constexpr):
-    """The residue along an axis of each column's phase."""
+def residue_along(column, AXIS: gl.constexpr, JOIN: gl.constexpr, WALK: gl.constexpr):
+    """The residue along an axis of each column's phase; columns count (phase, channel, joined phase), and the compiler sees what is
+    the same for those that are joined."""
     PHASES: gl.constexpr = len(WALK.phases)
-    found = phase * 0
-    for i in gl.static_range(1, PHASES):
-        if residue_of(WALK, i, AXIS) != 0:
-            found = gl.where(phase == i, residue_of(WALK, i, AXIS), found)
+    if AXIS == 2 and JOIN > 1:
+        found = column % JOIN
+    else:
+        phase = column // (JOIN * WALK.columns) * JOIN
+        found = phase * 0
+        for i in gl.static_range(JOIN, PHASES, JOIN):
+            if residue_of(WALK, i, AXIS) != 0:
+                found = gl.where(phase == i, residue_of(WALK, i, AXIS), found)
     return found
-
-
-@gluon.jit
-def column_parts(LAYOUT: gl.constexpr, JOIN: gl.constexpr, WALK: gl.constexpr):
-    """Channel and phase of each column, (phase, channel, joined phase)."""
-    column = gl.arange(0, len(WALK.phases) * WALK.columns, gl.SliceLayout(0, LAYOUT))
-    return column // JOIN % WALK.columns, column // (JOIN * WALK.columns) * JOIN + column % JOIN
 
 
 @gluon.jit
@@ -339,8 +337,8 @@ def addresses(t, first, line, column, channel, stride, T: gl.constexpr):
     What is the same for all groups is a vector, and computed once."""
     RUN: gl.constexpr = T.run
     s_c = 1 if T.last else stride[1]
-    base = first[0] * stride[0] + first[2] * stride[2] + first[3] * stride[3] + first[4] * stride[4] + first[1] * s_c
     # A mark on a sum whose last term is folded away, being zero, would be lost with it.
+    base = first[0] * stride[0] + first[1] * s_c + first[2] * stride[2] + first[3] * stride[3] + first[4] * stride[4]
     columns = column[0] * stride[2] + column[1] * stride[3] + column[2] * stride[4] + channel * s_c
     columns = gl.max_contiguous(gl.multiple_of(columns, RUN), RUN)
     lines = gl.multiple_of(line[0] * stride[3] + line[1] * stride[4], RUN)
@@ -364,10 +362,11 @@ def write(tile, y, b, residual, wanted, n, t, h0, w0, i_column, size, y_size, y_
     tile = gl.convert_layout(tile, SUM)
     first = i_column * WALK.columns
     if b is not None:
-        channel, phase = column_parts(SUM, JOIN, WALK)
+        channel = gl.arange(0, WIDTH, gl.SliceLayout(0, SUM)) // JOIN % WALK.columns
         tile += gl.load(b + first + channel, mask=first + channel < COLUMNS, other=0.0).to(gl.float32)[None, :]
-    channel, phase = column_parts(STORE, JOIN, WALK)
-    column = residues(phase, 0, WALK), residues(phase, 1, WALK), residues(phase, 2, WALK)
+    index = gl.arange(0, WIDTH, gl.SliceLayout(0, STORE))
+    channel = index // JOIN % WALK.columns
+    column = residue_along(index, 0, JOIN, WALK), residue_along(index, 1, JOIN, WALK), residue_along(index, 2, JOIN, WALK)
     place = gl.arange(0, M, gl.SliceLayout(1, STORE))
     h, w = place // WALK.wide, place % WALK.wide
     live = ((first + channel < COLUMNS) & wanted)[None, :] & ((h < size[1] - h0) & (w < size[2] - w0))[:, None]

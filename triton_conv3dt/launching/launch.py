@@ -8,7 +8,7 @@ import torch
 
 from ..planning import device as devices
 from ..planning import launches, search
-from ..planning.constraints import current
+from ..planning.constraints import Constraints, current
 from ..planning.device import Device
 from ..planning.plan import plan
 from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
@@ -216,7 +216,7 @@ _records: dict = {}
 
 def _bound(records: dict, key, t, problem) -> Call:
     """The call of a problem on the device of t, as the constraints are now; remembered."""
-    return _remember(records, key, bind(plan(problem, _device(t), constraints=current())))
+    return _remember(records, key, bind(plan(problem, _device(t), constraints=_constraints())))
 
 
 def _remember(records: dict, key, call: Call) -> Call:
@@ -224,6 +224,11 @@ def _remember(records: dict, key, call: Call) -> Call:
         records.clear()
     records[key] = call
     return call
+
+
+def _constraints() -> Constraints:
+    """What calls do without now. Gluon, in which walks are written, has no interpreter."""
+    return current().union(Constraints(frozenset({"walk"}))) if interpreting() else current()
 
 
 def _device(t) -> Device:
