@@ -1,5 +1,6 @@
 """The walking weight gradient as compiled: exact on integers, early and late, with nothing to warn of."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
-from .cases import Cases
+from .cases import Cases, Failed
 from .library import emulated
 from .parts.problems import computed
 
@@ -30,6 +31,7 @@ WALKS = {  # layer, config, how taps along h are walked
     "k5s3p2": ("n1 ci16 co16 in5x5x6 k5 s3 p2 op2", NARROW, "apart"),
     "k1x4x4": ("n1 ci128 co64 in3x9x10 k1x4x4 s1x2x2 p0x1x1", WIDE, "apart"),
     "k3s1p1": ("n1 ci64 co16 in7x9x10 k3 s1 p1", replace(NARROW, block_m=128, warps=8), "together"),
+    "k4x1x1": ("n2 ci64 co64 in9x4x4 k4x1x1 s2x1x1 p1x0x0", replace(NARROW, block_n=64, block_k=32, box=(1, 4, 8)), "together"),
     "k2s2p1": ("n1 ci16 co16 in5x9x10 k2 s2 p1", NARROW, "apart"),
     "k3s4": ("n1 ci16 co16 in3x5x6 k3 s4 p0 op1", NARROW, "together"),
 }
@@ -68,3 +70,31 @@ def test_what_is_fetched():
 def test_default():
     problem = problem_of("n2 ci64 co32 in48 k3 s2 p1 op1", "float16")
     assert search.default(problem, H200).path == "walk"
+
+
+@pytest.mark.parametrize("pattern", (r"mbarrier\.try_wait[^;]*;|@!complete bra\.uni waitLoop;",
+                                     r"wgmma\.wait_group\.sync\.aligned \d+;", r"bar\.sync\s+0;"))
+def test_what_holds_steps_apart_is_needed(pattern):
+    """Without waits for copies or for products, or without barriers, something is found."""
+    layer, config, way = WALKS["k3s2p1 of few channels"]
+    config = replace(config, taps=WAYS[way])
+    with emulated(H200.name, exact=True) as emulator:
+        emulator.edit = lambda ptx: re.sub(pattern, "", ptx) if ".entry walk_weight" in ptx else ptx
+        with pytest.raises(Failed):
+            Cases(emulator).run(*computed(problem_of(layer, "float16"), config, H200))
+
+
+@pytest.mark.parametrize("field", ("shift_h", "shift_w", "residue_w", "row"))
+def test_a_wrong_fetch_is_noticed(monkeypatch, field):
+    layer, config, way = WALKS["k3s2p1 of few channels"]
+    config = replace(config, taps=WAYS[way])
+    right = weight_walks.walk
+
+    def wrong(problem, config):
+        walk = right(problem, config)
+        first, *others = walk.boxes
+        return walk._replace(boxes=(first._replace(**{field: 1 - getattr(first, field)}), *others))
+
+    monkeypatch.setattr(weight_walks, "walk", wrong)
+    with emulated(H200.name, exact=True) as emulator, pytest.raises(Failed):
+        Cases(emulator).run(*computed(problem_of(layer, "float16"), config, H200))

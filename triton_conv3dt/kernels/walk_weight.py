@@ -145,7 +145,10 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, EACH, sizes, p_stride, AXIS_D
         slot, fresh = next_slot(slot, (step + 1) % sizes[0], WALK)
         if step + 1 < end:
             fetch(x_box, z_box, z_row, xs, zs, full.index(1 - stage), 1 - stage, slot, fresh, step + 1, at, sizes, AXIS_D, CO, WALK)
-        sums = warpgroup_mma_wait(0, deps=running)
+        if PRODUCTS == 1:  # for which there is no tuple
+            sums = (warpgroup_mma_wait(0, deps=running),)
+        else:
+            sums = warpgroup_mma_wait(0, deps=running)
     for i in gl.static_range(2):
         mbarrier.invalidate(full.index(i))
 
