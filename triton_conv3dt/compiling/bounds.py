@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..planning.issue import SCHEDULERS
 from ..planning.plan import Plan
-from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips, warp_clocks
+from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips, warp_clocks, weight_tiles
 from .conflicts import conflicts
 from .machinecode import bits
 
@@ -53,7 +53,7 @@ def bound(plan: Plan, disassembly: str, ptx: str) -> Bound | None:
     known, clocks = terms(plan), warp_clocks(plan)
     if known is None or not clocks:
         return None
-    executed = execution(disassembly, trips(plan))
+    executed = execution(disassembly, trips(plan), weight_tiles(plan))
     issued, conflicting = count(executed), conflicts(ptx, trips(plan))
     held = wavefronts(executed, conflicting) + described_bytes(plan) / WAVEFRONT / plan.config.warps
     pipes = max(sum(issued[family] for family in families) for families in (INTEGER, MULTIPLY))
@@ -61,8 +61,9 @@ def bound(plan: Plan, disassembly: str, ptx: str) -> Bound | None:
     return Bound(**vars(known) | counted, instructions=issued.total(), trips=trips(plan), wavefronts=held, conflicts=conflicting)
 
 
-def execution(disassembly: str, trips: float) -> list[tuple[str, float]]:
-    """The instructions of a kernel, and how often one warp issues each when the loops of the source run so often."""
+def execution(disassembly: str, trips: float, before: float = 0.0) -> list[tuple[str, float]]:
+    """The instructions of a kernel, and how often one warp issues each when the loops of the source run so often. before: how often
+    loops run that multiply nothing, where those of products follow them; 0 where there are none."""
     texts, labels = [], {}
     for match in map(LINE.match, disassembly.splitlines()):
         if match and match["label"]:
@@ -70,6 +71,11 @@ def execution(disassembly: str, trips: float) -> list[tuple[str, float]]:
         elif match:
             texts.append(PREDICATE.sub("", match["text"]))
     often, loops = [1.0] * len(texts), _loops(texts, labels)
+    if before:
+        multiply = [any(map(PRODUCT.match, texts[first:last + 1])) for first, last in loops]
+        for (first, last), products in zip(loops, multiply):
+            often[first:last + 1] = [1.0 if products else before] * (last + 1 - first)
+        loops = [loop for loop, products in zip(loops, multiply) if products]
     for first, last in loops:  # one after another they share the trips: the two halves of a joined product, say
         often[first:last + 1] = [trips / len(loops)] * (last + 1 - first)
     return list(zip(texts, often))

@@ -60,16 +60,22 @@ def activation_grad(dy, saved, dz, SIZE, C, size, g_stride, s_stride, o_stride, 
 
 
 @triton.jit
-def pack(w, packed, SIZE, INNER, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr, BLOCK: tl.constexpr):
+def pack(w, packed, SIZE, INNER, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr, SLOTS: tl.constexpr,
+         BLOCK: tl.constexpr):
     """packed[ci, tap, co] = w[ci, co, tap]: output channels side by side, as channels_last_3d keeps a weight; or, with
-    CI_INNER, packed[co, tap, ci]. INNER: how many lie side by side."""
+    CI_INNER, packed[co, tap, ci]. INNER: how many lie side by side; TAPS: how many taps follow another, those of SLOTS in this
+    order where it is not None, zeros where one is -1."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inner, rest = index % INNER, index // INNER
     tap, outer = rest % TAPS, rest // TAPS
+    if SLOTS is not None:
+        slot, tap = tap, tap * 0
+        for i in tl.static_range(len(SLOTS)):
+            tap = tl.where(slot == i, SLOTS[i], tap)
     ci, co = (inner, outer) if CI_INNER else (outer, inner)
     kw, rest = tap % KW, tap // KW
     source = ci * w_stride[0] + co * w_stride[1] + (rest // KH) * w_stride[2] + (rest % KH) * w_stride[3] + kw * w_stride[4]
-    tile = tl.load(w + source, mask=index < SIZE, other=0.0)
+    tile = tl.load(w + source, mask=(index < SIZE) & (tap >= 0), other=0.0)
     tl.store(packed + index, round_tf32(tile) if ROUND else tile, mask=index < SIZE)
 
 

@@ -50,11 +50,6 @@ def sum_layout(m, width, columns, join, warps):
 
 
 @gluon.constexpr_function
-def tap_of(WALK, i):
-    return WALK.slots[i]
-
-
-@gluon.constexpr_function
 def sheet_of(WALK, i):
     return WALK.sheets[i]
 
@@ -92,15 +87,19 @@ def in_flight(WALK, group):
 
 
 @gluon.jit
+def here(value):
+    """Zero, but not to the compiler, which would compute what it is added to early and keep all of it in registers."""
+    return gl.inline_asm_elementwise("and.b32 $0, $1, 0;", "=r,r", [value], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def fetch_weights(w, weights, ready, first, WALK: gl.constexpr, BYTES: gl.constexpr):
-    """All slots [columns, channels] of a program; a tap that does not exist lies beside the tensor and is zero."""
+    """All slots [columns, channels] of a program, block after block."""
     SLOTS: gl.constexpr = len(WALK.slots)
-    BLOCKS: gl.constexpr = WALK.blocks
     mbarrier.expect(ready, SLOTS * WALK.blocks * WALK.columns * WALK.channels * BYTES)
-    for block in gl.static_range(BLOCKS):
-        for i in gl.static_range(SLOTS):
-            target = weights.index(block * SLOTS + i)._reinterpret(w.dtype, w.block_type.shape, w.layout)
-            tma.async_copy_global_to_shared(w, [first, tap_of(WALK, i), block * WALK.channels], ready, target)
+    for i in range(SLOTS * WALK.blocks):
+        target = weights.index(i)._reinterpret(w.dtype, w.block_type.shape, w.layout)
+        tma.async_copy_global_to_shared(w, [first, i % SLOTS, i // SLOTS * WALK.channels], ready, target)
 
 
 @gluon.jit
@@ -128,8 +127,9 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, depth, x_w, 
     mbarrier.expect(ready.index(slot), BLOCKS * WALK.rows * WALK.wide * WALK.channels * BYTES, wanted)
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(SHEETS):
-            row = (slot * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
-            fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h, w, block * WALK.channels, x_w, wanted, sheet_of(WALK, i), WALK)
+            zero = here(plane)
+            row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
+            fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels, x_w, wanted, sheet_of(WALK, i), WALK)
 
 
 @gluon.constexpr_function
@@ -183,7 +183,7 @@ def begun(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, B
 
 
 @gluon.jit
-def add_products(acc, ring, weights, first, slot, GROUP: gl.constexpr, AGE: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr,
+def add_products(acc, ring, weights, first, GROUP: gl.constexpr, AGE: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr,
                  OPERAND: gl.constexpr):
     """acc + the products of a group that have so many steps to come, with the plane whose rows begin at first."""
     M: gl.constexpr = WALK.high * WALK.wide
@@ -191,22 +191,23 @@ def add_products(acc, ring, weights, first, slot, GROUP: gl.constexpr, AGE: gl.c
     PRODUCTS: gl.constexpr = products_of(WALK, GROUP, AGE)
     BLOCKS: gl.constexpr = WALK.blocks
     FRESH: gl.constexpr = AGE == WALK.span - 1  # nothing to add to
+    zero = here(first)
     for i in gl.static_range(PRODUCTS):
         if reads(WALK, GROUP, AGE, i, RESIDUE):
             for block in gl.static_range(BLOCKS):
-                a = ring.index(first + row_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [M, WALK.channels], OPERAND)
-                b = weights.index(slot + slot_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [WIDTH, WALK.channels], OPERAND)
+                a = ring.index(first + zero + row_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [M, WALK.channels], OPERAND)
+                b = weights.index(zero + slot_of(WALK, GROUP, AGE, i, block))._reinterpret(ring.dtype, [WIDTH, WALK.channels], OPERAND)
                 acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=not (FRESH and i + block == 0), is_async=True)
     return acc
 
 
 @gluon.jit
-def add_plane(sums, ring, weights, first, slot, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
+def add_plane(sums, ring, weights, first, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
     """The sums of a group, those that are then finished first, with all products of a plane: still under way."""
     SPAN: gl.constexpr = WALK.span
     found = ()
     for age in gl.static_range(SPAN):
-        found = found + (add_products(sums[age], ring, weights, first, slot, GROUP, age, RESIDUE, WALK, OPERAND),)
+        found = found + (add_products(sums[age], ring, weights, first, GROUP, age, RESIDUE, WALK, OPERAND),)
     return found
 
 
@@ -268,13 +269,11 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
     older = nothing(WALK, WARPS, BITS)
     for step in range(steps):
         t = t0 + step - (SPAN - 1)
-        # Zero, but not to the compiler, which would keep the addresses of all weights in registers for the whole walk.
-        zero = gl.inline_asm_elementwise("and.b32 $0, $1, 0;", "=r,r", [step], dtype=gl.int32, is_pure=True, pack=1)
         sums = begun(older, 0, WALK, WARPS, BITS)
         for r in gl.static_range(RESIDUES - 1):  # more than one are those of an input gradient, which has one group
             number = step * RESIDUES + r
             mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
-            sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, zero, 0, r, WALK, OPERAND), 0)
+            sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, 0, r, WALK, OPERAND), 0)
             barrier()
             fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                         t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, depth, x_stride[4], (r + STAGES) % RESIDUES, WALK,
@@ -285,7 +284,7 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
         for g in gl.static_range(GROUPS):
             if g > 0:
                 sums = begun(older, g, WALK, WARPS, BITS)
-            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, zero, g, RESIDUES - 1, WALK, OPERAND)
+            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, g, RESIDUES - 1, WALK, OPERAND)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = wait_for(pending, in_flight(WALK, g))
                 write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,

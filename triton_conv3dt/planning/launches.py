@@ -97,9 +97,9 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
         source = "copied"
         workspaces.append(channels_last("copied", (p.n, channels, *size)))
     if lowering.packs(p, c):
-        weight, minor = "packed", "ci" if forward else "co"
-        launches.append(pack(p, minor, p.rounded))
-        workspaces.append(packed(p, minor))
+        weight, minor, slots = "packed", "ci" if forward else "co", walks.reordered(p, c)
+        launches.append(pack(p, minor, p.rounded, slots))
+        workspaces.append(packed(p, minor, slots))
     steps, last = lowering.steps(p, c), layout == "channels_last"
     r_run = walks.written_run(p, c, p.r_run) if p.epilogue.residual else 1
     constants = dict(

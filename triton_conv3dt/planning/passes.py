@@ -81,22 +81,25 @@ def copy(p: Problem, name: str = "x") -> Launch:
         f"copy {'x' if name == 'x' else 'dz'} to channels_last (its taps shift along w by single elements)")
 
 
-def pack(p: Problem, minor: str, rounded: bool = False) -> Launch:
-    """w as [ci, tap, co]; or as [co, tap, ci], for input channels side by side. rounded: to TF32, as what it meets."""
-    size, inner = p.ci * p.co_group * p.taps, p.ci if minor == "ci" else p.co_group
+def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None) -> Launch:
+    """w as [ci, tap, co]; or as [co, tap, ci], for input channels side by side. rounded: to TF32, as what it meets. slots: the taps in
+    another order, -1 for zeros."""
+    taps = p.taps if slots is None else len(slots)
+    size, inner = p.ci * p.co_group * taps, p.ci if minor == "ci" else p.co_group
     purpose = "input channels side by side" if minor == "ci" else "output channels side by side"
     purpose += ", rounded to TF32 as what it meets" if rounded else " (none for a weight in channels_last_3d)" if minor == "co" else ""
     return Launch(
-        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, p.taps, *p.kernel[1:]), ("w",),
-        dict(ROUND=rounded, CI_INNER=minor == "ci", BLOCK=BLOCK), f"pack the weight, {purpose}")
+        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, taps, *p.kernel[1:]), ("w",),
+        dict(ROUND=rounded, CI_INNER=minor == "ci", SLOTS=slots, BLOCK=BLOCK), f"pack the weight, {purpose}")
 
 
-def packed(p: Problem, minor: str) -> Workspace:
+def packed(p: Problem, minor: str, slots: tuple[int, ...] | None = None) -> Workspace:
     """The memory of a packed weight."""
+    kernel = p.kernel if slots is None else (len(slots), 1, 1)
     if minor == "co":
-        return channels_last("packed", (p.ci, p.co_group, *p.kernel))
-    co, ci, *taps = lowering.dense_strides((p.co_group, p.ci, *p.kernel), "channels_last")
-    return Workspace("packed", (p.ci, p.co_group, *p.kernel), (ci, co, *taps))
+        return channels_last("packed", (p.ci, p.co_group, *kernel))
+    co, ci, *taps = lowering.dense_strides((p.co_group, p.ci, *kernel), "channels_last")
+    return Workspace("packed", (p.ci, p.co_group, *kernel), (ci, co, *taps))
 
 
 def channels_last(name: str, shape: tuple[int, ...]) -> Workspace:

@@ -90,6 +90,14 @@ def trips(plan: Plan) -> float:
     return steps * rows_and_reduction(p)[1]
 
 
+def weight_tiles(plan: Plan) -> int:
+    """Tiles that a program of a walk fetches before its loop; 0 of others."""
+    if plan.config.path != "walk":
+        return 0
+    found = walks.walk(plan.problem, plan.config)
+    return len(found.slots) * found.blocks
+
+
 def _shared(plan: Plan, steps: float) -> float:
     """Seconds for what the loops of a plan move through shared memory."""
     p, c, device = plan.problem, plan.config, plan.device

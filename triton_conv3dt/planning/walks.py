@@ -60,19 +60,20 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[
     residues = sorted({r for _, r, *_ in axes[0]})
     columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
+    # Where each product has a slot to itself, slots are taps in their order.
     live, slots, products = _live(merge[0], axes[0], columns), [], []
     for group in groups:
         ages = [[] for _ in live]
         meets = [sorted({(r, s) for p, r, s, _ in axis if g is None or p == g}) for axis, g in zip(axes, group)]
         for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
             sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
-            ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, len(slots)))
-            for column in columns[:live[age]]:
-                phase = [c if g is None else g for g, c in zip(group, column)]
-                slots.append(_tap(known, problem.kernel, phase, (rd, rh, rw), (sd, sh, sw)))
+            phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
+            taps = [_tap(known, problem.kernel, phase, (rd, rh, rw), (sd, sh, sw)) for phase in phases_met]
+            ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, len(slots) if len(columns) > 1 else taps[0]))
+            slots += taps
         products.append(tuple(map(tuple, ages)))
     return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
-                slots=tuple(slots), groups=tuple(tuple(p or 0 for p in group) for group in groups), phases=tuple(columns),
+                slots=tuple(slots if len(columns) > 1 else sorted(slots)), groups=tuple(tuple(p or 0 for p in group) for group in groups), phases=tuple(columns),
                 products=tuple(products))
 
 
@@ -176,7 +177,13 @@ def packs(problem: Problem, config) -> bool:
     """The weight is brought into the order of its rows: channels that are summed over side by side."""
     minor, limit = "ci" if problem.direction == "forward" else "co", 16 // problem.item
     channels = rows_and_reduction(problem)[1]
-    return problem.rounded or problem.w_minor != minor or (problem.w_alignment or channels) % limit > 0
+    return problem.rounded or reordered(problem, config) is not None or problem.w_minor != minor or (problem.w_alignment or channels) % limit > 0
+
+
+def reordered(problem: Problem, config) -> tuple[int, ...] | None:
+    """The taps of the slots, None where they are all taps in their order."""
+    slots = walk(problem, config).slots
+    return None if slots == tuple(range(problem.taps)) else slots
 
 
 def registers(problem: Problem, config) -> int:
@@ -186,7 +193,7 @@ def registers(problem: Problem, config) -> int:
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
-MOST_SUMS = 168  # of a thread's 255 registers: what is left is for addresses
+MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 
 
 def fits(config, problem: Problem, device: Device) -> str | None:
@@ -253,7 +260,7 @@ def described(problem: Problem, config, reading: str, step: int | tuple[int, int
     w = walk(problem, config)
     if reading == "weight":
         rows, reduction = rows_and_reduction(problem)
-        return [rows, problem.taps, reduction], list(step), [w.columns, 1, w.channels]
+        return [rows, len(w.slots), reduction], list(step), [w.columns, 1, w.channels]
     _, _, channels, (d, h, x), (_, sh, sx) = read(problem)
     return ([problem.n * d, h // sh, sh, x // sx, (sx - 1) * step + channels],
             [h * x * step, sh * x * step, x * step, sx * step, 1], [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels])
