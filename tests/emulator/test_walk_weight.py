@@ -63,7 +63,7 @@ def test_what_is_fetched():
         Cases(emulator).run(*computed(problem, config, H200))
         launch, = (one for one in emulator.launches if one.name == "walk_weight")
     written = launch.summary()["tensor_bytes"]
-    planned = weight_walks.written_bytes(problem, config) * weight_walks.loop_steps(problem, config, problem.in_size)
+    planned = weight_walks.step_bytes(problem, config) * weight_walks.loop_steps(problem, config, problem.in_size)
     assert 0.9 * planned < written < 1.1 * planned
 
 

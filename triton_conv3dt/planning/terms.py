@@ -115,7 +115,7 @@ def described_bytes(plan: Plan) -> float:
     """Bytes that the loop of a program reads by tensor descriptor, which machine code does not show."""
     p, c = plan.problem, plan.config
     if c.path == "walk":
-        return walking(p).weight_bytes(p, c) + trips(plan) * walking(p).written_bytes(p, c)
+        return walking(p).weight_bytes(p, c) + trips(plan) * walking(p).step_bytes(p, c)
     return p.item * c.block_k * c.block_n * trips(plan) if c.path == "descriptor" else 0
 
 

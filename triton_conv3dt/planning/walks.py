@@ -111,9 +111,6 @@ def step_bytes(problem: Problem, config) -> int:
     return len(w.residues) * w.blocks * w.rows * w.wide * w.channels * problem.item
 
 
-written_bytes = step_bytes  # to shared memory: all that is fetched
-
-
 def multiplied(problem: Problem, config) -> int:
     """Multiplications of one step of a program, on tensor cores."""
     w = walk(problem, config)

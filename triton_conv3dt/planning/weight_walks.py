@@ -91,24 +91,23 @@ def grid(problem: Problem, config, places: tuple[int, int, int]) -> int:
 
 
 def step_bytes(problem: Problem, config) -> int:
-    """Bytes that a step reads, of whole patches: channels that are not there are not read."""
+    """Bytes that a step fetches, on average: whole boxes, which copies write to shared memory."""
+    w = walk(problem, config)
+    return ceil(planes_read(problem, config) * w.x_bytes + w.z_bytes)
+
+
+def fetched(problem: Problem, config) -> float:
+    """Which part of what copies write is read: they fill boxes with zeros beyond the last channel."""
     w = walk(problem, config)
     x = planes_read(problem, config) * w.x_bytes * min(1, problem.ci / w.channels)
-    return ceil(x + w.z_bytes * min(1, problem.co / w.columns))
+    return (x + w.z_bytes * min(1, problem.co / w.columns)) / step_bytes(problem, config)
 
 
 def shared_bytes(problem: Problem, config) -> int:
     """Bytes that a step moves through shared memory: what copies write, and what products read, x once, dz anew for every tap
     and 64 rows."""
-    w = walk(problem, config)
-    columns = len(w.products) * ceil_div(config.block_m, WARPGROUP) * config.block_n
-    return written_bytes(problem, config) + problem.item * config.block_k * (config.block_m + columns)
-
-
-def written_bytes(problem: Problem, config) -> int:
-    """Bytes that a step writes to shared memory, on average."""
-    w = walk(problem, config)
-    return ceil(planes_read(problem, config) * w.x_bytes + w.z_bytes)
+    columns = len(walk(problem, config).products) * ceil_div(config.block_m, WARPGROUP) * config.block_n
+    return step_bytes(problem, config) + problem.item * config.block_k * (config.block_m + columns)
 
 
 def planes_read(problem: Problem, config) -> float:
