@@ -77,8 +77,6 @@ def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
 
 GATHER = Config("gather", 64, 64, 32)
 LAST, ROWS = {"layout": "channels_last"}, Config("descriptor", 64, 64, 32)
-WALKED_WEIGHT = {"direction": "grad_weight", "kernel": 3, "padding": 1, "output_padding": 1} | LAST
-WALK_WEIGHT = Config("walk", 128, 32, 128, 8, 2, box=(1, 16, 8), taps=("crossed", "columns", "columns"))
 REFUSED = {  # problem, device, config: the reason
     "path": ({}, "nvidia_h200", replace(GATHER, path="fft"), "path 'fft' is not one of gather, descriptor, direct"),
     "power of two": ({}, "nvidia_h200", replace(GATHER, block_n=48), "block_n = 48 is not a power of two"),
@@ -132,25 +130,6 @@ REFUSED = {  # problem, device, config: the reason
                               Config("onepass", 64, 128, 32, 8), "one pass parts pairs"),
     "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
                          "one stride from tap to tap"),
-    "weight walk on Ampere": (WALKED_WEIGHT, "nvidia_a100", WALK_WEIGHT, "does not walk: it takes Hopper"),
-    "weight walk on Blackwell": (WALKED_WEIGHT, "nvidia_b200", WALK_WEIGHT, "does not walk: it takes Hopper"),
-    "weight walk of fp32": (WALKED_WEIGHT | {"dtype": "float32"}, "nvidia_h200", WALK_WEIGHT, "takes 16-bit tensors, one group and dilation 1"),
-    "weight walk of groups": (WALKED_WEIGHT | {"groups": 2}, "nvidia_h200", WALK_WEIGHT, "takes 16-bit tensors, one group and dilation 1"),
-    "weight walk of dilated taps": (WALKED_WEIGHT | {"dilation": 3, "padding": 3}, "nvidia_h200", WALK_WEIGHT, "one group and dilation 1"),
-    "weight walk of channels first": (WALKED_WEIGHT | {"layout": "channels_first"}, "nvidia_h200", WALK_WEIGHT, "a walk reads channels_last tensors"),
-    "weight walk of misaligned channels": (WALKED_WEIGHT | {"ci": 28}, "nvidia_h200", WALK_WEIGHT, "one stride for all places and 16-byte alignment"),
-    "weight walk of an odd gradient": (WALKED_WEIGHT | {"output_padding": 0}, "nvidia_h200", WALK_WEIGHT, "whose height and width the stride divides"),
-    "weight walk of other taps": (WALKED_WEIGHT, "nvidia_h200", replace(WALK_WEIGHT, taps=("columns",) * 3), "received columns, columns, columns"),
-    "weight walk of a wide patch": (WALKED_WEIGHT, "nvidia_h200", replace(WALK_WEIGHT, box=(1, 32, 4)), "a patch is 1 x h x w places"),
-    "weight walk of many rows": (WALKED_WEIGHT, "nvidia_h200", replace(WALK_WEIGHT, block_m=256), "64 rows for every 4 warps"),
-    "weight walk of few columns": (WALKED_WEIGHT | {"co": 48}, "nvidia_h200", WALK_WEIGHT, "block_n = 32 is not one of 16 to 64 that divide 48"),
-    "weight walk of residues without taps": (WALKED_WEIGHT | {"kernel": (3, 1, 3), "padding": (1, 0, 1)} | {"co": 32},
-                                      "nvidia_h200", replace(WALK_WEIGHT, taps=("crossed", "programs", "columns")), "some have no tap"),
-    "weight walk of three stages": (WALKED_WEIGHT, "nvidia_h200", replace(WALK_WEIGHT, stages=3), "one step ahead of its products"),
-    "registers of a weight walk": (WALKED_WEIGHT | {"co": 64}, "nvidia_h200", replace(WALK_WEIGHT, block_n=64), "would take 320 registers"),
-    "shared memory of a weight walk": (WALKED_WEIGHT | {"kernel": 4, "output_padding": 0}, "nvidia_h200",
-                                replace(WALK_WEIGHT, block_n=16, block_k=256, box=(1, 32, 8), taps=("crossed", "programs", "columns")),
-                                "bytes of shared memory are needed"),
     "shared memory": ({"dtype": "float32"}, "nvidia_l4", Config("gather", 128, 128, 64, 8, stages=3),
                       "bytes of shared memory are needed, nvidia_l4 has 101376"),
 }
