@@ -22,6 +22,9 @@ ROWS = [(name, direction, device) for device in TENSOR_CORES for name in LAYERS 
 # Where the default reads by descriptor, the pointer form is compiled, too.
 ROWS += [(name, direction, "nvidia_h200", "gather") for name in DENSE if "channels_last" in name and name not in FORWARD
          for direction in DIRECTIONS[:2]]
+# A weight gradient of overlapping taps walks there; where it may not, it reads by pointers.
+WALKS = [(name, "grad_weight", "nvidia_h200", "walk") for name in ("k3s2p1op1 channels_last", "k4s2p1 channels_last")]
+ROWS += WALKS + [(*row[:3], "gather") for row in WALKS]
 # All gradients at once, where tensor cores read from shared memory.
 ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
          for name in ("k2s2", "k2s2 channels_last")]
@@ -60,12 +63,16 @@ def test_compiled_kernel(compiled, row):
         assert used["instructions"].get("HMMA" if row[:2] in NARROW else TENSOR_CORES[device], 0) > 0, used
         described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
-        assert used["path"] == expected or name.startswith("k3s2p1op1") and direction == "forward", used
+        walks = used["path"] == "walk" and row[:2] in {walk[:2] for walk in (*WALKS, ("k4s2p1 wide channels_last", "grad_weight"))}
+        assert used["path"] == (path or [expected])[0] or walks or name.startswith("k3s2p1op1") and direction == "forward", used
         assert used["rounds"] == ("tf32" in name and "copied" not in used["config"]), used  # else the copy and the packing do
         check_loads(used, row[:3])
     # A weight gradient writes single sums of depthwise layers and, still, of a channels-first dz that is split along w.
     # Lanes of a depthwise layer lie side by side: a warp that writes 32 bits of each fills whole lines.
-    if direction != "grad_weight" or name in DENSE and "channels_last" in name:
+    # A walking one leaves its sums as the product has them, two side by side.
+    if used["path"] == "walk" and direction == "grad_weight":
+        assert used["widths"]["STG"] == [64], used
+    elif direction != "grad_weight" or name in DENSE and "channels_last" in name:
         assert max(used["widths"]["STG"]) >= (128 if name in DENSE else 32), used
 
 
@@ -74,7 +81,10 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
     if FORWARD.get(row[0], {}).get("bias"):  # one value a row
         loads = [width for width in loads if width > 16]
-    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] == "descriptor"), used
+    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] in ("descriptor", "walk")), used
+    if used["path"] == "walk" and row[1] == "grad_weight":  # x waits in registers, and dz is multiplied as it lies
+        assert not copies and not loads and used["register_operands"] == used["instructions"]["HGMMA"], used
+        return
     if used["path"] == "descriptor" and "channels_last" in row[0] and "residual" not in row[0] and row[:2] not in NARROW:
         # From shared memory to the tensor cores, not by registers. (Phases of w joined for the store pass by LDSM.)
         assert "LDSM" not in used["instructions"], used

@@ -34,6 +34,7 @@ MERGED, DESCRIPTOR = replace(GATHER, merge=(True, True, True)), replace(GATHER, 
 DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
+WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
 
 WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=(2, 8, 8), copy=True), dict(in_size=9, co=16)
 
@@ -86,6 +87,8 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "walk forward": ("forward", WALKED, WALK),
     "walk forward last": ("forward", WALKED | LAST, replace(WALK, copy=False)),
     "walk grad_input": ("grad_input", WALKED, replace(WALK, block_k=16, merge=(False,) * 3)),
+    "walk_weight": ("grad_weight", LAST, WALK_WEIGHT),
+    "walk_weight of residues along h": ("grad_weight", LAST, replace(WALK_WEIGHT, taps=("crossed", "programs", "columns"))),
     "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),
     "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
 }

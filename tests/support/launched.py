@@ -9,7 +9,7 @@ from tolerances import assert_exact
 from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.ops.autograd import dense_strides
-from triton_conv3dt.planning import constraints, search
+from triton_conv3dt.planning import constraints, search, weight_walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
 from triton_conv3dt.planning.taps import WAYS
@@ -83,6 +83,10 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                 continue  # a program for every tap and channel: more than the interpreter bears
             if path == "direct":
                 tried = Config("direct", rng.choice((16, 32)), rng.choice((32, 64)))
+            elif path == "walk" and problem.direction == "grad_weight":
+                (high, wide), m = rng.choice(((8, 8), (4, 8), (8, 16), (16, 8))), rng.choice((64, 128))
+                tried = Config("walk", m, rng.choice((16, 32)), high * wide, m // 16, 2, box=(1, high, wide),
+                               taps=rng.choice(weight_walks.WAYS))
             else:
                 blocks = (rng.choice((16, 32, 64)), rng.choice((16, 32)), rng.choice((16, 32)))
                 merge = tuple(rng.random() < 0.5 for _ in range(3)) if problem.direction == "forward" else (False,) * 3

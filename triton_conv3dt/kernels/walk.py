@@ -18,7 +18,7 @@ MOST_IN_FLIGHT = gl.constexpr(7)  # products that a wait can tell apart
 
 @gluon.constexpr_function
 def shared_layout(channels, bits, rank):
-    return gl.NVMMASharedLayout(channels * bits // 8, bits, rank)
+    return gl.NVMMASharedLayout(min(128, channels * bits // 8), bits, rank)
 
 
 @gluon.constexpr_function

@@ -17,6 +17,9 @@ from .tensors import DTYPES, place_stride, weight_strides
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
 
 
+WALKS = ("walk", "walk_weight")  # kernels in Gluon
+
+
 @functools.lru_cache(maxsize=None)
 def interpreting() -> bool:
     """Kernels run in Triton's interpreter, on CPU tensors."""
@@ -103,7 +106,7 @@ def descriptors(launch: Launch, tensors: tuple) -> tuple[Descriptor, ...]:
         rows = (co, tap, ci) if problem.direction == "forward" else (ci, tap, co)
         step = rows if reading == "weight" else place_stride(tensor)
         parts = lowering.described(reading, problem, config, step)
-        if launch.kernel == "walk":
+        if launch.kernel in WALKS:
             found.append(Descriptor(*load_walk()["descriptor"](tensor, parts)))
         else:
             found.append(Descriptor(load()["descriptor"], tensor, *parts))
@@ -119,7 +122,7 @@ def _allocate(w, like):
 
 def kernel(launch: Launch):
     """The jit function of a launch."""
-    return load_walk()["walk"] if launch.kernel == "walk" else load()[launch.kernel]
+    return (load_walk() if launch.kernel in WALKS else load())[launch.kernel]
 
 
 def numbers_of(launch: Launch, tensors: tuple) -> tuple[int | tuple[int, ...], ...]:
@@ -199,13 +202,13 @@ def load() -> dict:
 
 @functools.lru_cache(maxsize=None)
 def load_walk() -> dict:
-    """The kernel in Gluon, which not every Triton has, and what its descriptors are made of."""
+    """The kernels in Gluon, which not every Triton has, and what its descriptors are made of."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from ..kernels import walk
+    from ..kernels import walk, walk_weight
 
     def descriptor(tensor, parts):
         layout = walk.shared_layout(parts[2][-1], 8 * tensor.element_size(), len(parts[0]))
         return TensorDescriptor, tensor, *parts, layout
 
-    return {"walk": walk.walk, "descriptor": descriptor}
+    return {"walk": walk.walk, "walk_weight": walk_weight.walk_weight, "descriptor": descriptor}

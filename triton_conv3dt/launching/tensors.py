@@ -32,6 +32,7 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     y_minor = 1 if y_layout == "channels_last" else 4
     y_alignment, r_alignment = _alignment(y, y_minor), 0 if residual is None else _alignment(residual, y_minor)
     gathered = x if direction == "forward" else y
+    even = place_stride(gathered) is not None and (direction != "grad_weight" or place_stride(x) is not None)
     reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     # The direct path adds what lies between two taps along w to a pointer, in 32 bits: the first may lie before the tensor.
     reaches[0] = max(reaches[0], gathered.stride(4) * dilation[2] * (w.shape[4] - 1))
@@ -39,7 +40,7 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
         x.shape[0], x.shape[1], y.shape[1], tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:]), tuple(stride),
         tuple(padding), tuple(dilation), groups, direction, NAMES[x.dtype], precision, x_layout, y_layout, minor,
         epilogue, x_alignment, y_alignment, w_alignment, r_alignment,
-        wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=place_stride(gathered) is not None)
+        wide=Problem.is_wide(x.shape[0], x.shape[2:], y.shape[2:], stride, *reaches), even=even)
 
 
 def layout_of(t) -> str:

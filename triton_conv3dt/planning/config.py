@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
-from . import taps, walks
+from . import taps, walks, weight_walks
 from .device import Device
 from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
 
@@ -70,6 +70,11 @@ def copyable(problem: Problem) -> bool:
             and problem.ci_group * problem.item % 16 == 0)
 
 
+def walking(problem: Problem):
+    """Who knows the walks of a problem: functions of one name answer for every direction."""
+    return weight_walks if problem.direction == "grad_weight" else walks
+
+
 def overhang(config: Config, problem: Problem) -> int:
     """How many positions beyond the last may be counted: by its tile, which splits or joins some, or by shares left idle."""
     block = config.block_k if config.dense and problem.direction not in ("forward", "grad_input") else config.block_n
@@ -82,7 +87,7 @@ def shared_memory(config: Config, problem: Problem) -> int:
     if not config.dense:
         return 0
     if config.path == "walk":
-        return walks.shared_memory(problem, config)
+        return walking(problem).shared_memory(problem, config)
     if config.path == "onepass":  # the weight, and per stage x, dy and what is saved; dz in the two orders of its products
         tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
         held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
@@ -114,7 +119,7 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if any(config.box) and config.path not in ("descriptor", "walk"):
         return f"path {config.path!r} has no boxes, received {config.box}"
     if config.path == "walk":
-        return walks.fits(config, problem, device) or _fits_shared_memory(config, problem, device)
+        return walking(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
     if config.copy and not (config.dense and copyable(problem)):
         return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w and whose "
                 "channels are a multiple of 16 bytes")

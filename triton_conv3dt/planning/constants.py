@@ -184,3 +184,54 @@ class Walk(NamedTuple):
     groups: tuple[tuple[int, int, int], ...]
     phases: tuple[tuple[int, int, int], ...]
     products: tuple[tuple[tuple[Product, ...], ...], ...]
+
+
+class WalkedAxis(NamedTuple):
+    """How a walking weight gradient walks along one axis: by tap k place i of x meets place stride * i - padding + k of dz."""
+
+    kernel: int
+    stride: int
+    padding: int
+
+
+class Fetch(NamedTuple):
+    """Rows of dz that a step fetches: residue and shift along h and w, and the first of the rows of a stage that they fill."""
+
+    residue_h: int
+    shift_h: int
+    residue_w: int
+    shift_w: int
+    row: int
+
+
+class WeightProduct(NamedTuple):
+    """One tap (h, w) of a walking weight gradient, and the first row of dz that the patch meets by it."""
+
+    row: int
+    tap_h: int
+    tap_w: int
+
+
+class WeightWalk(NamedTuple):
+    """What one program of a walking weight gradient does, as kernels/walk_weight.py says.
+
+    A patch of high x wide places; `channels` of x of each of `planes` planes are rows, in row_tiles programs, `columns` channels
+    of dz columns, in column_tiles. apart: the residues of dz along h are programs of their own; residue_h and shift_h of what
+    is fetched, and tap_h, are then added to those of the program. A step has `height` rows of dz, z_bytes, and of each plane x_bytes.
+    boxes: what is fetched of dz by patches, rows: by single rows, products: what for.
+    """
+
+    high: int
+    wide: int
+    planes: int
+    channels: int
+    columns: int
+    row_tiles: int
+    column_tiles: int
+    apart: bool
+    height: int
+    x_bytes: int
+    z_bytes: int
+    boxes: tuple[Fetch, ...]
+    rows: tuple[Fetch, ...]
+    products: tuple[WeightProduct, ...]

@@ -29,6 +29,7 @@ COSTS = {
     ("grad_input", "gather"): Cost(0, 158.7, 19.85, 0.9709, 0.7379),
     ("forward", "walk"): Cost(300, 300, 0, 3, 0.5),
     ("grad_input", "walk"): Cost(300, 300, 0, 3, 0.5),
+    ("grad_weight", "walk"): Cost(900, 600, 0, 0, 0.2),
     ("grad_weight", "direct"): Cost(469.4, 422, 0, 0, 0.9167),
     ("grad_weight", "gather"): Cost(392, 290, 12.8, 0, 0.8986),
 }

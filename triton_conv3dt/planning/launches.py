@@ -11,7 +11,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lanes, lowering, taps, walks
+from . import lanes, lowering, taps, walks, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import BLOCK, Launch, Schedule, Workspace, channels_last, copy, index, pack, packed
@@ -29,7 +29,9 @@ READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row
 def schedule(problem: Problem, config: Config) -> Schedule:
     """The launches of a problem with a config that fits it."""
     build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
-    launches, workspaces = (_walk if config.path == "walk" else build)(problem, config)
+    if config.path == "walk":
+        build = _walk_weight if problem.direction == "grad_weight" else _walk
+    launches, workspaces = build(problem, config)
     return Schedule(OPERANDS[problem.direction], tuple(launches), tuple(workspaces))
 
 
@@ -135,6 +137,19 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     product = Launch(
         kernel, lowering.grid(p, c), ("x", "y", target), sizes, ("x", "y", strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
+    return ([product], []) if whole else ([product, _sum_weights(p, c.shares)], [_parts(p, c.shares)])
+
+
+def _walk_weight(p: Problem, c: Config) -> tuple[list, list]:
+    """Shares of a weight gradient that fetches every plane about once, and their sum; one share is the result."""
+    whole, steps, grid = lowering.writes_whole(p, c), weight_walks.steps(p, c), lowering.grid(p, c)
+    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    product = Launch(
+        "walk_weight", grid, ("x", "y", "y", target), (steps, ceil_div(steps, c.shares), weight_walks.sizes(p, c)), (strides,),
+        dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), weight_walks.axes(p)), CI=p.ci, CO=p.co, WALK=weight_walks.walk(p, c),
+             WARPS=c.warps),
+        f"walk_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages,
+        tuple((reading, p, c) for reading in ("x", "patch", "line")))
     return ([product], []) if whole else ([product, _sum_weights(p, c.shares)], [_parts(p, c.shares)])
 
 

@@ -9,8 +9,8 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import lanes, taps, walks
-from .config import Config, join_factor, phase_origin, rows_and_reduction
+from . import lanes, taps, weight_walks
+from .config import Config, join_factor, phase_origin, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
 
 
@@ -31,7 +31,7 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
     if not config.dense:
         return _lane_axes(problem, config)
     if problem.direction == "grad_weight":
-        return taps.edges(problem, config)
+        return weight_walks.axes(problem) if config.path == "walk" else taps.edges(problem, config)
     if problem.direction != "forward":
         split = taps.split_factor(problem)
         return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
@@ -98,7 +98,7 @@ def rounded_before(problem: Problem, config: Config) -> bool:
 def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
     if config.path == "walk":
-        return walks.packs(problem, config)
+        return walking(problem).packs(problem, config)
     if rounded_before(problem, config):
         return True
     if problem.w_minor == "scattered":
@@ -135,9 +135,9 @@ def reading(problem: Problem, config: Config) -> str:
 
 def described(kind: str, problem: Problem, config: Config, step) -> tuple[list[int], list[int], list[int]]:
     """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart; or of what a walk
-    reads, as walks.described says."""
+    reads, as `described` of walks.py and weight_walks.py say."""
     if config.path == "walk":
-        return walks.described(problem, config, kind, step)
+        return walking(problem).described(problem, config, kind, step)
     forward = problem.direction == "forward"
     channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
     if kind == "rows":
@@ -154,10 +154,10 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Programs of the main kernel."""
     if config.path == "onepass":
         return config.shares, 1, 1
-    if problem.direction == "grad_weight" and config.dense:
+    if problem.direction == "grad_weight" and config.dense and config.path != "walk":
         return taps.tiles(problem, config), config.shares, problem.groups
     if config.path == "walk":
-        return walks.grid(problem, config, steps(problem, config)), 1, 1
+        return walking(problem).grid(problem, config, steps(problem, config)), config.shares, 1
     constants = axis_constants(problem, config)
     if not config.dense:
         return _lane_grid(problem, config, prod(c.phases for c in constants))

@@ -63,7 +63,7 @@ class Schedule:
         return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
 
 
-PRODUCTS = ("gather", "walk", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
+PRODUCTS = ("gather", "walk", "walk_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
 
 
 def copy(p: Problem, name: str = "x") -> Launch:

@@ -11,7 +11,7 @@ from math import prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import banks, lanes, lowering, taps, walk_tiles, walks, weight_tiles
-from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory
+from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory, walking
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
 
@@ -110,7 +110,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
 def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
     if config.path == "walk":
-        return walks.loop_steps(problem, config, lowering.steps(problem, config))
+        return walking(problem).loop_steps(problem, config, lowering.steps(problem, config))
     if problem.direction == "grad_weight":
         return prod(lowering.grid(problem, config)) * ceil_div(taps.boxes(problem, config), config.shares)
     # A tap belongs to one phase; where phases are merged, all of them take every step.
@@ -123,7 +123,7 @@ def loop_steps(config: Config, problem: Problem) -> int:
 def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
     if config.path == "walk":
-        return walks.step_bytes(problem, config)
+        return walking(problem).step_bytes(problem, config)
     split = taps.split_factor(problem)
     if problem.direction == "grad_weight":
         return problem.item * config.block_k * (config.block_m + config.block_n * split)

@@ -133,7 +133,7 @@ def normal(problem: Problem) -> Problem:
     p = problem
     dense = {name: 0 for name, run in _dense_alignments(p).items() if getattr(p, name) >= run}
     dense |= {} if p.epilogue.residual else {"r_alignment": 0}
-    gathered = {"forward": p.x_layout, "grad_input": p.y_layout}.get(p.direction)
+    gathered = {"forward": p.x_layout, "grad_input": p.y_layout, "grad_weight": p.y_layout}.get(p.direction)
     return replace(p, **dense, even=p.even or gathered != "channels_last",
                    precision=p.precision if p.dtype == "float32" else "tf32",
                    epilogue=p.epilogue if p.direction == "forward" else Epilogue())

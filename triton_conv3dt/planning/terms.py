@@ -7,8 +7,8 @@ from math import ceil, prod
 from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
-from . import issue, lanes, search, walks
-from .config import rows_and_reduction
+from . import issue, lanes, search
+from .config import rows_and_reduction, walking
 from .plan import Plan
 from .taps import split_factor
 
@@ -62,7 +62,7 @@ def terms(plan: Plan) -> Terms | None:
     steps = prod(plan.schedule.main.grid) * trips(plan)
     read = steps * search.step_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
     if c.path == "walk":
-        read = (read + prod(plan.schedule.main.grid) * walks.weight_bytes(p, c)) * walks.fetched(p, c)
+        read = (read + prod(plan.schedule.main.grid) * walking(p).weight_bytes(p, c)) * walking(p).fetched(p, c)
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
     slots = issue.instructions(plan, trips(plan)) * warp_clocks(plan) / issue.SCHEDULERS
     return Terms(roofline=plan.roofline[0], dram=p.bytes / device.bandwidth, l2=read / device.l2 if device.l2 else 0.0,
@@ -92,7 +92,7 @@ def trips(plan: Plan) -> float:
 
 def weight_tiles(plan: Plan) -> int:
     """Tiles that a program of a walk fetches before its loop; 0 of others."""
-    if plan.config.path != "walk":
+    if plan.config.path != "walk" or plan.problem.direction == "grad_weight":
         return 0
     found = walks.walk(plan.problem, plan.config)
     return len(found.slots) * found.blocks
@@ -102,7 +102,7 @@ def _shared(plan: Plan, steps: float) -> float:
     """Seconds for what the loops of a plan move through shared memory."""
     p, c, device = plan.problem, plan.config, plan.device
     if c.path == "walk" and device.clock:
-        return steps * walks.shared_bytes(p, c) / (device.sms * WAVEFRONT * device.clock)
+        return steps * walking(p).shared_bytes(p, c) / (device.sms * WAVEFRONT * device.clock)
     if c.path not in ("gather", "descriptor") or not device.clock:
         return 0.0
     columns, split = (split_factor(p), 1) if p.direction == "grad_weight" else (1, split_factor(p))
@@ -115,7 +115,7 @@ def described_bytes(plan: Plan) -> float:
     """Bytes that the loop of a program reads by tensor descriptor, which machine code does not show."""
     p, c = plan.problem, plan.config
     if c.path == "walk":
-        return walks.weight_bytes(p, c) + trips(plan) * walks.step_bytes(p, c)
+        return walking(p).weight_bytes(p, c) + trips(plan) * walking(p).step_bytes(p, c)
     return p.item * c.block_k * c.block_n * trips(plan) if c.path == "descriptor" else 0
 
 
@@ -126,7 +126,7 @@ def _tensor(plan: Plan, steps: float) -> float:
         return 0.0
     products = PRODUCTS[p.precision] if p.dtype == "float32" else 1
     if c.path == "walk":
-        return 2 * steps * walks.multiplied(p, c) / (device.rate_16bit if p.item == 2 else device.rate_tf32)
+        return 2 * steps * walking(p).multiplied(p, c) / (device.rate_16bit if p.item == 2 else device.rate_tf32)
     of_a_step = 2 if p.direction == BACKWARD else split_factor(p)  # dw and dx; or the columns that are split
     multiplied = 2 * products * of_a_step * steps * c.block_m * c.block_n * c.block_k
     return multiplied / (device.rate_16bit if p.item == 2 else device.rate_tf32)

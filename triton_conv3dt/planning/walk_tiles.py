@@ -5,7 +5,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, walks
+from . import lowering, walks, weight_walk_tiles
 from .config import Config, rows_and_reduction
 from .device import Device
 
@@ -15,6 +15,8 @@ ISSUED = 3.0  # instructions of a warp for each element that a thread writes
 
 def tiles(problem: Problem, device: Device, thorough: bool):
     """Configs of a walk, some of which may not fit."""
+    if problem.direction == "grad_weight":
+        yield from weight_walk_tiles.tiles(problem, device, thorough)
     if not device.walks or problem.direction not in ("forward", "grad_input") or problem.groups > 1:
         return
     if all(len(walks.uses(problem, i)) <= problem.stride[i] for i in range(3)):
@@ -52,6 +54,8 @@ def _halves(largest: int, smallest: int):
 
 def time(config: Config, problem: Problem, device: Device, shared_rate: float, cache_rate: float, clock: float) -> float:
     """Seconds of one program: its weights, and then its steps, bound by what takes longest of each. Rates are those of one SM."""
+    if problem.direction == "grad_weight":
+        return weight_walk_tiles.time(config, problem, device, shared_rate, cache_rate, clock)
     w, steps = walks.walk(problem, config), lowering.steps(problem, config)
     programs = walks.grid(problem, config, steps)
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
