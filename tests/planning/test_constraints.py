@@ -69,11 +69,11 @@ def test_plans_do_without(name, direction):
     assert free.constraints == NONE and "without" not in str(free)
     pointers = launch.plan(problem, H200, constraints=parse("descriptor"))
     assert pointers.config.path == ("direct" if name.startswith("depthwise") else "gather")
-    assert free.config.path == "descriptor" or pointers.config == free.config
+    assert free.config.path in ("descriptor", "walk") or pointers.config == free.config
     assert "without   descriptor\n" in str(pointers)
     for most in (1, 2):
         shallow = launch.plan(problem, H200, constraints=parse(f"stages>{most}"))
-        assert shallow.config.stages <= most and shallow.config.path == free.config.path
+        assert shallow.config.stages <= most and (shallow.config.path == free.config.path or free.config.path == "walk" and most == 1)
     dense = launch.plan(problem, H200, constraints=parse("direct"))
     assert dense.config.dense and (dense.config == free.config or name.startswith("depthwise"))
     assert launch.plan(problem, H200, constraints=parse("gather,descriptor")).config.path == "direct"

@@ -1,1 +1,1 @@
-"""The device code: plain `@triton.jit` functions that know nothing of tensors, configurations or the environment."""
+"""The device code: plain `@triton.jit` functions, walks `@gluon.jit` ones, that know nothing of tensors, configurations or the environment."""

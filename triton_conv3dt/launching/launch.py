@@ -4,11 +4,13 @@ The plan of a call is remembered by its shapes, strides and alignments and by th
 nothing again. Every function returns without a synchronisation and allocates through torch alone.
 """
 
+from dataclasses import replace
+
 import torch
 
 from ..planning import device as devices
 from ..planning import launches, search
-from ..planning.constraints import Constraints, current
+from ..planning.constraints import current
 from ..planning.device import Device
 from ..planning.plan import plan
 from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
@@ -216,7 +218,7 @@ _records: dict = {}
 
 def _bound(records: dict, key, t, problem) -> Call:
     """The call of a problem on the device of t, as the constraints are now; remembered."""
-    return _remember(records, key, bind(plan(problem, _device(t), constraints=_constraints())))
+    return _remember(records, key, bind(plan(problem, _device(t), constraints=current())))
 
 
 def _remember(records: dict, key, call: Call) -> Call:
@@ -226,10 +228,7 @@ def _remember(records: dict, key, call: Call) -> Call:
     return call
 
 
-def _constraints() -> Constraints:
-    """What calls do without now. Gluon, in which walks are written, has no interpreter."""
-    return current().union(Constraints(frozenset({"walk"}))) if interpreting() else current()
-
-
 def _device(t) -> Device:
-    return Device.named("nvidia_h200") if interpreting() else devices.current(t.device.index or 0)
+    if interpreting():
+        return replace(Device.named("nvidia_h200"), interpreted=True)
+    return devices.current(t.device.index or 0)

@@ -20,7 +20,8 @@ class Device:
 
     shared_memory is what one block may use, in bytes. bandwidth (bytes/s) and matmul rates (FLOP/s, dense) are the
     vendor's figures, for the cost model and the roofline; clock (Hz, of an SM under load) and l2 (bytes/s that all SMs
-    read, by micro-benchmarks) are for bounds. 0 where they are not known.
+    read, by micro-benchmarks) are for bounds. 0 where they are not known. interpreted: it is Triton's
+    interpreter that stands for it, which has no Gluon.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Device:
     rate_tf32: float = 0.0
     clock: float = 0.0
     l2: float = 0.0
+    interpreted: bool = False
 
     @property
     def arch(self) -> int:
@@ -50,7 +52,7 @@ class Device:
     @property
     def walks(self) -> bool:
         """The walking form compiles for it, with the Triton that is installed."""
-        return self.capability == (9, 0) and gluon()
+        return self.capability == (9, 0) and not self.interpreted and gluon()
 
     @staticmethod
     def named(name: str) -> "Device":

@@ -81,8 +81,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
     if config.copy:
-        _, _, channels, size, _ = walks.read(problem)
-        extra += LAUNCH + 2 * problem.item * problem.n * channels * prod(size) / bandwidth
+        extra += LAUNCH + 2 * walks.read_bytes(problem) / bandwidth
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
@@ -93,8 +92,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
         return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
     if config.path == "walk":
-        own = walk_tiles.time(config, problem, device, SHARED_RATE, CACHE_RATE, CLOCK) + LATENCY
-        return extra + max(problem.bytes / bandwidth / 0.92, ceil_div(programs, device.sms) * own) + LATENCY
+        walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, CACHE_RATE, CLOCK) + LATENCY)
+        return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
@@ -116,8 +115,8 @@ def loop_steps(config: Config, problem: Problem) -> int:
     # A tap belongs to one phase; where phases are merged, all of them take every step.
     constants = lowering.axis_constants(problem, config)
     loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
-    phases = prod(c.phases for c in constants)
-    return prod(lowering.grid(problem, config)) // phases * loops * ceil_div(rows_and_reduction(problem)[1], config.block_k)
+    programs = prod(lowering.grid(problem, config)) // prod(c.phases for c in constants)
+    return programs * loops * ceil_div(rows_and_reduction(problem)[1], config.block_k)
 
 
 def step_bytes(config: Config, problem: Problem) -> int:
@@ -125,9 +124,8 @@ def step_bytes(config: Config, problem: Problem) -> int:
     if config.path == "walk":
         return walking(problem).step_bytes(problem, config)
     split = taps.split_factor(problem)
-    if problem.direction == "grad_weight":
-        return problem.item * config.block_k * (config.block_m + config.block_n * split)
-    return problem.item * config.block_k * split * (config.block_m + config.block_n)
+    rows = config.block_m if problem.direction == "grad_weight" else config.block_m * split
+    return problem.item * config.block_k * (rows + config.block_n * split)
 
 
 def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
@@ -162,12 +160,11 @@ def _resident(config: Config, problem: Problem, device: Device) -> int:
 def _tried(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Configs that fit and may be used: a few sensible ones, or all that may be worth timing. Where nothing is excluded
     there is always one."""
-    rows, reduction = rows_and_reduction(problem)
-    narrow = problem.groups > 1 and min(rows, reduction) < SMALLEST_DOT
-    few = problem.direction != "grad_weight" and min(rows, reduction) <= SMALLEST_DOT  # either may be better
+    fewest = min(rows_and_reduction(problem))
+    narrow = problem.groups > 1 and fewest < SMALLEST_DOT
+    few = problem.direction != "grad_weight" and fewest <= SMALLEST_DOT  # either may be better
     direct = problem.dtype == "float64" or narrow
-    allowed = lambda config: constraints.refuses(config) is None
-    found = False
+    allowed, found = lambda config: constraints.refuses(config) is None, False
     if thorough or not direct or "direct" in constraints.without:
         shapes = _weight_gradients if problem.direction == "grad_weight" else _products
         for config in filter(allowed, shapes(problem, device, constraints, thorough)):
@@ -316,8 +313,7 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
 
 def _positions(problem: Problem) -> int:
     """Places that a product runs over; those of a forward counted without merging."""
-    places = [a.steps(0) if problem.direction == "forward" else a.size for a in problem.axes]
-    return problem.n * prod(places)
+    return problem.n * prod(a.steps(0) if problem.direction == "forward" else a.size for a in problem.axes)
 
 
 def _power_of_two(value: int, low: int, high: int) -> int:

@@ -161,6 +161,12 @@ def read(problem: Problem) -> tuple[str, int, int, tuple[int, int, int], tuple[i
     return problem.y_layout, problem.y_run, problem.co, problem.out_size, problem.stride
 
 
+def read_bytes(problem: Problem) -> int:
+    """Bytes of what is read."""
+    _, _, channels, size, _ = read(problem)
+    return problem.item * problem.n * channels * prod(size)
+
+
 def written(problem: Problem) -> tuple[str, int]:
     """Of what is written: its layout and run."""
     return (problem.y_layout, problem.y_run) if problem.direction == "forward" else (problem.x_layout, problem.x_run)
