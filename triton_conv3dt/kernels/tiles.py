@@ -131,6 +131,7 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
 
     A line is a channel with its phase residue (d, h, w); a column is the place base (d, h, w) of sample n where residue 0
     falls. b, residual and pre may be None; pre has y's strides, and a residual with a run has y's layout.
+    Returned is what was stored, as the accumulator's type, and which of it is live.
     """
     Y_RUN: tl.constexpr = Y.run
     R_RUN: tl.constexpr = R.run
@@ -160,4 +161,6 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
         tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
-    tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    stored = tile.to(y.dtype.element_ty)
+    tl.store(y + offset, stored, mask=live)
+    return stored.to(tile.dtype), live

@@ -10,6 +10,7 @@ from . import taps
 from .device import Device
 
 PATHS = ("gather", "descriptor", "direct", "onepass")
+STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
@@ -128,6 +129,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):
         return f"path {config.path!r} does not compute {problem.direction}"
+    if problem.epilogue.statistics and config.path not in STATISTICS:
+        return f"path {config.path!r} takes no statistics of what it writes"
     if any(config.box) and config.path != "descriptor":
         return f"path {config.path!r} has no boxes, received {config.box}"
     if config.copy and not (config.dense and copyable(problem)):

@@ -154,12 +154,34 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     places = steps(problem, config)
     if any(config.box):
         tiles = problem.n * prod(map(ceil_div, places, config.box))
+    elif problem.epilogue.statistics:  # tiles end with their sample
+        tiles = problem.n * ceil_div(prod(places), config.block_n)
     else:
         tiles = ceil_div(problem.n * prod(places), config.block_n)
     tiles *= prod(c.phases for c in constants)
     rows = rows_and_reduction(problem)[0]
     merged = prod(c.merged for c in constants)
     return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
+
+
+def together(problem: Problem, config: Config) -> int:
+    """How many lines of a tile are phases of one channel, whose statistics the tile adds up: all phases or one."""
+    interleaved = join_factor(problem, config.merge) if config.merge[2] else 1
+    phases = prod(c.merged for c in axis_constants(problem, config)) // interleaved
+    fits = phases & (phases - 1) == 0 and phases <= config.block_m // interleaved
+    return phases if fits and phase_minor(problem, config) else 1
+
+
+def statistics_shares(problem: Problem, config: Config) -> int:
+    """In how many partial results a product leaves the statistics of a channel of a sample."""
+    constants = axis_constants(problem, config)
+    programs = prod(c.phases for c in constants)
+    if not config.dense:
+        return lanes.boxes(problem, config) // problem.n * programs
+    places = steps(problem, config)
+    tiles = prod(map(ceil_div, places, config.box)) if any(config.box) else ceil_div(prod(places), config.block_n)
+    interleaved = join_factor(problem, config.merge) if config.merge[2] else 1
+    return tiles * programs * (prod(c.merged for c in constants) // interleaved // together(problem, config))
 
 
 def _lane_grid(problem: Problem, config: Config, phases: int) -> tuple[int, int, int]:

@@ -28,11 +28,13 @@ class Epilogue:
     residual: bool = False
     activation: Activation | None = None
     keep_pre: bool = False  # also write the value before the activation
+    statistics: str | None = None  # also mean and variance of what is written, of each "instance" or of the "batch"
 
     def __str__(self) -> str:
         parts = ["bias"] * self.bias + ["residual"] * self.residual
         parts += [str(self.activation)] if self.activation else []
-        return " + ".join(parts + ["pre-activation kept"] * self.keep_pre) or "none"
+        parts += ["pre-activation kept"] * self.keep_pre
+        return " + ".join(parts + [f"statistics of the {self.statistics}"] * bool(self.statistics)) or "none"
 
 
 @dataclass(frozen=True)
