@@ -147,9 +147,8 @@ def finish(tile, y, residual, pre, bias, channel, live, n, d, h, w, y_stride, r_
         tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
-    stored = tile.to(y.dtype.element_ty)
-    tl.store(y + offset, stored, mask=live)
-    return stored.to(tile.dtype)
+    tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    return tile.to(y.dtype.element_ty).to(tile.dtype)
 
 
 @triton.jit

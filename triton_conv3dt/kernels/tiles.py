@@ -161,6 +161,5 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
         tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
-    stored = tile.to(y.dtype.element_ty)
-    tl.store(y + offset, stored, mask=live)
-    return stored.to(tile.dtype), live
+    tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    return tile.to(y.dtype.element_ty).to(tile.dtype), live
