@@ -81,12 +81,14 @@ def _normalised(layer, norm, scale, shift, running_mean, running_var, momentum, 
     fused = None if then else Activation.of(activation)
     given = dict(geometry, precision=precision, backend=backend)
     triton = takes_triton(backend, x, w) and not composite.exporting()
-    y = function(*operands, **given, statistics=norm if triton else None)
-    y, mean, variance = y if triton else (y, None, None)
+    y = function(*operands, **given, statistics=norm if triton and x.numel() else None)
+    y, mean, variance = y if isinstance(y, tuple) else (y, None, None)
     batched = x.dim() == 5
     y = y if batched else y.unsqueeze(0)
     _check_count(y, norm)
-    if triton:
+    if 0 in y.shape:  # as PyTorch's norms have it
+        z = (y.clone() if scale is None else y * scale[0]).to(y.dtype)
+    elif triton:
         if running_mean is not None:
             _renew(running_mean, running_var, mean, variance, momentum, y)
         mean, variance = (t.view(-1) if norm == "batch" else t.view(y.shape[:2]) for t in (mean, variance))

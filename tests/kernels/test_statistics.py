@@ -24,6 +24,7 @@ TILES = {  # memory format, geometry, groups, config: samples of 27 places, whic
     "phases in rows, last": (LAST, K2S2, 1, replace(GATHER, merge=(True,) * 3)),
     "phases in programs": (FIRST, K2S2, 1, GATHER),
     "some of each, cropped": (LAST, K3S2, 1, replace(GATHER, merge=(False, True, False))),
+    "phases two by two": (LAST, ((3, 3, 1), (2, 2, 1), (1, 0, 0)), 1, Config("gather", 16, 16, 16, merge=(True, True, False))),
     "groups": (FIRST, K3S2, 2, replace(GATHER, merge=(False, True, False))),
     "rows by descriptor": (LAST, K2S2, 1, Config("descriptor", 32, 16, 16)),
     "boxes by descriptor": (LAST, K3S2, 1, Config("descriptor", 32, 32, 16, box=(2, 4, 4))),
@@ -36,14 +37,14 @@ TILES = {  # memory format, geometry, groups, config: samples of 27 places, whic
 def run(form, statistics, device="cpu", offset=0, dtype=torch.float16, **given):
     """The result of a layer and its statistics, all integers; and those by PyTorch, in fp64."""
     memory_format, (kernel, stride, padding), groups, chosen = form
-    ci = 8 if chosen.dense else 2
+    ci, co = 8 if chosen.dense else 2, 8 if chosen.block_m == 16 else 6
     generator = torch.Generator().manual_seed(0)
     draw = lambda *size: torch.randint(-2, 3, size, generator=generator).to(device, dtype)
-    x, w = draw(2, ci, 3, 3, 3).contiguous(memory_format=memory_format), draw(ci, 6 // groups, *kernel)
+    x, w = draw(2, ci, 3, 3, 3).contiguous(memory_format=memory_format), draw(ci, co // groups, *kernel)
     size = tuple((i - 1) * s - 2 * p + k for i, s, p, k in zip(x.shape[2:], stride, padding, kernel))
     given = dict(out_size=size, stride=stride, padding=padding, dilation=(1, 1, 1), groups=groups, precision="ieee",
                  activation=None) | given
-    y, _, *moments = launch.forward(x, w, draw(6) + offset, None, **given, statistics=statistics)
+    y, _, *moments = launch.forward(x, w, draw(co) + offset, None, **given, statistics=statistics)
     return y, moments, tensors.statistics_of(y.double(), statistics)
 
 

@@ -277,10 +277,10 @@ def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, 
                           ACTIVATION, PARAMETERS)
     if parts is not None:
         TOGETHER: tl.constexpr = TILE.together
-        APART: tl.constexpr = MD * MH * MW // TOGETHER
+        APART: tl.constexpr = (MD * MH * MW + TOGETHER - 1) // TOGETHER
         tiles, phases = tiles_of_sample(size, BLOCK_N, BOX, INDEX), AXIS_D.phases * AXIS_H.phases * AXIS_W.phases
         share = (i_position % tiles * phases + i_phase) * APART
         if APART > 1:
-            share += (rd * MH + rh) * MW + rw
+            share += ((rd * MH + rh) * MW + rw) // TOGETHER
         leave_tile(parts, tile, written, channel, live, i_position // tiles, share, tl.num_programs(1) * ROWS,
                    tiles * phases * APART, TOGETHER, PHASE_MINOR and not Y.last)
