@@ -66,7 +66,7 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
         statistics: "instance" or "batch": also mean and biased variance of the result over the places of each sample, or of
             all, taken from it as it is returned (after bias, residual and activation, rounded) and differentiable. The
             kernel leaves partial sums, which are added in a fixed order: the result is not read for them. Not with concat
-            or out.
+            or out, nor for a DTensor.
         precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
         backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
             without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With

@@ -74,7 +74,7 @@ def _normalised(layer, norm, scale, shift, running_mean, running_var, momentum, 
     arguments.check_tensors(x, w, b, None, None, False, None)
     arguments.check_choice("norm", norm, arguments.STATISTICS)
     arguments.check_choice("backend", backend, arguments.BACKENDS)
-    _check_vectors(x, w, operands, geometry, norm_weight=scale, norm_bias=shift, running_mean=running_mean,
+    _check_vectors(x, w, operands, geometry, momentum, norm_weight=scale, norm_bias=shift, running_mean=running_mean,
                    running_var=running_var)
     activation = activations.recognised(activation)
     then = activation if callable(activation) else None
@@ -125,7 +125,7 @@ def _check_count(y, norm) -> None:
                          f"training, got input size {list(y.shape)}: the variance of one value is nothing to divide by")
 
 
-def _check_vectors(x, w, operands, geometry, **vectors: Any) -> None:
+def _check_vectors(x, w, operands, geometry, momentum, **vectors: Any) -> None:
     """What the norm is given are vectors of the layer's channels on its device, both running statistics or neither.
 
     Raises:
@@ -146,3 +146,5 @@ def _check_vectors(x, w, operands, geometry, **vectors: Any) -> None:
                                f"same device, such as {name}.to(input.device)")
     if (vectors["running_mean"] is None) != (vectors["running_var"] is None):
         raise RuntimeError("running_mean and running_var are given both or neither")
+    if vectors["running_mean"] is not None and momentum is None:
+        raise TypeError("momentum must be a number: modules of PyTorch make one of None themselves, 1 / num_batches_tracked")

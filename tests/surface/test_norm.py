@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import triton_conv3dt as t3
+from triton_conv3dt.launching import binding
 from triton_conv3dt.launching.tensors import statistics_of
 
 LAST = torch.channels_last_3d
@@ -152,6 +153,14 @@ def test_gradients_in_narrow_types(device, kind, dtype, scaled):
         assert (a.double() - e).abs().max() <= 64 * torch.finfo(dtype).eps * max(1, e.abs().max())
 
 
+def test_what_is_launched(device, monkeypatch):
+    """The layer, its statistics, and one pass that reads the result; with derivatives, too."""
+    names, right = [], binding.Record.launch
+    monkeypatch.setattr(binding.Record, "launch", lambda self, *args: names.append(self.given.kernel) or right(self, *args))
+    normed("batch", activation="relu")(*operands(device, torch.float64, requires_grad=True))
+    assert names == ["direct", "combine", "normalise"]
+
+
 @each_kind
 def test_transforms(device, kind, no_loop):
     inputs = operands(device)
@@ -208,6 +217,7 @@ Y, V = torch.ones(2, 3, 1, 1, 1), torch.ones(3)
     (dict(norm="instance"), ValueError, "more than 1 spatial element when training"),
     (dict(norm="batch", norm_weight=V[:2]), RuntimeError, r"norm_weight to be 1-dimensional with 3 elements.*\[2\]"),
     (dict(norm="batch", norm_bias=1.0), TypeError, "'norm_bias' must be Tensor or None, not float"),
+    (dict(norm="batch", running_mean=V, running_var=V, momentum=None), TypeError, "momentum must be a number"),
     (dict(norm="batch", running_mean=V), RuntimeError, "both or neither"),
     (dict(norm="batch", running_mean=V, running_var=V.to("meta")), RuntimeError, "running_var is on meta"),
 ])

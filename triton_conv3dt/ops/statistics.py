@@ -6,7 +6,6 @@
 """
 
 import torch
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
 from . import internals
@@ -35,12 +34,13 @@ class Moments(_SingleLevelFunction):
     """mean and variance, which were found beside y, as functions of y."""
 
     @staticmethod
-    def forward(ctx, y, mean, variance, statistics):
+    def forward(ctx, direct, y, mean, variance, statistics):
         ctx.set_materialize_grads(False)
         ctx.statistics = statistics
         ctx.save_for_backward(y, mean)
-        ctx.save_for_forward(y, mean)
-        return mean.clone(), variance.clone()
+        if internals.forward_level._current_level >= 0:
+            ctx.save_for_forward(y, mean)
+        return (mean.detach(), variance.detach()) if direct else (mean.clone(), variance.clone())
 
     @staticmethod
     def backward(ctx, dmean, dvariance):
@@ -55,10 +55,10 @@ class Moments(_SingleLevelFunction):
                 mean = wide.mean(dims)
             more = spread(dvariance * (2 / count)) * (wide - spread(mean))
             dy = more if dy is None else dy + more
-        return dy if dy is None else dy.to(y.dtype), None, None, None
+        return None, dy if dy is None else dy.to(y.dtype), None, None, None
 
     @staticmethod
-    def jvp(ctx, ty, *_):
+    def jvp(ctx, _, ty, *__):
         y, mean = ctx.saved_tensors
         dims = _dims(ctx.statistics)
         wide, ty = y.to(mean.dtype), ty.to(mean.dtype)
@@ -132,8 +132,7 @@ def _forward_statistics(direct, *args, records=None):
         return y, pre
 
     y, pre = _forward_concat(direct, *rest[:4], None, False, *rest[4:], run=run)
-    with enable_single_level_autograd_function():
-        return y, pre, *Moments.apply(y, *found, statistics)
+    return y, pre, *Moments.apply(direct, y, *found, statistics)
 
 
 forward_statistics = Operator("forward_statistics", 4, _forward_statistics)
