@@ -35,9 +35,10 @@ WHOLE = {  # the model, what is left beside one call, and what is fused with it
 }
 
 
-@pytest.mark.parametrize("model, expected, fused", WHOLE.values(), ids=WHOLE)
-def test_the_norm_is_part_of_the_call(model, expected, fused):
-    rows = check(copy.deepcopy(model), expected)
+@pytest.mark.parametrize("model, expected, fused, dynamic", [(*row, False) for row in WHOLE.values()]
+                         + [(*WHOLE["batch"], True)], ids=[*WHOLE, "of any size"])
+def test_the_norm_is_part_of_the_call(model, expected, fused, dynamic):
+    rows = check(copy.deepcopy(model), expected, dynamic)
     assert rows[0].fused == fused and rows[0].left == "the graph ends"
 
 
