@@ -1,8 +1,6 @@
 """conv_transpose3d: PyTorch's arguments and errors, what may follow the layer, and the choice of the backend."""
 
-import os
 import sys
-import warnings
 from functools import partial
 from typing import Any, Callable, NamedTuple, Sequence
 
@@ -10,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from .launching.launch import unsupported
-from .launching.tensors import channel_parts
-from .ops import activations, arguments, autograd, composite, decompositions, internals
+from .backends import takes_triton
+from .launching.tensors import channel_parts, statistics_of
+from .ops import activations, arguments, autograd, composite, decompositions, internals, statistics
 from .problems.activations import Activation
 from .problems.problem import PRECISIONS
 
@@ -32,6 +30,7 @@ class _Call(NamedTuple):
     concat_first: bool
     joined: bool  # the kernel writes its channels beside those of concat; else it is concatenated afterwards
     records: dict  # what launch.py remembers of such calls
+    statistics: str | None
 
 
 _calls: dict[tuple, _Call] = {}
@@ -40,7 +39,8 @@ _calls: dict[tuple, _Call] = {}
 def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
                      output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1, *, activation: Follows = None,
                      residual: Tensor | None = None, concat: Tensor | None = None, concat_first: bool = False,
-                     out: Tensor | None = None, precision: str | None = None, backend: str = "auto") -> Tensor:
+                     out: Tensor | None = None, statistics: str | None = None, precision: str | None = None,
+                     backend: str = "auto") -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """torch.nn.functional.conv_transpose3d, with all that usually follows it in the same kernel:
 
         cat((activation(conv_transpose(input, weight) + bias + residual), concat), dim=1)
@@ -63,6 +63,10 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
         concat_first: whether concat has the first channels of the result, not the last; of no meaning without concat.
         out: a tensor or view to write the result to, with concat's channels where there is one; without derivatives.
             It, or the part that the layer writes, may be the residual, and the other part may be concat.
+        statistics: "instance" or "batch": also mean and biased variance of the result over the places of each sample, or of
+            all, taken from it as it is returned (after bias, residual and activation, rounded) and differentiable. The
+            kernel leaves partial sums, which are added in a fixed order: the result is not read for them. Not with concat
+            or out, nor for a DTensor.
         precision: of fp32 products: "tf32", "tf32x3" or "ieee"; None follows PyTorch's setting for convolutions.
         backend: "triton"; "torch"; or "auto", which is Triton on a CUDA device where it can, and else PyTorch. Doing
             without Triton on a CUDA device warns once per reason, or raises where TRITON_CONV3DT_FALLBACK=error. With
@@ -70,7 +74,8 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
             torch.jit.trace, "auto" leaves PyTorch's operators, which run anywhere.
 
     Returns:
-        [N, CO, OD, OH, OW], with concat [N, CO + C, OD, OH, OW], or without N; `out` where it is given.
+        [N, CO, OD, OH, OW], with concat [N, CO + C, OD, OH, OW], or without N; `out` where it is given. With statistics
+        (result, mean, variance), the two of [N, CO], or [CO] without N or of the "batch", in fp32, or fp64 for fp64.
 
     All operands but concat have one dtype (fp16, bf16, fp32 or fp64; PyTorch's backend also takes others), in which the
     result is rounded once; sums are formed in fp32, or fp64 for fp64. Under autocast they are cast as for PyTorch's
@@ -78,23 +83,24 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
 
     Raises:
         TypeError: an argument of the wrong kind, such as a class for an activation.
-        ValueError: an activation, precision or backend that does not exist.
+        ValueError: an activation, precision, backend or statistics that do not exist.
         RuntimeError: shapes, dtypes, devices or memory that do not fit, or a backend that cannot take the call.
     """
     if has_torch_function_variadic(input, weight, bias, residual, concat, out):
         return handle_torch_function(
             conv_transpose3d, (input, weight, bias, residual, concat, out), input, weight, bias, stride, padding,
             output_padding, groups, dilation, activation=activation, residual=residual, concat=concat,
-            concat_first=concat_first, out=out, precision=precision, backend=backend)
+            concat_first=concat_first, out=out, statistics=statistics, precision=precision, backend=backend)
     return _apply((stride, padding, dilation, output_padding, None), input, weight, bias, groups, activation, residual,
-                  concat, concat_first, out, precision, backend)
+                  concat, concat_first, out, precision, backend, statistics)
 
 
 def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out_size: Ints,
                            stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1, groups: int = 1,
                            activation: Follows = None, residual: Tensor | None = None, concat: Tensor | None = None,
-                           concat_first: bool = False, out: Tensor | None = None, precision: str | None = None,
-                           backend: str = "auto") -> Tensor:
+                           concat_first: bool = False, out: Tensor | None = None, statistics: str | None = None,
+                           precision: str | None = None,
+                           backend: str = "auto") -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """conv_transpose3d for an explicit crop, which may differ between the two ends of an axis: TensorFlow's SAME, say.
 
     Args:
@@ -104,10 +110,11 @@ def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = 
         padding: how much of the whole transposed convolution is cropped before the output, any integers: a negative one
             puts places before it that no input reaches. out_size settles what is cropped after it. Where no input
             reaches, the result is activation(bias + residual).
-        activation, residual, concat, concat_first, out, precision, backend: as conv_transpose3d takes them.
+        activation, residual, concat, concat_first, out, statistics, precision, backend: as conv_transpose3d takes them.
 
     Returns:
-        [N, CO, *out_size], with concat [N, CO + C, *out_size], or without N; `out` where it is given.
+        [N, CO, *out_size], with concat [N, CO + C, *out_size], or without N; `out` where it is given; with statistics
+        (result, mean, variance), as conv_transpose3d.
 
     Raises:
         TypeError, ValueError, RuntimeError: as conv_transpose3d.
@@ -116,12 +123,13 @@ def conv_transpose3d_sized(input: Tensor, weight: Tensor, bias: Tensor | None = 
         return handle_torch_function(
             conv_transpose3d_sized, (input, weight, bias, residual, concat, out), input, weight, bias,
             out_size=out_size, stride=stride, padding=padding, dilation=dilation, groups=groups, activation=activation,
-            residual=residual, concat=concat, concat_first=concat_first, out=out, precision=precision, backend=backend)
+            residual=residual, concat=concat, concat_first=concat_first, out=out, statistics=statistics,
+            precision=precision, backend=backend)
     return _apply((stride, padding, dilation, None, out_size), input, weight, bias, groups, activation, residual,
-                  concat, concat_first, out, precision, backend)
+                  concat, concat_first, out, precision, backend, statistics)
 
 
-def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend):
+def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend, statistics):
     """Check and run a call. A call like an earlier one (same shapes, dtypes, devices and arguments) is not checked
     again: on the host, the checks cost more than the launch.
 
@@ -131,12 +139,13 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
     if not (type(x) in _PLAIN_TYPES and type(w) in _PLAIN_TYPES) and _are_distributed(x, w, b, residual, concat, out):
         arguments.check_tensors(x, w, b, residual, concat, concat_first, out)
         x, w, b, residual = _autocast(x, w, b, residual)
-        call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend)
+        call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend,
+                        statistics)
         return _run_distributed(call, x, w, b, residual, concat, out)
     if not (torch.compiler.is_compiling() or internals.is_autocasting() or internals.is_tracing()):
         try:
             # 1, 1.0 and True are equal keys, and only the first is an acceptable stride.
-            key = (numbers, *map(type, numbers), groups, type(groups), activation, precision, backend,
+            key = (numbers, *map(type, numbers), groups, type(groups), activation, precision, backend, statistics,
                    x.shape, x.dtype, x.device, w.shape, w.dtype, w.device,
                    b is not None and (b.shape, b.dtype, b.device),
                    residual is not None and (residual.shape, residual.dtype, residual.device),
@@ -149,7 +158,8 @@ def _apply(numbers, x, w, b, groups, activation, residual, concat, concat_first,
             return _run(call, x, w, b, residual, concat, out)
     arguments.check_tensors(x, w, b, residual, concat, concat_first, out)
     x, w, b, residual = _autocast(x, w, b, residual)
-    call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend)
+    call = _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend,
+                    statistics)
     # TRITON_CONV3DT_FALLBACK may forbid the next one.
     fell_back = backend == "auto" and x.device.type == "cuda" and not call.triton
     if key is not None and call.then is None and not fell_back:
@@ -167,6 +177,10 @@ def _are_distributed(*tensors) -> bool:
 
 def _run_distributed(call: _Call, x, w, b, residual, concat, out):
     from .sharding.layer import conv_transpose3d
+
+    if call.statistics is not None:
+        raise RuntimeError("statistics of a result that is split over ranks are not taken by the layer; torch.var_mean takes "
+                           "those of a DTensor")
 
     def product(x, w, b, residual, concat, out, into, padding, out_size):
         _, stride, _, *rest = call.arguments
@@ -189,7 +203,8 @@ def _autocast(x, *others):
     return arguments.lower_precision(x.device.type, x, *others) if arguments.autocasting(x) else (x, *others)
 
 
-def _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend) -> _Call:
+def _checked(numbers, x, w, b, groups, activation, residual, concat, concat_first, out, precision, backend,
+             statistics) -> _Call:
     stride, padding, dilation, output_padding, out_size = numbers
     stride, dilation = arguments.triple("stride", stride, 1), arguments.triple("dilation", dilation, 1)
     padding = arguments.triple("padding", padding, 0 if out_size is None else None)
@@ -204,15 +219,16 @@ def _checked(numbers, x, w, b, groups, activation, residual, concat, concat_firs
     arguments.check_out_size(x, w, out_size)
     arguments.check_epilogue(x, w, groups, out_size, residual, concat, out)
     arguments.check_choice("backend", backend, arguments.BACKENDS)
+    arguments.check_statistics(statistics, concat, out)
     if precision is not None:
         arguments.check_choice("precision", precision, PRECISIONS)
     then = activation if callable(activation) else None
     fused = None if then else Activation.of(activation)
     name, parameters = (fused.name, fused.parameters) if fused else (None, ())
-    triton = _takes_triton(backend, x, w)
+    triton = takes_triton(backend, x, w)
     joined = concat is not None and triton and then is None and arguments.keeps_dtype(x, concat)
     return _Call((out_size, stride, padding, dilation, groups, precision, name, parameters), triton, x.dim() == 5, then,
-                 concat_first, joined, {})
+                 concat_first, joined, {}, statistics)
 
 
 def _run(call: _Call, x, w, b, residual, concat, out, into=None):
@@ -222,12 +238,16 @@ def _run(call: _Call, x, w, b, residual, concat, out, into=None):
         x, residual = x.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
     if call.joined:
         concat = concat if call.batched else concat.unsqueeze(0)
+    moments = ()
     if call.triton and composite.exporting():
         y = decompositions.conv_transpose3d(x, w, b, residual, concat if call.joined else None, call.concat_first,
                                             *call.arguments)
     elif call.joined:
         y = autograd.forward_concat(x, w, b, residual, concat, call.concat_first, *call.arguments, False,
                                     records=call.records)[0]
+    elif call.statistics is not None and call.triton and call.then is None:
+        y, _, *moments = statistics.forward_statistics(x, w, b, residual, *call.arguments, False, call.statistics,
+                                                       records=call.records)
     elif call.triton:
         y = autograd.forward(x, w, b, residual, *call.arguments, False, records=call.records, into=into)[0]
     else:
@@ -236,9 +256,19 @@ def _run(call: _Call, x, w, b, residual, concat, out, into=None):
         y = y.squeeze(0)
     if call.then is not None:
         y = call.then(y)
+    if call.statistics is not None:
+        return _with_moments(y, moments, call)
     if concat is None or call.joined:
         return y
     return torch.cat((concat, y) if call.concat_first else (y, concat), -4)
+
+
+def _with_moments(y, moments, call: _Call):
+    """y, its mean and its variance, found by PyTorch where the launch has not found them; as y, without N where it has none."""
+    mean, variance = moments or statistics_of(y if call.batched else y.unsqueeze(0), call.statistics)
+    if not call.batched and call.statistics == "instance":
+        mean, variance = mean.squeeze(0), variance.squeeze(0)
+    return y, mean, variance
 
 
 def _run_into(out, call: _Call, x, w, b, residual, concat):
@@ -258,53 +288,3 @@ def _run_into(out, call: _Call, x, w, b, residual, concat):
         return out
     arguments.refuse_derivatives(x, w, b, residual, concat, out)
     return out.copy_(_run(call, x, w, b, residual, concat, None))
-
-
-def _takes_triton(backend: str, x, w) -> bool:
-    """Whether the call goes to the kernels.
-
-    Raises:
-        RuntimeError: it was to go there and cannot.
-    """
-    # What torch.jit.trace records may run where this package is not.
-    if backend == "torch" or backend == "auto" and (x.device.type != "cuda" or torch.jit.is_tracing()):
-        return False
-    reason = unsupported(x, w)
-    if reason is None:
-        return True
-    if backend == "triton":
-        raise RuntimeError(f'backend="triton" cannot take this call: {reason}. backend="auto" or "torch" would run it '
-                           "by PyTorch's operators")
-    _fall_back(reason)
-    return False
-
-
-_warned: set[str] = set()
-
-
-def _fall_back(reason: str) -> None:
-    """Say once per reason that PyTorch runs what Triton was expected to run.
-
-    Raises:
-        RuntimeError: TRITON_CONV3DT_FALLBACK=error.
-    """
-    message = f"triton_conv3dt falls back to PyTorch: {reason}"
-    if os.environ.get("TRITON_CONV3DT_FALLBACK") == "error":
-        raise RuntimeError(f"{message}, and TRITON_CONV3DT_FALLBACK=error forbids it")
-    if reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f'{message}. backend="torch" says that this is wanted; TRITON_CONV3DT_FALLBACK=error makes it an '
-                      "error", stacklevel=_outside())
-
-
-def _outside() -> int:
-    """The stack level, for a warning of the caller, of the first frame that is not of this package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__package__", "").partition(".")[0] == __package__:
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-# What torch.compiler.assume_constant_result sets: the compiler runs it, warning included, instead of tracing it. The
-# decorator itself imports the whole compiler, a second at the first call of anybody.
-_fall_back._dynamo_marked_constant = True

@@ -31,7 +31,8 @@ ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
 ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
 ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
-ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual")}
+ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual",
+                                          "k2s2 statistics")}
 # Narrower copies beside wide ones: taps shift a channels-first dz by pairs; 1x2x2 taps are 64 bits of weight.
 MIXED = {("k3s2p1op1", "grad_input"), ("k3s2p1op1", "grad_weight"), ("k122", "forward")}
 # 32 rows, of which a warpgroup would pad half and read them: multiplied warp by warp, from registers.
@@ -85,7 +86,8 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     if used["path"] == "walk" and row[1] == "grad_weight":  # x waits in registers, and dz is multiplied as it lies
         assert not copies and not loads and used["register_operands"] == used["instructions"]["HGMMA"], used
         return
-    if used["path"] == "descriptor" and "channels_last" in row[0] and "residual" not in row[0] and row[:2] not in NARROW:
+    plain = not row[0].endswith(("residual", "statistics"))
+    if used["path"] == "descriptor" and "channels_last" in row[0] and plain and row[:2] not in NARROW:
         # From shared memory to the tensor cores, not by registers. (Phases of w joined for the store pass by LDSM.)
         assert "LDSM" not in used["instructions"], used
     if row[:2] in ONE_STEP:

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from unittest import mock
 
-from triton_conv3dt import functional
+from triton_conv3dt import backends, functional
 from triton_conv3dt.launching import launch
 from triton_conv3dt.planning.device import Device
 
@@ -16,6 +16,6 @@ def emulated(target="nvidia_h200", **options):
     with (emulating(target, **options) as emulator,
           mock.patch.object(launch.devices, "current", lambda index=0: Device.named(target)),
           mock.patch.object(launch, "unsupported", lambda x, w: None),
-          mock.patch.object(functional, "unsupported", lambda x, w: None),
+          mock.patch.object(backends, "unsupported", lambda x, w: None),
           mock.patch.object(launch, "_records", {}), mock.patch.object(functional, "_calls", {})):
         yield emulator

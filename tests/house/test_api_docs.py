@@ -65,7 +65,7 @@ layer(input, size=(1, 1), *, name: str="a", then=None, **kwargs) -> list[str]
 
 def test_every_public_name_is_there():
     names = {name.removeprefix("triton_conv3dt.") for name, _ in generate["public_names"]()}
-    assert {"conv_transpose3d", "conv_transpose3d_sized", "nn.ConvTranspose3d", "nn.LazyConvTranspose3d", "nn.convert",
-            "nn.revert", "nn.report", "fusing.backend", "fusing.report", "fusing.clear", "distributed.conv_transpose3d",
+    assert {"conv_transpose3d", "conv_transpose3d_sized", "conv_transpose3d_norm", "nn.ConvTranspose3d",
+            "nn.LazyConvTranspose3d", "nn.convert", "nn.revert", "nn.report", "fusing.backend", "fusing.report", "fusing.clear", "distributed.conv_transpose3d",
             "distributed.traffic",
             "tf.Conv3DTranspose", "tf.conv3d_transpose", "tf.load_tf_weights", "tf.from_torch", "tf.to_torch"} == names

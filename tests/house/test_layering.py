@@ -30,7 +30,7 @@ ROOMS = {  # room: what it answers, and from which others it may import
                  ("problems", "planning", "launching", "tools", "checking", "compiling", "measuring", "demo")),
 }
 HOUSED = {  # what is not named as its room
-    **dict.fromkeys(("functional", "nn", "distributed", "fusing", "tf", "__init__"), "surface"),
+    **dict.fromkeys(("functional", "backends", "norm", "nn", "distributed", "fusing", "tf", "__init__"), "surface"),
     "cli": "commands", "__main__": "commands", **dict.fromkeys(TOOLS, "tools")}
 FORBIDDEN = {  # what a file or room must not import, even inside a function
     "problems": {"torch", "triton", "numpy", "os"}, "planning/config": {"torch", "triton", "os", "time"},
@@ -47,7 +47,7 @@ each_file = pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path
 def table() -> str:
     """ROOMS, as CONTRIBUTING.md shows it."""
     names = {room: f"`{room}/`" for room in ROOMS} | {
-        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `nn/`, `distributed.py`, `fusing/`, `tf/`",
+        "tools": ", ".join(f"`{name}.py`" for name in TOOLS), "surface": "`functional.py`, `norm.py`, `backends.py`, `nn/`, `distributed.py`, `fusing/`, `tf/`",
         "files": "`files.py`",
         "commands": "`commands/`, `cli.py`"}
     rows = (f"| {names[room]} | {answers} | {', '.join(known) or 'nothing'} |" for room, (answers, known) in ROOMS.items())

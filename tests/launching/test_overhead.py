@@ -54,8 +54,9 @@ def test_a_concatenation_is_one_tensor_and_one_copy_more(measured, layer):
 
 
 def test_arguments_of_a_pointer_launch(measured):
-    _, grid, (x, w, y, b, residual, pre, places, *rest) = measured["launches"]["k2s2 channels_first"][0]
-    assert (x, w, y, b, residual, pre) == ([2, 64, 8, 8, 8], [64, 32, 2, 2, 2], [2, 32, 16, 16, 16], [32], None, None)
+    _, grid, (x, w, y, b, residual, pre, parts, places, *rest) = measured["launches"]["k2s2 channels_first"][0]
+    assert (x, w, y, b) == ([2, 64, 8, 8, 8], [64, 32, 2, 2, 2], [2, 32, 16, 16, 16], [32])
+    assert residual is pre is parts is None
     assert places == 2 * 8**3 and rest[:3] == [[8, 8, 8], [8, 8, 8], [16, 16, 16]]
     assert rest[3:5] == [[64 * 512, 512, 64, 8, 1], [8, 32 * 8, 1, 64 * 32 * 8]]  # x; w by (row, reduction, tap, group)
     assert rest[5] == [32 * 4096, 4096, 256, 16, 1]

@@ -43,6 +43,13 @@ def test_the_contract_of_forward_concat(device, concat_first, activation, keep_p
     opcheck(OPS.forward_concat, (x, w, b, residual, concat, concat_first, OUT_SIZE, *GEOMETRY, activation, (), keep_pre))
 
 
+def test_the_contract_of_statistics_and_the_norm(device):
+    x, w, b, residual = (operand(name, device, name != "b", True) for name in SHAPES)
+    opcheck(OPS.forward_statistics, (x, w, b, residual, OUT_SIZE, *GEOMETRY, "silu", (), False, "batch"))
+    opcheck(OPS.normalise, (residual, torch.zeros(2, 2, device=device), torch.ones(2, 2, device=device), b, None, 1e-5,
+                            "tanh", ()))
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_contract_of_the_other_operators(device, channels_last):
     x, w, dz, saved = (operand(name, device, channels_last, True) for name in ("x", "w", "residual", "residual"))

@@ -30,6 +30,8 @@ FORWARD = {  # in this direction only: what an epilogue reads, and fp32 whose ta
     "k2s2 channels_last residual": NNUNET | dict(residual=True, bias=True, layout="channels_last"),
     "k3s2p1op1 residual": NNUNET_K3 | dict(residual=True),
     "k3s2p1op1 tf32": NNUNET_K3 | dict(dtype="float32"),
+    "k2s2 statistics": NNUNET | dict(statistics="instance", bias=True),
+    "k3s2p1op1 channels_last statistics": NNUNET_K3 | dict(layout="channels_last", statistics="batch"),
 }
 WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
                                           layout="channels_last")}  # offsets of 64 bits

@@ -20,7 +20,7 @@ from triton.runtime import driver
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import triton_conv3dt as t3  # noqa: E402
-from triton_conv3dt import functional  # noqa: E402
+from triton_conv3dt import backends  # noqa: E402
 from triton_conv3dt.launching import launch  # noqa: E402
 from triton_conv3dt.ops import internals  # noqa: E402
 from triton_conv3dt.planning.device import Device  # noqa: E402
@@ -160,7 +160,7 @@ LAYERS = {  # layout, input and output channels, input size, kernel, groups; pad
 if __name__ == "__main__":
     driver.set_active(StubDriver())
     launch.devices.current = lambda index=0: Device.named("nvidia_h200")
-    functional.unsupported = lambda x, w: None
+    backends.unsupported = lambda x, w: None
     given = {name: (*tensors(*shape), padding, shape[5] if len(shape) > 5 else 1)
              for name, (shape, padding) in LAYERS.items()}
     print(json.dumps(dict(launches={name: launches(*layer) for name, layer in given.items()},

@@ -10,7 +10,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from triton_conv3dt import conv_transpose3d, conv_transpose3d_sized, functional, nn, tf
+from triton_conv3dt import backends, conv_transpose3d, conv_transpose3d_sized, nn, tf
 
 OURS, PYTORCHS = torch.ops.triton_conv3dt, torch.ops.aten
 
@@ -169,10 +169,10 @@ def test_a_converted_dynunet_as_onnx():
 @pytest.mark.parametrize("backend, tracing, triton", [
     ("auto", False, True), ("auto", True, False), ("triton", True, True)])
 def test_a_trace_on_a_gpu_holds_pytorchs_operators(monkeypatch, backend, tracing, triton):
-    monkeypatch.setattr(functional, "unsupported", lambda x, w: None)
+    monkeypatch.setattr(backends, "unsupported", lambda x, w: None)
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: tracing)
     x = types.SimpleNamespace(device=torch.device("cuda"))
-    assert functional._takes_triton(backend, x, None) is triton
+    assert backends.takes_triton(backend, x, None) is triton
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triton_conv3dt import conv_transpose3d, conv_transpose3d_sized, functional
+from triton_conv3dt import backends, conv_transpose3d, conv_transpose3d_sized, functional
 from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch
 from triton_conv3dt.ops import composite
@@ -236,8 +236,8 @@ class OnAGpu(torch.Tensor):
 
 @pytest.fixture
 def unsupported(monkeypatch):
-    monkeypatch.setattr(functional, "unsupported", lambda x, w: "of the test")
-    monkeypatch.setattr(functional, "_warned", set())
+    monkeypatch.setattr(backends, "unsupported", lambda x, w: "of the test")
+    monkeypatch.setattr(backends, "_warned", set())
     monkeypatch.delenv("TRITON_CONV3DT_FALLBACK", raising=False)
 
 
@@ -250,7 +250,7 @@ def test_falling_back_on_a_gpu_warns_once_per_reason(unsupported, monkeypatch):
         warnings.simplefilter("error")
         conv_transpose3d(*operands)
         conv_transpose3d(operands[0], operands[1])
-    monkeypatch.setattr(functional, "unsupported", lambda x, w: "another")
+    monkeypatch.setattr(backends, "unsupported", lambda x, w: "another")
     with pytest.warns(UserWarning, match="another"):
         conv_transpose3d(*operands, stride=2)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triton_conv3dt import conv_transpose3d, functional, nn
+from triton_conv3dt import backends, conv_transpose3d, nn
 from triton_conv3dt.functional import conv_transpose3d_sized
 
 SIZES = ((2, 2, 2), (1, 3, 2), (3, 2, 4))
@@ -91,8 +91,8 @@ def test_the_module(device, activation):
 
 
 def test_a_fallback_warns_while_it_is_compiled(monkeypatch):
-    monkeypatch.setattr(functional, "_warned", set())
-    fast = compiled(lambda: functional._fall_back("of the test"), None)
+    monkeypatch.setattr(backends, "_warned", set())
+    fast = compiled(lambda: backends._fall_back("of the test"), None)
     with pytest.warns(UserWarning, match="falls back to PyTorch: of the test"):
         fast()
 

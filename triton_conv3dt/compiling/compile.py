@@ -67,7 +67,8 @@ def _operands(p: Problem) -> dict[str, torch.Tensor]:
     x, y = _meta(x_size, dense_strides(x_size, p.x_layout), p.dtype), _meta(y_size, dense_strides(y_size, p.y_layout), p.dtype)
     order = {"co": "channels_last", "ci": "ci"}.get(p.w_minor, "channels_first")
     w, b = _meta(w_size, dense_strides(w_size, order), p.dtype), _meta((p.co,), (1,), p.dtype)
-    return dict(x=x, y=y, w=w, b=b, residual=y, pre=y, saved=y, dw=w, db=b,
+    moments = _meta((p.n, p.co), (p.co, 1), "float64" if p.dtype == "float64" else "float32")
+    return dict(x=x, y=y, w=w, b=b, residual=y, pre=y, saved=y, dw=w, db=b, mean=moments, variance=moments,
                 dx=_meta(x_size, dense_strides(x_size, p.y_layout), p.dtype))
 
 

@@ -14,6 +14,7 @@ from torch import fx
 from ..functional import conv_transpose3d, conv_transpose3d_sized
 from ..nn.folding import folded
 from ..nn.rows import Row, shape_class
+from ..norm import conv_transpose3d_norm, conv_transpose3d_norm_sized
 from ..ops import composite
 from . import memory
 from .patterns import (ACTIVATION, ADDITION, CONCATENATION, LAYER, NOTHING, ONCE, OPERATOR, bound, in_place, is_layer,
@@ -21,6 +22,7 @@ from .patterns import (ACTIVATION, ADDITION, CONCATENATION, LAYER, NOTHING, ONCE
 
 # What the sized function takes of this package's own operator.
 SIZED = ("stride", "padding", "out_size", "dilation", "groups", "precision")
+CALLS = conv_transpose3d, conv_transpose3d_sized, conv_transpose3d_norm, conv_transpose3d_norm_sized
 # What begins the names of functions that change how PyTorch runs what comes after them.
 SWITCHES = ("_enter_", "_exit_", "_set_", "set_", "_push", "_pop", "_vmap_", "_grad_", "_jvp_", "_saved_")
 
@@ -35,6 +37,7 @@ class Chain:
     stage: int = NOTHING
     latest: str = ""  # the step of that stage
     norms: list[dict] = field(default_factory=list)
+    own_norm: fx.Node | None = None  # the one that normalises the result by its own statistics
     arguments: dict = field(default_factory=dict)
     fused: list[str] = field(default_factory=list)
     follows: list[str] = field(default_factory=list)
@@ -96,7 +99,7 @@ def _append(chain, value, user, regions, place) -> str:
     """Take a node into a chain, or say why not."""
     if user.op == "output":
         return "the graph ends"  # with the model, or where the compiler cannot follow
-    if user.target in (conv_transpose3d, conv_transpose3d_sized):
+    if user.target in CALLS:
         return "the call of another layer takes it"
     if regions[user] != regions[chain.layer]:
         return f"{name_of(user)} runs in another mode of autocast or autograd"
@@ -106,15 +109,21 @@ def _append(chain, value, user, regions, place) -> str:
     if step.stage != NOTHING:
         if step.stage < chain.stage or step.stage == chain.stage and step.stage in ONCE:
             return f"{step.word} comes after {chain.latest}"
+        if chain.own_norm is not None and step.stage != ACTIVATION:
+            return f"{step.word} comes after {chain.latest} by the statistics of the result"
         chain.stage, chain.latest = step.stage, step.word
     written = memory.written_between(chain, user, step, place)
     if written:
         return f"{written} writes to what {step.word} would read later"
+    if chain.own_norm is not None and (reads := memory.read_between(chain.own_norm, user, place)):
+        return f"{reads} may read what {name_of(chain.own_norm)} would write later"
     chain.nodes.append(user)
     chain.fused.append(step.word)
     chain.arguments.update(step.arguments)
     if step.norm:
         chain.norms.append(step.norm)
+    if step.own:
+        chain.own_norm = user
     return _DONE if step.stage == CONCATENATION else ""
 
 
@@ -193,10 +202,12 @@ def _rewrite(graph, chain) -> None:
         if is_operator(chain.layer):
             keywords |= {key: given[key] for key in SIZED}
             keywords |= {"activation": chain.arguments.get("activation"), "backend": "triton"}
-            call = graph.call_function(conv_transpose3d_sized, (given["input"], weight, bias), keywords)
+            call = graph.call_function(conv_transpose3d_norm_sized if chain.own_norm else conv_transpose3d_sized,
+                                       (given["input"], weight, bias), keywords)
         else:
             rest = {key: given[key] for key in LAYER[3:] if key in given}
-            call = graph.call_function(conv_transpose3d, (given["input"], weight, bias), rest | keywords)
+            call = graph.call_function(conv_transpose3d_norm if chain.own_norm else conv_transpose3d,
+                                       (given["input"], weight, bias), rest | keywords)
     call.meta = {key: value for key, value in last.meta.items() if key != "source_fn_stack"}
     last.replace_all_uses_with(call)
     for node in reversed(chain.nodes):

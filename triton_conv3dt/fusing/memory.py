@@ -23,6 +23,17 @@ def written_between(chain, last, step, place) -> str:
     return ""
 
 
+def read_between(norm, last, place) -> str:
+    """The name of a node between a normalisation and `last` that may read the running statistics that the former writes, or
+    ""."""
+    written = _written(norm)
+    for node in norm.graph.nodes:
+        if place[norm] < place.get(node, -1) < place[last]:
+            if any(_may_share(argument, target) for argument in node.all_input_nodes for target in written):
+                return name_of(node)
+    return ""
+
+
 def _written(node: fx.Node) -> list[fx.Node]:
     """The nodes whose memory a node may write to."""
     if node.op in ("placeholder", "get_attr", "output"):

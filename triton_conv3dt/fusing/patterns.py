@@ -20,6 +20,8 @@ NORMS = {  # with fixed statistics where `training`, by position and name, is Fa
 }
 NAMES = {"running_mean": "mean", "running_var": "variance", "weight": "scale", "bias": "shift",
          "use_input_stats": "training"}
+OWN_NORM = {"norm_weight": "scale", "norm_bias": "shift", "running_mean": "mean", "running_var": "variance",
+            "momentum": "momentum", "eps": "eps"}  # of conv_transpose3d_norm
 DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
 ADDING_METHODS = {"add", "add_"}
@@ -38,12 +40,14 @@ for _entry in ACTIVATIONS.values():
 
 
 class Step(NamedTuple):
-    """What a node adds to a call: a word for people, and arguments of the call; `norm` is for the weight and bias."""
+    """What a node adds to a call: a word for people, and arguments of the call; `norm` is for the weight and bias, or, where
+    `own`, of the result by its own statistics."""
 
     word: str
     stage: int  # steps stand in this order; those of one stage may follow each other
     arguments: dict = {}
     norm: dict | None = None
+    own: bool = False
 
 
 NOTHING, NORM, ADDITION, ACTIVATION, CONCATENATION = range(5)
@@ -135,7 +139,12 @@ def _norm(node, value, name):
     given = norm_arguments(node)
     if value_of(value).dim() != 5 or not alike(value_of(value), value_of(node)):
         return f"{name} has other channels, or changes the dtype"
-    if trains(node) or given.get("mean") is None:
+    if trains(node):
+        if given.get("training", True) is not True or (given.get("mean") is None) != (given.get("variance") is None):
+            return f"whether {name} trains is not known"
+        return Step(name, NORM, {"norm": "batch" if node.target is F.batch_norm else "instance"} | {
+            key: given[name] for key, name in OWN_NORM.items() if given.get(name) is not None}, own=True)
+    if given.get("mean") is None:
         return f"{name} needs the mean and variance of the result"
     return Step(name, NORM, norm={key: given.get(key) for key in ("mean", "variance", "scale", "shift")}
                 | {"eps": given.get("eps", 1e-5)})

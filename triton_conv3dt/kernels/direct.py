@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .lanes import lane_parts, side_by_side, within, zeros
+from .statistics import leave_lanes, tiles_of_sample
 from .tiles import axis_taps, box_origin, phase_of_program, tap_of_step, widen
 
 
@@ -124,7 +125,8 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
 @triton.jit
 def finish(tile, y, residual, pre, bias, channel, live, n, d, h, w, y_stride, r_stride, Y: tl.constexpr, R: tl.constexpr,
            ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr):
-    """The epilogue of one row of lanes, one rounding, and the store. bias, residual and pre may be None."""
+    """The epilogue of one row of lanes, one rounding, and the store. bias, residual and pre may be None. Returns what was
+    stored, as the accumulator's type."""
     Y_RUN: tl.constexpr = Y.run
     R_RUN: tl.constexpr = R.run
     if bias is not None:
@@ -146,10 +148,11 @@ def finish(tile, y, residual, pre, bias, channel, live, n, d, h, w, y_stride, r_
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
     tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    return tile.to(y.dtype.element_ty).to(tile.dtype)
 
 
 @triton.jit
-def direct(x, w, y, b, residual, pre, size, x_size, y_size, x_stride, w_stride, y_stride, r_stride, AXIS_D: tl.constexpr,
+def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_stride, y_stride, r_stride, AXIS_D: tl.constexpr,
            AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, READS_H: tl.constexpr, READS_W: tl.constexpr, ROWS: tl.constexpr,
            RED: tl.constexpr, GROUPS: tl.constexpr, X: tl.constexpr, Y: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr,
            ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
@@ -204,6 +207,7 @@ def direct(x, w, y, b, residual, pre, size, x_size, y_size, x_stride, w_stride, 
         bias = None
         if b is not None:
             bias = tl.load(b + channel + u, mask=channel + u < CHANNELS, other=0.0).to(ACC)
+        values, lives = (), ()
         for line in tl.static_range(LINES_H):
             line_h = y_h + (line // PHASES_H * AXIS_H.out_step + line % PHASES_H)
             for p in tl.static_range(PHASES_W // JOIN_W):
@@ -218,5 +222,12 @@ def direct(x, w, y, b, residual, pre, size, x_size, y_size, x_stride, w_stride, 
                     live = live & within(line_h, y_size[1])
                 if AXIS_W.edge:
                     live = live & within(w_run + p, y_size[2])
-                finish(each, y, residual, pre, bias, channel + u, live, n, y_d, line_h, y_w + p, y_stride, r_stride, Y, R,
-                       ACTIVATION, PARAMETERS)
+                each = finish(each, y, residual, pre, bias, channel + u, live, n, y_d, line_h, y_w + p, y_stride, r_stride, Y,
+                              R, ACTIVATION, PARAMETERS)
+                if parts is not None:
+                    values, lives = values + (each,), lives + (live,)
+        if parts is not None:
+            i_box, boxes = rest // TILES, tiles_of_sample(size, 1, SIDES, INDEX)
+            leave_lanes(parts, values, lives, tile * LANES.channels * SHARED + u, n, i_box % boxes * PROGRAM_PHASES +
+                        pid % PROGRAM_PHASES, boxes * PROGRAM_PHASES, CHANNELS, LANES.channels * JOIN_C,
+                        SHARED if JOIN_C == 1 else 1, LINES_H * (PHASES_W // JOIN_W), LANES.last)

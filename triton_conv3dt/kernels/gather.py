@@ -16,6 +16,7 @@ A tile is TILE.m rows by TILE.n positions, reduced by TILE.k channels at a time.
 import triton
 import triton.language as tl
 
+from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
     axis_taps, box_origin, gathered, inside, phase_of_program, place, position, round_tf32, row_parts, tap_of_step, widen,
     write
@@ -135,11 +136,12 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
 
 
 @triton.jit
-def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_stride, y_stride, r_stride,
+def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, w_stride, y_stride, r_stride,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
            X: tl.constexpr, W: tl.constexpr, Y: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr,
            ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr, INDEX: tl.constexpr):
     """x [N, *, *x_size] is gathered, y [N, *, *y_size] written; size: coarse places (d, h, w), P: N times their product.
+    parts: of the statistics of y, or None; with them every tile has places of one sample.
 
     w_stride: (row, reduction channel, tap, group). Grid: (position tile, phase, row tile) with the row tile fastest, so that
     neighbours share what they read; and the convolution groups.
@@ -165,8 +167,13 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     if X.reading == "pointers":
         box = (0, 0, 0, 0)
         o_n = tl.arange(0, BLOCK_N * SPLIT)
-        x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
-        n, td, th, tw = position(i_position * BLOCK_N + o_n // SPLIT, size)
+        if parts is None:
+            x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
+            n, td, th, tw = position(i_position * BLOCK_N + o_n // SPLIT, size)
+        else:
+            start, last = in_sample(i_position, size, BLOCK_N, INDEX)
+            x_live = tl.multiple_of(start, 1 if X.last else X_RUN) + o_n < tl.multiple_of(last, 1 if X.last else X_RUN)
+            n, td, th, tw = position(start + o_n, size)
         id0, ih0, iw0 = td * AXIS_D.in_step, th * AXIS_H.in_step, tw * AXIS_W.in_step + o_n % SPLIT
         x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_stride) + iw0 * x_stride[4], X_RUN)
         x_offset = tl.max_contiguous(x_offset, 1 if X.last else X_RUN)
@@ -174,7 +181,10 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
     else:
         x_offset, x_live, id0, ih0, iw0 = 0, True, 0, 0, 0
         if X.reading == "rows":
-            box = (0, 0, 0, i_position.to(tl.int32) * BLOCK_N)
+            start = i_position.to(tl.int32) * BLOCK_N
+            if parts is not None:
+                start = in_sample(i_position, size, BLOCK_N, INDEX)[0].to(tl.int32)
+            box = (0, 0, 0, start)
         else:
             box = box_origin(i_position.to(tl.int32), size, BOX)
     w += group.to(tl.int64) * w_stride[3]
@@ -210,16 +220,16 @@ def gather(x, w, y, b, residual, pre, P, size, x_size, y_size, x_stride, w_strid
                             (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X,
                             W, TILE, DOT, EVEN_M)
         tile = tl.join(tile, second).reshape(BLOCK_M, BLOCK_N * 2)
-    finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, y_size, y_stride, r_stride,
+    finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, phase, P, size, y_size, y_stride, r_stride,
            AXIS_D, AXIS_H, AXIS_W, ROWS, INTERLEAVE, Y, R, TILE, ACTIVATION, PARAMETERS, INDEX)
 
 
 @triton.jit
-def finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, y_size, y_stride, r_stride,
+def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, phase, P, size, y_size, y_stride, r_stride,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, INTERLEAVE: tl.constexpr,
            Y: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr,
            INDEX: tl.constexpr):
-    """Bring a tile [rows, positions] into the order of the store, lines by columns, and write it."""
+    """Bring a tile [rows, positions] into the order of the store, lines by columns, and write it and its statistics."""
     MD: tl.constexpr = AXIS_D.merged
     MH: tl.constexpr = AXIS_H.merged
     MW: tl.constexpr = AXIS_W.merged // INTERLEAVE
@@ -244,9 +254,14 @@ def finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, 
         rd, rh, rw, channel = row_parts(i_row * LINES + line, ROWS, MD, MH, MW, PHASE_MINOR)
     live = (channel < ROWS) & (rd < MD)
     column = tl.arange(0, BLOCK_N * JOIN)
-    if BOX is None:
+    if BOX is None and parts is None:
         n, td, th, tw = position(i_position * BLOCK_N + column // JOIN, size)
         live_column = i_position * (BLOCK_N * JOIN) + column < P * JOIN  # the same along a run
+    elif BOX is None:
+        Y_RUN: tl.constexpr = 1 if Y.last else Y.run
+        start, last = in_sample(i_position, size, BLOCK_N, INDEX)
+        n, td, th, tw = position(start + column // JOIN, size)
+        live_column = tl.multiple_of(start * JOIN, Y_RUN) + column < tl.multiple_of(last * JOIN, Y_RUN)
     else:
         n, td, th, tw = box_origin(i_position, size, BOX)
         WIDTH: tl.constexpr = BOX[2] * JOIN
@@ -256,6 +271,16 @@ def finish(tile, y, residual, pre, b, i_row, i_position, group, phase, P, size, 
     base_d = td * AXIS_D.out_step + phase[0] - AXIS_D.origin
     base_h = th * AXIS_H.out_step + phase[1] - AXIS_H.origin
     base_w = tw * AXIS_W.out_step + phase[2] - AXIS_W.origin + column % JOIN
-    write(tile, y, residual, pre, b, group.to(INDEX) * ROWS + channel, (rd, rh, rw), n, (base_d, base_h, base_w), live,
-          live_column, y_size, widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX), AXIS_D, AXIS_H, AXIS_W, Y, R,
-          ACTIVATION, PARAMETERS)
+    channel = group.to(INDEX) * ROWS + channel
+    tile, written = write(tile, y, residual, pre, b, channel, (rd, rh, rw), n, (base_d, base_h, base_w), live, live_column,
+                          y_size, widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX), AXIS_D, AXIS_H, AXIS_W, Y, R,
+                          ACTIVATION, PARAMETERS)
+    if parts is not None:
+        TOGETHER: tl.constexpr = TILE.together
+        APART: tl.constexpr = (MD * MH * MW + TOGETHER - 1) // TOGETHER
+        tiles, phases = tiles_of_sample(size, BLOCK_N, BOX, INDEX), AXIS_D.phases * AXIS_H.phases * AXIS_W.phases
+        share = (i_position % tiles * phases + i_phase) * APART
+        if APART > 1:
+            share += ((rd * MH + rh) * MW + rw) // TOGETHER
+        leave_tile(parts, tile, written, channel, live, i_position // tiles, share, tl.num_programs(1) * ROWS,
+                   tiles * phases * APART, TOGETHER, PHASE_MINOR and not Y.last)

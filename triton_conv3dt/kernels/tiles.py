@@ -131,6 +131,7 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
 
     A line is a channel with its phase residue (d, h, w); a column is the place base (d, h, w) of sample n where residue 0
     falls. b, residual and pre may be None; pre has y's strides, and a residual with a run has y's layout.
+    Returned is what was stored, as the accumulator's type, and which of it is live.
     """
     Y_RUN: tl.constexpr = Y.run
     R_RUN: tl.constexpr = R.run
@@ -161,3 +162,4 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
     tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    return tile.to(y.dtype.element_ty).to(tile.dtype), live

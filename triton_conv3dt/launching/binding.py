@@ -189,13 +189,14 @@ def load() -> dict:
     import triton.language as tl
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    from ..kernels import activations, backward, direct, gather, grad_weight, grad_weight_direct, reduce
+    from ..kernels import activations, backward, direct, gather, grad_weight, grad_weight_direct, reduce, statistics
 
     return {
         "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
         "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight_direct.grad_weight_direct,
         "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
-        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "activations": activations,
+        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "combine": statistics.combine,
+        "normalise": statistics.normalise, "activations": activations,
         "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,
     }
 

@@ -5,17 +5,18 @@ nothing again. Every function returns without a synchronisation and allocates th
 """
 
 from dataclasses import replace
+from math import prod
 
 import torch
 
 from ..planning import device as devices
-from ..planning import launches, search
+from ..planning import launches, norms, search
 from ..planning.constraints import current
 from ..planning.device import Device
 from ..planning.plan import plan
 from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
 from .binding import Call, interpreting
-from .tensors import NAMES, channel_parts, empty, problem_of, reach
+from .tensors import NAMES, channel_parts, empty, memory_format, problem_of, reach, statistics_of
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
@@ -47,12 +48,13 @@ def unsupported(x: torch.Tensor, w: torch.Tensor) -> str | None:
 
 
 def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, out=None,
-            keep_pre=False, records=None, concat=None, concat_first=False):
+            keep_pre=False, records=None, concat=None, concat_first=False, statistics=None):
     """y [N, CO, *out_size] and the value before the activation (None unless keep_pre), in one launch of the layer.
 
     y has x's memory format, or is written into out, any view of that shape. The other value has y's strides, which is
     how the kernels write it. With concat [N, C, *out_size], y has a copy of it beside the layer's channels, and the
-    kernel writes into their part of y. Sizes are checked by the caller. records is the caller's own memory of calls that
+    kernel writes into their part of y. With statistics, "instance" or "batch", the mean and biased variance of what the layer
+    writes follow, as statistics_of has them, from partial sums of that launch. Sizes are checked by the caller. records is the caller's own memory of calls that
     differ in nothing but where their tensors lie, and in precision.
     """
     if b is not None and not b.is_contiguous():
@@ -60,7 +62,7 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
     key = (x.stride(), x.data_ptr() % 16, w.stride(), w.data_ptr() % 16, precision,
            b if b is None else b.data_ptr() % 16, residual if residual is None else _place(residual),
            out if out is None else _place(out), concat if concat is None else (concat.shape[1], concat_first),
-           current())
+           statistics, current())
     if records is None:
         records = _records
         key += (x.shape, w.shape, x.dtype, x.device, out_size, stride, padding, dilation, groups, activation, keep_pre)
@@ -70,8 +72,8 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         y = empty((x.shape[0], channels + others, *out_size), x) if out is None else out
         own = y if concat is None else channel_parts(y, channels, concat_first)[0]
         if y.numel() == 0:
-            return y, _like(own) if keep_pre else None
-        epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre)
+            return y, _like(own) if keep_pre else None, *(statistics_of(own, statistics) if statistics else ())
+        epilogue = Epilogue(b is not None, residual is not None, activation, keep_pre, statistics)
         call = _bound(records, key, x, problem_of(
             "forward", x, w, own, epilogue, stride, padding, dilation, groups, precision, residual))
         call.result = y.shape, y.stride()
@@ -80,8 +82,14 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
         own, other = channel_parts(y, w.shape[1] * groups, concat_first)
         other.copy_(concat)
     pre = _like(own) if keep_pre else None
-    call.run((x, w, own, b, residual, pre))
-    return y, pre
+    if statistics is None:
+        call.run((x, w, own, b, residual, pre))
+        return y, pre
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    size = own.shape[1:2] if statistics == "batch" else own.shape[:2]
+    moments = own.new_empty(size, dtype=wide), own.new_empty(size, dtype=wide)
+    call.run((x, w, own, b, residual, pre, *moments))
+    return y, pre, *moments
 
 
 def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
@@ -201,6 +209,28 @@ def activation_grad(dy, saved, activation):
     dz = saved.new_empty_strided(*call.result)
     call.run((dy, saved, dz))
     return dz
+
+
+def normalise(y, mean, variance, scale, shift, eps, activation):
+    """activation((y - mean) / sqrt(variance + eps) * scale + shift) in y's memory format and dtype, in one pass. mean and
+    variance: [N, C] or [C]; scale and shift: [C], of any dtype, or None.
+    """
+    dense = y.contiguous(memory_format=memory_format(y))
+    vectors = [t if t is None else t.contiguous() for t in (mean, variance, scale, shift)]
+    key = ("normalise", y.shape, *_place(dense), y.dtype, y.device, mean.shape, eps, activation,
+           *(t if t is None else (t.data_ptr() % 16, t.dtype) for t in vectors))
+    call = _records.get(key)
+    if call is None:
+        if y.numel() == 0:
+            return torch.empty_like(dense)
+        n, c, *sizes = y.shape
+        call = _remember(_records, key, Call(norms.normalise(
+            n, c, prod(sizes), activation, eps=eps, batch=mean.dim() == 1, channels_last=not dense.is_contiguous(),
+            scaled=scale is not None, shifted=shift is not None, double=y.dtype is torch.float64,
+            wide=exceed_31_bits(y.numel()))))
+    z = dense.new_empty_strided(dense.shape, dense.stride())
+    call.run((dense, z, *vectors))
+    return z
 
 
 def _like(t):

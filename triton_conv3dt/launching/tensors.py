@@ -75,6 +75,14 @@ def empty(shape, like):
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
 
 
+def statistics_of(y, statistics: str):
+    """Mean and biased variance of y over the places of each sample [N, C], or of the "batch" [C], by PyTorch, in fp32 or
+    wider."""
+    wide = y.to(torch.promote_types(y.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, (0, 2, 3, 4) if statistics == "batch" else (2, 3, 4), correction=0)
+    return mean, variance
+
+
 def channel_parts(t, channels: int, concat_first: bool):
     """Views of a concatenation t [..., C, D, H, W]: a layer's channels, and those of what it is concatenated with."""
     others = t.shape[-4] - channels

@@ -12,6 +12,7 @@ from . import internals
 
 BACKENDS = ("auto", "triton", "torch")
 AXES = ("depth", "height", "width")
+STATISTICS = ("instance", "batch")
 _DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
            torch.float32, torch.float64, torch.complex32, torch.complex64, torch.complex128)
 _PROMOTED = {(a, b): torch.promote_types(a, b) for a in _DTYPES for b in _DTYPES}
@@ -158,6 +159,19 @@ def promoted(a: torch.dtype, b: torch.dtype) -> torch.dtype:
 def check_choice(name: str, value, choices) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, received {value!r}")
+
+
+def check_statistics(statistics, concat, out) -> None:
+    """Raises:
+        ValueError: they do not exist.
+        RuntimeError: they cannot be of a result that is written to a part of another tensor.
+    """
+    if statistics is None:
+        return
+    check_choice("statistics", statistics, STATISTICS)
+    if concat is not None or out is not None:
+        raise RuntimeError("statistics are those of a result of its own: not with concat= or out=. Concatenate, or copy, "
+                           "afterwards")
 
 
 def check_memory(out, own, other, **inputs) -> None:

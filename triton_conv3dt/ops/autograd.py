@@ -5,6 +5,8 @@ An operator is called with the arguments of its schema (schemas.py). Where the d
 implementation, it is left out: it costs more than many of these layers take on a GPU.
 """
 
+from functools import partial
+
 import torch
 from torch._C import _AutoDispatchBelowAutograd
 from torch._functorch.utils import enable_single_level_autograd_function
@@ -122,11 +124,11 @@ class ConvTranspose3d(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx, direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation, parameters,
-                keep_pre, into):
+                keep_pre, run):
         rest = (out_size, *geometry, activation, parameters, keep_pre)
         if concat is None:
             ctx.concat = None
-            y, pre = forward.below_autograd(direct, x, w, b, residual, *rest, **({"into": into[0]} if into else {}))
+            y, pre = (run or forward.below_autograd)(direct, x, w, b, residual, *rest)
         else:
             ctx.concat = w.shape[1] * geometry[3], concat_first
             ctx.concat_shape, ctx.concat_dtype = concat.shape, concat.dtype
@@ -264,13 +266,16 @@ def _forward(direct, x, w, b, residual, *rest, **memory):
     return _forward_concat(direct, x, w, b, residual, None, False, *rest, **memory)
 
 
-def _forward_concat(direct, x, w, b, residual, concat, concat_first, out_size, *rest, records=None, into=None):
-    """The operator with derivatives: the pre-activation is kept, too, where the activation's derivative needs it."""
+def _forward_concat(direct, x, w, b, residual, concat, concat_first, out_size, *rest, records=None, into=None, run=None):
+    """The operator with derivatives: the pre-activation is kept, too, where the activation's derivative needs it. run: what
+    launches the layer, where that is another operator."""
     *geometry, activation, parameters, keep_pre = rest
     needed = (activation is not None and activation_of(activation, parameters).derivative_from == "input"
               and (concat is None or _tracked((x, w, b, residual))))
+    if into is not None and not needed:
+        run = partial(forward.below_autograd, into=into)
     result = ConvTranspose3d.apply(direct, x, w, b, residual, concat, concat_first, out_size, geometry, activation,
-                                   parameters, keep_pre or needed, None if into is None or needed else (into,))
+                                   parameters, keep_pre or needed, run)
     y, pre = result if keep_pre or needed else (result, None)
     return y, pre if keep_pre else None if direct else x.new_empty((0,))
 

@@ -3,13 +3,15 @@
     forward          y = activation(conv_transpose(x, w) + b + residual), and the value before the activation
     forward_out      the same into `out`, which may be any view
     forward_concat   forward's y beside a copy of `concat`, in one tensor
+    forward_statistics  forward, and mean and variance of y, of each "instance" [N, CO] or of the "batch" [CO]
+    normalise        y by its mean and variance, scaled, shifted and activated
     grad_input       dx from dz and w
     grad_weight      dw from x and dz, in the strides of the weight
     grad_bias        db from dz
     backward         all three from dy, in one pass where that is possible; without derivatives of its own
     activation_grad  dz from dy and the one tensor that the activation's derivative needs
 
-Derivatives are in autograd.py, the rules for vmap in vmap.py. `padding` is what is cropped before the output, any
+Derivatives are in autograd.py and statistics.py, the rules for vmap in vmap.py. `padding` is what is cropped before the output, any
 integers; `out_size` settles what is cropped after it. A `precision` of None follows PyTorch's setting when a kernel is
 launched.
 """
@@ -34,6 +36,11 @@ SCHEMAS = {
     "forward_concat": "(Tensor x, Tensor w, Tensor? b, Tensor? residual, Tensor concat, bool concat_first, "
                       f"SymInt[] out_size, {GEOMETRY}, str? activation, float[] parameters, bool keep_pre) "
                       "-> (Tensor y, Tensor pre)",
+    "forward_statistics": f"(Tensor x, Tensor w, Tensor? b, Tensor? residual, SymInt[] out_size, {GEOMETRY}, "
+                          "str? activation, float[] parameters, bool keep_pre, str statistics) "
+                          "-> (Tensor y, Tensor pre, Tensor mean, Tensor variance)",
+    "normalise": "(Tensor y, Tensor mean, Tensor variance, Tensor? scale, Tensor? shift, float eps, str? activation, "
+                 "float[] parameters) -> Tensor",
     "grad_input": f"(Tensor dz, Tensor w, SymInt[] in_size, {GEOMETRY}) -> Tensor",
     "grad_weight": f"(Tensor x, Tensor dz, SymInt[] kernel, SymInt[] w_strides, {GEOMETRY}) -> Tensor",
     "grad_bias": "(Tensor dz) -> Tensor",
@@ -42,7 +49,7 @@ SCHEMAS = {
     "activation_grad": "(Tensor dy, Tensor saved, str activation, float[] parameters) -> Tensor",
 }
 
-FORWARDS = "forward", "forward_out", "forward_concat"
+FORWARDS = "forward", "forward_out", "forward_concat", "forward_statistics"
 
 library = torch.library.Library(NAMESPACE, "DEF")
 # The fake results have exact strides, so the compiler must not choose others for what it hands in.
@@ -83,6 +90,17 @@ def forward_concat(x, w, b, residual, concat, concat_first, out_size, stride, pa
                           concat_first)
 
 
+def forward_statistics(x, w, b, residual, out_size, stride, padding, dilation, groups, precision, activation, parameters,
+                       keep_pre, statistics, records=None):
+    return launch.forward(x, w, b, residual, out_size, stride, padding, dilation, groups, _precision(precision, x.dtype),
+                          activation_of(activation, parameters) if activation else None, None, keep_pre, records,
+                          statistics=statistics)
+
+
+def normalise(y, mean, variance, scale, shift, eps, activation, parameters):
+    return launch.normalise(y, mean, variance, scale, shift, eps, activation_of(activation, parameters) if activation else None)
+
+
 def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation, parameters):
     return launch.backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups,
                            _precision(precision, x.dtype), activation_of(activation, parameters) if activation else None)
@@ -107,7 +125,8 @@ def activation_grad(dy, saved, activation, parameters):
 
 
 IMPLEMENTATIONS = {f.__name__: f for f in (
-    forward, forward_out, forward_concat, grad_input, grad_weight, grad_bias, backward, activation_grad)}
+    forward, forward_out, forward_concat, forward_statistics, normalise, grad_input, grad_weight, grad_bias, backward,
+    activation_grad)}
 
 
 def with_tuples(args):
@@ -133,8 +152,8 @@ def _dispatched(name: str):
         if reason is not None:
             raise RuntimeError(f"{NAMESPACE}::{name} cannot run on {args[0].device}: {reason}")
         result = implementation(*args)
-        if isinstance(result, tuple) and result[-1] is None:
-            return *result[:-1], args[0].new_empty((0,))
+        if isinstance(result, tuple) and any(t is None for t in result):
+            return tuple([args[0].new_empty((0,)) if t is None else t for t in result])
         return result
 
     return run
@@ -155,6 +174,17 @@ def _fake_forward_concat(x, w, b, residual, concat, concat_first, out_size, stri
     y = empty((x.shape[0], channels + concat.shape[1], *out_size), x)
     own, _ = channel_parts(y, channels, concat_first)
     return y, own.new_empty_strided(own.shape, own.stride()) if keep_pre else x.new_empty((0,))
+
+
+def _fake_forward_statistics(x, w, b, residual, out_size, *rest):
+    y, pre = _fake_forward(x, w, b, residual, out_size, *rest[:-1])
+    size = y.shape[1:2] if rest[-1] == "batch" else y.shape[:2]
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    return y, pre, y.new_empty(size, dtype=dtype), y.new_empty(size, dtype=dtype)
+
+
+def _fake_normalise(y, *rest):
+    return torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=memory_format(y))
 
 
 def _fake_grad_input(dz, w, in_size, *geometry):
@@ -181,6 +211,8 @@ FAKES = {
     "forward": _fake_forward,
     "forward_out": lambda *args: None,
     "forward_concat": _fake_forward_concat,
+    "forward_statistics": _fake_forward_statistics,
+    "normalise": _fake_normalise,
     "grad_input": _fake_grad_input,
     "grad_weight": _fake_grad_weight,
     "grad_bias": lambda dz: dz.new_empty((dz.shape[1],)),

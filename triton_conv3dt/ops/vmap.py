@@ -6,6 +6,7 @@ is a gradient of w, every element becomes a group of channels of its own.
 
 import torch
 
+from ..launching.tensors import statistics_of
 from .schemas import NAMESPACE, library
 
 _ops = getattr(torch.ops, NAMESPACE)
@@ -43,6 +44,23 @@ def _forward_concat(info, dims, x, w, b, residual, concat, concat_first, *rest):
     return (torch.cat((concat, y) if concat_first else (y, concat), 2), pre), (0, pre_dim)
 
 
+def _forward_statistics(info, dims, *args):
+    """The layer, then the statistics by PyTorch, each element's own."""
+    *args, statistics = args
+    (y, pre), (axis, pre_axis) = _forward(info, dims[:-1], *args)
+    moments = [t.unflatten(-1, (info.batch_size, -1)) for t in statistics_of(_folded(y, axis, 1, info.batch_size), statistics)]
+    return (y, pre, *moments), (axis, pre_axis, moments[0].dim() - 2, moments[0].dim() - 2)
+
+
+def _normalise(info, dims, y, mean, variance, scale, shift, *rest):
+    batch, (y_dim, mean_dim, variance_dim, scale_dim, shift_dim, *_) = info.batch_size, dims
+    axis = mean.dim() - (mean_dim is not None) - 1  # of its channels
+    mean, variance = _folded(mean, mean_dim, axis, batch), _folded(variance, variance_dim, axis, batch)
+    scale, shift = _folded(scale, scale_dim, 0, batch), _folded(shift, shift_dim, 0, batch)
+    z = _ops.normalise(_folded(y, y_dim, 1, batch), mean, variance, scale, shift, *rest)
+    return z.unflatten(1, (batch, -1)), 1
+
+
 def _grad_input(info, dims, dz, w, in_size, stride, padding, dilation, groups, precision):
     axis, (dz_dim, w_dim, *_), batch = 0, dims, info.batch_size
     if w_dim is not None:
@@ -70,6 +88,7 @@ def _activation_grad(info, dims, dy, saved, activation, parameters):
 
 
 for _name, _rule in {"forward": _forward, "forward_concat": _forward_concat, "grad_input": _grad_input,
+                     "forward_statistics": _forward_statistics, "normalise": _normalise,
                      "grad_weight": _grad_weight, "grad_bias": _grad_bias,
                      "activation_grad": _activation_grad}.items():
     torch.library.register_vmap(f"{NAMESPACE}::{_name}", _rule, lib=library)

@@ -11,6 +11,7 @@ from .device import Device
 from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
 
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk")
+STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
@@ -116,6 +117,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):
         return f"path {config.path!r} does not compute {problem.direction}"
+    if problem.epilogue.statistics and config.path not in STATISTICS:
+        return f"path {config.path!r} takes no statistics of what it writes"
     if any(config.box) and config.path not in ("descriptor", "walk"):
         return f"path {config.path!r} has no boxes, received {config.box}"
     if config.path == "walk":

@@ -83,7 +83,7 @@ class Tile(NamedTuple):
     m, n, k: rows, columns and reduction of a product. split: neighbours along w of the gathered tensor that are read as one run
     and split after the load. join: w phases of the output that are written as one run. phase_minor: rows count (channel,
     phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
-    neighbours in flat order.
+    neighbours in flat order. together: phases of a channel in the lines of a tile whose statistics are added up there.
     """
 
     m: int
@@ -94,6 +94,7 @@ class Tile(NamedTuple):
     join: int = 1
     phase_minor: bool = False
     box: tuple[int, int, int] | None = None
+    together: int = 1
 
 
 class Dot(NamedTuple):

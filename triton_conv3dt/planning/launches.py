@@ -17,7 +17,7 @@ from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import BLOCK, Launch, Schedule, Workspace, channels_last, copy, index, pack, packed
 
 OPERANDS = {  # what a caller brings, in this order
-    "forward": ("x", "w", "y", "b", "residual", "pre"),
+    "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
     "grad_input": ("x", "w", "y"),
     "grad_weight": ("x", "w", "y"),
     BACKWARD: ("y", "x", "w", "saved", "dx", "dw", "db"),
@@ -32,7 +32,8 @@ def schedule(problem: Problem, config: Config) -> Schedule:
     if config.path == "walk":
         build = _walk_weight if problem.direction == "grad_weight" else _walk
     launches, workspaces = build(problem, config)
-    return Schedule(OPERANDS[problem.direction], tuple(launches), tuple(workspaces))
+    operands = OPERANDS[problem.direction] + (("mean", "variance") if problem.epilogue.statistics else ())
+    return Schedule(operands, tuple(launches), tuple(workspaces))
 
 
 def _gather(p: Problem, c: Config) -> tuple[list, list]:
@@ -60,7 +61,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         ROWS=rows, RED=red,
         X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.reading(p, c)),
         Y=Memory(y_last, written(y_run)), R=Memory(y_last and r_run > 1, r_run),
-        **_activation("ACTIVATION", p.epilogue.activation))
+        **activation_constants("ACTIVATION", p.epilogue.activation))
     if c.dense:
         dense = power_of_two_divisor({"co": p.co_group, "ci": p.ci_group, "tap": p.taps}.get(minor, 1), limit)
         role = {"co": "row" if forward else "red", "ci": "red" if forward else "row"}.get(minor, "tap")
@@ -68,14 +69,16 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         constants |= dict(
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
             TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), join, lowering.phase_minor(p, c),
-                      c.box if any(c.box) else None),
+                      c.box if any(c.box) else None,
+                      lowering.together(p, c) if p.epilogue.statistics else 1),
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         constants |= dict(GROUPS=p.groups, **_lanes(p, c))
     described = ((lowering.reading(p, c), p, c),) if c.path == "descriptor" else ()
     steps, sizes = lowering.steps(p, c), (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
     tensors = (source, weight, target, *(name if present else None for name, present in (
-        ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre))))
+        ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre),
+        ("parts", p.epilogue.statistics))))
     kernel = "gather" if c.dense else "direct"
     read = f", reads by {READINGS[lowering.reading(p, c)]}" * c.dense
     launches.append(Launch(
@@ -83,6 +86,10 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
+    if p.epilogue.statistics:
+        combine, shares = _combine(p, c)
+        launches.append(combine)
+        workspaces.append(shares)
     return launches, workspaces
 
 
@@ -114,6 +121,16 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
         constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in ("patch", "line", "weight"))))
     return launches, workspaces
+
+
+def _combine(p: Problem, c: Config) -> tuple[Launch, Workspace]:
+    """Mean and variance of what is written, and the partial results from which they come."""
+    shares, batch = lowering.statistics_shares(p, c), p.epilogue.statistics == "batch"
+    samples, rows = (p.n, p.co) if batch else (1, p.n * p.co)
+    return Launch(
+        "combine", (rows, 1, 1), ("parts", "mean", "variance"), (p.co, shares, samples), (), dict(BLOCK=BLOCK),
+        f"combine the statistics of each {'channel' if batch else 'sample and channel'}, {samples * shares} shares"
+    ), Workspace("parts", (p.n, p.co, shares, 3), (3 * p.co * shares, 3 * shares, 3, 1), _accumulator(p))
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
@@ -161,7 +178,7 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
         X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
         O=Memory(z_last, power_of_two_divisor(p.ci if z_last else p.in_size[2], limit)),
         TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, 1 if z_last else p.stride[2]),
-        **_activation("DERIVATIVE", p.epilogue.activation), INDEX=index(p))
+        **activation_constants("DERIVATIVE", p.epilogue.activation), INDEX=index(p))
     residues = p.taps if z_last else p.stride[0] * p.stride[1]
     launches = [Launch(
         "backward", lowering.grid(p, c),
@@ -195,7 +212,7 @@ def activation_grad(n: int, c: int, sizes: tuple[int, int, int], activation: Act
                     double: bool) -> Schedule:
     """dz = dy * derivative(saved). flat: the three share their strides and are dense."""
     size = n * c * prod(sizes)
-    constants = dict(LAST=channels_last, FLAT=flat, **_activation("DERIVATIVE", activation),
+    constants = dict(LAST=channels_last, FLAT=flat, **activation_constants("DERIVATIVE", activation),
                      ACC="float64" if double else "float32", BLOCK=BLOCK)
     return Schedule(("dy", "saved", "dz"), (Launch(
         "activation_grad", (ceil_div(size, BLOCK), 1, 1), ("dy", "saved", "dz"), (size, c, sizes),
@@ -233,7 +250,7 @@ def _lanes(p: Problem, c: Config) -> dict[str, object]:
     return dict(LANES=lanes.lanes(p, c), READS_H=reads_h, READS_W=reads_w, ACC=_accumulator(p))
 
 
-def _activation(parameter: str, activation: Activation | None) -> dict[str, object]:
+def activation_constants(parameter: str, activation: Activation | None) -> dict[str, object]:
     """An activation, by name, and its two parameters."""
     parameters = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
     return {parameter: activation.name if activation else None, "PARAMETERS": parameters}

@@ -164,12 +164,40 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     places = steps(problem, config)
     if any(config.box):
         tiles = problem.n * prod(map(ceil_div, places, config.box))
+    elif problem.epilogue.statistics:  # tiles end with their sample
+        tiles = problem.n * ceil_div(prod(places), config.block_n)
     else:
         tiles = ceil_div(problem.n * prod(places), config.block_n)
     tiles *= prod(c.phases for c in constants)
     rows = rows_and_reduction(problem)[0]
     merged = prod(c.merged for c in constants)
     return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
+
+
+def together(problem: Problem, config: Config) -> int:
+    """How many lines of a tile are phases of one channel, whose statistics the tile adds up: all phases where rows count
+    (channel, phase), else as many as have all their channels in a tile."""
+    lines, phases, rows = *_lines_and_phases(problem, config), problem.co_group
+    if phase_minor(problem, config):
+        return phases if phases & (phases - 1) == 0 and phases <= lines else 1
+    return lines // rows if phases > 1 and rows & (rows - 1) == 0 and rows <= lines else 1
+
+
+def _lines_and_phases(problem: Problem, config: Config) -> tuple[int, int]:
+    """Lines of a tile as it is written, and phases that are lines and not columns."""
+    interleaved = join_factor(problem, config.merge) if config.merge[2] else 1
+    return config.block_m // interleaved, prod(c.merged for c in axis_constants(problem, config)) // interleaved
+
+
+def statistics_shares(problem: Problem, config: Config) -> int:
+    """In how many partial results a product leaves the statistics of a channel of a sample."""
+    constants = axis_constants(problem, config)
+    programs = prod(c.phases for c in constants)
+    if not config.dense:
+        return lanes.boxes(problem, config) // problem.n * programs
+    places = steps(problem, config)
+    tiles = prod(map(ceil_div, places, config.box)) if any(config.box) else ceil_div(prod(places), config.block_n)
+    return tiles * programs * ceil_div(_lines_and_phases(problem, config)[1], together(problem, config))
 
 
 def _lane_grid(problem: Problem, config: Config, phases: int) -> tuple[int, int, int]:

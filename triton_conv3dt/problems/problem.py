@@ -28,11 +28,13 @@ class Epilogue:
     residual: bool = False
     activation: Activation | None = None
     keep_pre: bool = False  # also write the value before the activation
+    statistics: str | None = None  # also mean and variance of what is written, of each "instance" or of the "batch"
 
     def __str__(self) -> str:
         parts = ["bias"] * self.bias + ["residual"] * self.residual
         parts += [str(self.activation)] if self.activation else []
-        return " + ".join(parts + ["pre-activation kept"] * self.keep_pre) or "none"
+        parts += ["pre-activation kept"] * self.keep_pre
+        return " + ".join(parts + [f"statistics of the {self.statistics}"] * bool(self.statistics)) or "none"
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Problem(Shape):
 
     @staticmethod
     def of_layer(direction="forward", *, dtype="float16", layout="channels_first", w_minor=None, bias=False,
-                 activation=None, residual=False, precision="tf32", **shape) -> "Problem":
+                 activation=None, residual=False, statistics=None, precision="tf32", **shape) -> "Problem":
         """The problem of a layer with dense tensors in one layout; shape: what Shape.of takes."""
         return Problem.of_shape(Shape.of(**shape), direction, dtype, layout, precision, w_minor=w_minor,
-                          epilogue=Epilogue(bias, residual, Activation.of(activation)))
+                          epilogue=Epilogue(bias, residual, Activation.of(activation), statistics=statistics))
 
     @staticmethod
     def of_shape(layer: Shape, direction="forward", dtype="float16", layout="channels_first", precision="tf32", *,
