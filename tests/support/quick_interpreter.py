@@ -1,6 +1,6 @@
 """Triton's interpreter without what it does over and over: the same numbers in a third of the time.
 
-    install()       once, before the first launch
+    install()       once, before the first launch; quick_child/ does it in a command that a test runs
 
 It patches triton.language at each launch and again at each call of a jit function inside a kernel: all members of four
 modules and classes are listed and sorted to find those that are not patched yet, which are none. That was half of the
@@ -12,7 +12,8 @@ A Triton that does this otherwise is left as it is: every part looks for what it
 
 import inspect
 
-import triton.language as tl
+from triton import language
+from triton.language import core
 from triton.runtime import interpreter
 
 _WANTED = ("_patch_lang", "_LangPatchScope", "_get_np_dtype")
@@ -27,8 +28,8 @@ def install() -> bool:
     if not isinstance(interpreter._patch_lang, Patches):
         interpreter._patch_lang = Patches(interpreter._patch_lang)
         interpreter._get_np_dtype = _remembered_by_name(interpreter._get_np_dtype)
-        tl.block_type.__init__ = _quick_block_type(tl.block_type.__init__)
-        tl.tensor.__init__ = _quick_tensor(tl.tensor.__init__)
+        core.block_type.__init__ = _quick_block_type(core.block_type.__init__)
+        core.tensor.__init__ = _quick_tensor(core.tensor.__init__)
     return True
 
 
@@ -72,7 +73,7 @@ class Patches:
         """triton.language and its core, as far as a function sees them."""
         names = fn.__globals__
         if id(names) not in self.languages:  # the names are kept too, lest another dictionary get the id
-            found = frozenset(v for v in names.values() if inspect.ismodule(v) and (v is tl or v is tl.core))
+            found = frozenset(v for v in names.values() if inspect.ismodule(v) and (v is language or v is core))
             self.languages[id(names)] = names, found
         return self.languages[id(names)][1]
 
@@ -103,7 +104,7 @@ def _quick_block_type(init):
     known = {}
 
     def __init__(self, element_ty, shape):
-        key = element_ty.name, *[s.value if type(s) is tl.constexpr else s for s in shape]
+        key = element_ty.name, *[s.value if type(s) is core.constexpr else s for s in shape]
         found = known.get(key)
         if found is None:
             init(self, element_ty, shape)
