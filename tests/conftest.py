@@ -15,12 +15,15 @@ if not HAS_GPU and "EMULATOR_REPORTS" not in os.environ:  # the emulator runs wh
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores
 
+import quick_interpreter  # noqa: E402
 from triton.runtime.interpreter import interpreter_builder  # noqa: E402
 
 from triton_conv3dt.planning import constraints, store  # noqa: E402
 
 # Half of the interpreter's time went into looking for overflow in every sum; `overflow` does where offsets are large.
 interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    quick_interpreter.install()
 
 pytest_plugins = ("gpu_journal",)
 PACKAGE = "triton_conv3dt"

@@ -88,7 +88,9 @@ def test_a_wrong_result_is_reported_and_fails(no_gpu_no_kernels, tmp_path, capsy
 def test_whole_command(tmp_path):
     pytest.importorskip("matplotlib")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(map(str, (root / "tests" / "support" / "quick_child", root)))
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     result = subprocess.run([sys.executable, "-m", "triton_conv3dt", "demo", "--quiet"], cwd=tmp_path,
                             env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
