@@ -243,7 +243,7 @@ print([record.plan.config.path for call in functional._calls.values() for record
 
 @pytest.mark.parametrize("text, expected", (
     ("gather descriptor", "['direct']\n"),
-    ("descripter", ("refused: TRITON_CONV3DT_WITHOUT='descripter': expected words of gather, descriptor, direct, onepass, "
+    ("descripter", ("refused: TRITON_CONV3DT_WITHOUT='descripter': expected words of gather, descriptor, direct, onepass, walk, "
                     "and stages>N for pipelines of more than N stages, received 'descripter'\n") * 2 + "[]\n")))
 def test_the_environment_variable(text, expected):
     """A malformed one is an error of every call that needs it; importing and PyTorch's path do not."""

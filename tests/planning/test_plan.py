@@ -133,7 +133,6 @@ REFUSED = {  # problem, device, config: the reason
     "scattered weight": ({"direction": "backward", "w_minor": "scattered"}, "nvidia_h200", Config("onepass", 64, 256, 32, 8),
                          "one stride from tap to tap"),
     "walk on Ampere": (WALKED, "nvidia_a100", WALK, "nvidia_a100 does not walk: it takes Hopper"),
-    "walk of a weight gradient": (WALKED | {"direction": "grad_weight"}, "nvidia_h200", WALK, "does not compute grad_weight"),
     "walk of fp32": (WALKED | {"dtype": "float32", "precision": "ieee"}, "nvidia_h200", WALK, "a walk takes 16 bits and TF32"),
     "walk of groups": (WALKED | {"groups": 2}, "nvidia_h200", WALK, "a walk takes one group"),
     "walk with an activation": (WALKED | {"activation": "relu"}, "nvidia_h200", WALK, "no activation in its epilogue"),
