@@ -25,6 +25,7 @@ ROWS += [(name, direction, "nvidia_h200", "gather") for name in DENSE if "channe
 # A weight gradient of overlapping taps walks there; where it may not, it reads by pointers.
 WALKS = [(name, "grad_weight", "nvidia_h200", "walk") for name in ("k3s2p1op1 channels_last", "k4s2p1 channels_last")]
 ROWS += WALKS + [(*row[:3], "gather") for row in WALKS]
+ROWS += [(name, direction, "nvidia_h200", "walk") for name in ("k3s2p1op1", "k3s2p1op1 channels_last") for direction in DIRECTIONS[:2]]
 # All gradients at once, where tensor cores read from shared memory.
 ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
          for name in ("k2s2", "k2s2 channels_last")]
@@ -64,15 +65,17 @@ def test_compiled_kernel(compiled, row):
         assert used["instructions"].get("HMMA" if row[:2] in NARROW else TENSOR_CORES[device], 0) > 0, used
         described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
-        walks = used["path"] == "walk" and row[:2] in {walk[:2] for walk in (*WALKS, ("k4s2p1 wide channels_last", "grad_weight"))}
-        assert used["path"] == (path or [expected])[0] or walks or name.startswith("k3s2p1op1") and direction == "forward", used
+        overlapping = name.startswith(("k3s2p1op1", "k4s2p1"))  # which may walk on Hopper, or merge phases
+        assert used["path"] == (path or [expected])[0] or overlapping and used["path"] in ("walk", "descriptor"), used
         assert used["rounds"] == ("tf32" in name and "copied" not in used["config"]), used  # else the copy and the packing do
         check_loads(used, row[:3])
     # A weight gradient writes single sums of depthwise layers and, still, of a channels-first dz that is split along w.
     # Lanes of a depthwise layer lie side by side: a warp that writes 32 bits of each fills whole lines.
     # A walking one leaves its sums as the product has them, two side by side.
-    if used["path"] == "walk" and direction == "grad_weight":
-        assert used["widths"]["STG"] == [64], used
+    if used["path"] == "walk":
+        assert device == "nvidia_h200" and "LDL" not in used["instructions"], used
+        assert direction != "grad_weight" or used["widths"]["STG"] == [64], used
+        assert direction == "grad_weight" or "channels_last" not in name or max(used["widths"]["STG"]) == 128, used
     elif direction != "grad_weight" or name in DENSE and "channels_last" in name:
         assert max(used["widths"]["STG"]) >= (128 if name in DENSE else 32), used
 
@@ -84,7 +87,9 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
         loads = [width for width in loads if width > 16]
     assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] in ("descriptor", "walk")), used
     if used["path"] == "walk" and row[1] == "grad_weight":  # x waits in registers, and dz is multiplied as it lies
-        assert not copies and not loads and used["register_operands"] == used["instructions"]["HGMMA"], used
+        assert used["register_operands"] == used["instructions"]["HGMMA"], used
+    if used["path"] == "walk":  # all that is multiplied comes by descriptor
+        assert not copies and not used["widths"].get("LDG", []) or FORWARD.get(row[0], {}), used
         return
     plain = not row[0].endswith(("residual", "statistics"))
     if used["path"] == "descriptor" and "channels_last" in row[0] and plain and row[:2] not in NARROW:
