@@ -94,7 +94,7 @@ def weight_tiles(plan: Plan) -> int:
     """Tiles that a program of a walk fetches before its loop; 0 of others."""
     if plan.config.path != "walk" or plan.problem.direction == "grad_weight":
         return 0
-    found = walks.walk(plan.problem, plan.config)
+    found = walking(plan.problem).walk(plan.problem, plan.config)
     return len(found.slots) * found.blocks
 
 
