@@ -6,9 +6,12 @@ Gluon has no interpreter, so this is where its kernel is proved.
 import re
 from dataclasses import replace
 from math import prod
+from unittest import mock
 
 import pytest
+import torch
 
+import triton_conv3dt as t3
 from triton_conv3dt.planning import lowering, search, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
@@ -24,8 +27,11 @@ K3, K4 = "k3 s2 p1 op1", "k4 s2 p1"
 CASES = {  # the problem; block_m, box, merge, and what else a config says
     "d merged": (f"forward n2 ci32 co16 in5x9x11 {K3} float16 channels_last bias", (16, (4, 8, 8), D)),
     "residual": (f"forward ci16 co16 in3x8x9 {K3} bfloat16 channels_last bias residual", (16, (4, 8, 8), DW)),
+    "activation": (f"forward ci16 co16 in3x8x9 {K3} float16 channels_last bias residual leaky_relu(0.25)", (16, (4, 8, 8), D)),
+    "a series": (f"forward ci16 co8 in3x8x10 {K3} float32 tf32 channels_first bias elu(1.0)", (8, (4, 8, 8), W)),
     "channels first": (f"forward ci16 co24 in4x5x12 {K3} float16 channels_first bias residual", (16, (2, 4, 16), W)),
     "tf32": (f"forward n2 ci40 co20 in3x9x9 {K3} float32 tf32 channels_first bias", (8, (4, 8, 8), DW)),
+    "tf32, channels last": (f"forward ci24 co12 in3x8x9 {K3} float32 tf32 channels_last bias", (8, (4, 8, 8), D)),
     "full phases": (f"forward ci32 co16 in3x6x10 {K4} bfloat16 channels_last", (8, (2, 8, 8), ALL)),
     "phases apart": (f"forward ci16 co8 in3x6x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE)),
     "stride 1": ("forward ci16 co24 in5x9x10 k3 p1 float16 channels_last", (16, (3, 8, 8), NONE, dict(stages=3))),
@@ -47,7 +53,7 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
 def problem_and_config(name):
     text, (block_m, box, merge, *more) = CASES[name]
     problem = case.parse(text)
-    places, copy = box[1] * box[2], walks.read(problem)[0] == "channels_first"
+    places, copy = box[1] * box[2], walks.read(problem)[0] == "channels_first" or problem.rounded
     config = Config("walk", block_m, places, walks.block_c(problem), places // 16, **dict(stages=2) | dict(*more), merge=merge, box=box,
                     copy=copy)
     return problem, config
@@ -82,6 +88,24 @@ def test_every_plane_is_fetched_once():
     programs, steps = prod(lowering.grid(problem, config)), search.loop_steps(config, problem)
     assert counted["tensor_bytes"] == steps * walks.step_bytes(problem, config) + programs * walks.weight_bytes(problem, config)
     assert counted["bank_conflict_factor"] == counted["sector_efficiency"] == 1.0
+
+
+def test_what_an_activation_needs_is_kept():
+    """In training the value before the activation is written, too: the gradients are those of PyTorch."""
+    x, w = torch.randn(1, 16, 3, 8, 9, dtype=torch.float16), torch.randn(16, 8, 3, 3, 3, dtype=torch.float16) / 8
+    given = [t.requires_grad_() for t in (x, w)]
+    reference = [t.detach().double().requires_grad_() for t in given]
+    _, config = problem_and_config("activation")
+    found = replace(config, block_m=8)
+    with emulated("nvidia_h200", exact=True, races=True) as emulator, mock.patch.object(
+            search, "default", lambda problem, device, constraints=None, ask=search.default: replace(found, copy=True) if (
+                problem.direction == "forward") else ask(problem, device)):
+        y = t3.conv_transpose3d(*given, None, 2, 1, 1, activation="silu", backend="triton")
+        y.backward(torch.ones_like(y))
+        assert "walk" in {launch.name for launch in emulator.launches} and not emulator.warnings()
+    torch.nn.functional.silu(torch.nn.functional.conv_transpose3d(*reference, None, 2, 1, 1)).sum().backward()
+    for ours, theirs in zip(given, reference):
+        assert torch.allclose(ours.grad.double(), theirs.grad, rtol=1e-2, atol=2e-2)
 
 
 def without_waits(ptx):

@@ -135,7 +135,6 @@ REFUSED = {  # problem, device, config: the reason
     "walk on Ampere": (WALKED, "nvidia_a100", WALK, "nvidia_a100 does not walk: it takes Hopper"),
     "walk of fp32": (WALKED | {"dtype": "float32", "precision": "ieee"}, "nvidia_h200", WALK, "a walk takes 16 bits and TF32"),
     "walk of groups": (WALKED | {"groups": 2}, "nvidia_h200", WALK, "a walk takes one group"),
-    "walk with an activation": (WALKED | {"activation": "relu"}, "nvidia_h200", WALK, "no activation in its epilogue"),
     "walk that copies channels last": (WALKED, "nvidia_h200", replace(WALK, copy=True), "of what is channels-first"),
     "walk of channels first": (WALKED | {"layout": "channels_first"}, "nvidia_h200", WALK, "reads channels_last tensors, or a copy"),
     "walk of unrounded fp32": (WALKED | {"dtype": "float32"}, "nvidia_h200", WALK, "that a copy has rounded"),

@@ -84,7 +84,7 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
     "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
     "grad_weight_direct along all axes": ("grad_weight", dict(groups=32, kernel=(1, 3, 120)), replace(DIRECT, **SHARES)),
-    "walk forward": ("forward", WALKED, WALK),
+    "walk forward": ("forward", WALKED | dict(activation="relu"), WALK),
     "walk forward last": ("forward", WALKED | LAST, replace(WALK, copy=False)),
     "walk grad_input": ("grad_input", WALKED, replace(WALK, block_k=16, merge=(False,) * 3)),
     "walk_weight": ("grad_weight", LAST, WALK_WEIGHT),

@@ -34,8 +34,8 @@ def constants(condition, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr, like):
 def series(z, COEFFICIENTS: tl.constexpr):
     """The sum of COEFFICIENTS[k] * z**k, eight of them in fp32 and sixteen in fp64."""
     TERMS: tl.constexpr = 16 if z.dtype == tl.float64 else 8
-    total = tl.full(z.shape, COEFFICIENTS[TERMS - 1], z.dtype)
-    for k in tl.static_range(1, TERMS):
+    total = z * COEFFICIENTS[TERMS - 1] + COEFFICIENTS[TERMS - 2]
+    for k in tl.static_range(2, TERMS):
         total = total * z + COEFFICIENTS[TERMS - 1 - k]
     return total
 

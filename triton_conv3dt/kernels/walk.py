@@ -203,9 +203,9 @@ def wait_for(sums, PENDING: gl.constexpr):
 
 
 @gluon.jit
-def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, y_stride, r_stride,
+def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_stride, y_stride, r_stride,
          AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
-         WALK: gl.constexpr, WARPS: gl.constexpr):
+         ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
     """patch, line, w: descriptors of what is read, in boxes of a patch's rows and of one row, and of the weight. depth: its planes;
     x_stride: its last is that of its places along w. size: coarse places (d, h, w), of which a program walks so many planes."""
     DTYPE: gl.constexpr = patch.dtype
@@ -261,8 +261,8 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, g, RESIDUES - 1, WALK, OPERAND)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = wait_for(pending, in_flight(WALK, g))
-                write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
-                      AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, WARPS)
+                write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
+                      AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
                 kept = kept + done[1:]
             pending = sums
         done = wait_for(pending, 0)
@@ -270,8 +270,8 @@ def walk(patch, line, w, y, b, residual, depth, planes, size, y_size, x_stride, 
         fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                     t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, depth, x_w,
                     (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
-        write(done[0], y, b, residual, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
-              AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, WALK, WARPS)
+        write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
+              AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
         older = kept + done[1:]
     for i in gl.static_range(STAGES + 1):
         mbarrier.invalidate(ready.index(i))

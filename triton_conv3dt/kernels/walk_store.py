@@ -74,10 +74,11 @@ def addresses(t, first, line, column, channel, stride, T: gl.constexpr):
 
 
 @gluon.jit
-def write(tile, y, b, residual, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUP: gl.constexpr,
+def write(tile, y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUP: gl.constexpr,
           AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
-          WALK: gl.constexpr, WARPS: gl.constexpr):
-    """The epilogue of a group's finished tile [places, columns]: bias, residual, one rounding, and the store."""
+          ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
+    """The epilogue of a group's finished tile [places, columns]: bias, residual, activation, one rounding, and the store. pre,
+    what is kept from before the activation, has y's strides."""
     BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
     M: gl.constexpr = WALK.high * WALK.wide
     PHASES: gl.constexpr = len(WALK.phases)
@@ -113,5 +114,10 @@ def write(tile, y, b, residual, wanted, n, t, h0, w0, i_column, size, y_size, y_
     if residual is not None:
         added = gl.load(addresses(residual, (n, first, d0, h0, w0), line, column, channel, r_stride, R), mask=live, other=0.0)
         tile += gl.convert_layout(added, SUM).to(gl.float32)
+    if pre is not None:
+        before = gl.convert_layout(tile.to(pre.dtype.element_ty), STORE)
+        gl.store(addresses(pre, (n, first, d0, h0, w0), line, column, channel, y_stride, Y), before, mask=live)
+    if ACTIVATION is not None:
+        tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
     tile = gl.convert_layout(tile.to(y.dtype.element_ty), STORE)
     gl.store(addresses(y, (n, first, d0, h0, w0), line, column, channel, y_stride, Y), tile, mask=live)

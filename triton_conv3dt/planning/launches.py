@@ -111,11 +111,12 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
     r_run = walks.written_run(p, c, p.r_run) if p.epilogue.residual else 1
     constants = dict(
         zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), COLUMNS=configs.rows_and_reduction(p)[0],
-        Y=Memory(last, walks.written_run(p, c, run)), R=Memory(last and r_run > 1, r_run), WALK=walks.walk(p, c), WARPS=c.warps)
+        Y=Memory(last, walks.written_run(p, c, run)), R=Memory(last and r_run > 1, r_run),
+        **activation_constants("ACTIVATION", p.epilogue.activation), WALK=walks.walk(p, c), WARPS=c.warps)
     grid = lowering.grid(p, c)
     launches.append(Launch(
         "walk", grid, (source, source, weight, target, *(name if present else None for name, present in (
-            ("b", p.epilogue.bias), ("residual", p.epilogue.residual)))),
+            ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
         (size[0], c.box[0], steps, written_size),
         ((source, "described"), target, "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {_width(p)}", c.warps, c.stages,

@@ -72,13 +72,14 @@ def copy(p: Problem, name: str = "x") -> Launch:
     block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
     places, limit = p.n * prod(size), 16 // p.item
     block_c = min(block_c, 1 << max(0, channels - 1).bit_length())
+    why = "its taps shift along w by single elements" if layout == "channels_first" else "rounded to TF32"
     return Launch(
         "to_channels_last", (ceil_div(places, block_p), ceil_div(channels, block_c), 1), (name, "copied"),
         (places, channels, size), (name,),
         dict(X_RUN=gcd(run, size[2]) if layout == "channels_first" else 1,
              C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
              INDEX=index(p)),
-        f"copy {'x' if name == 'x' else 'dz'} to channels_last (its taps shift along w by single elements)")
+        f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})")
 
 
 def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None) -> Launch:

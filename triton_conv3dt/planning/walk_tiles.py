@@ -23,7 +23,7 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         return  # nothing overlaps: what is fetched once anyway takes no halo
     rows = rows_and_reduction(problem)[0]
     largest = max(8, min(64, 1 << (rows - 1).bit_length()))
-    copied = walks.read(problem)[0] == "channels_first"
+    copied = walks.read(problem)[0] == "channels_first" or problem.rounded
     for merge in _merges(problem, thorough):
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))

@@ -215,11 +215,9 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"a walk takes 16 bits and TF32, received {problem.dtype}, {problem.precision}"
     if problem.groups > 1 or problem.wide:
         return "a walk takes one group, and offsets of 32 bits"
-    if problem.epilogue.activation or problem.epilogue.keep_pre:
-        return "a walk has no activation in its epilogue"
     layout, run, channels, size, steps = read(problem)
-    if config.copy and layout != "channels_first":
-        return "a copy to channels_last is made of what is channels-first"
+    if config.copy and layout != "channels_first" and not problem.rounded:
+        return "a copy to channels_last is made of what is channels-first, or is rounded"
     if channels * problem.item % 16 or not config.copy and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
         return "a walk reads channels_last tensors, or a copy, with one stride for all places and 16-byte alignment"
     if problem.rounded and not config.copy:
