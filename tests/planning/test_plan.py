@@ -48,7 +48,7 @@ def assert_says_what_runs(p):
     sums = p.problem.direction == "grad_weight" and any(step.startswith("sum_parts") for step in p.steps)
     assert len(p.steps) == 1 + copies + packs + sums
     text = str(p)
-    assert ("to channels_last (its" in text, "pack the weight" in text) == (copies, packs)
+    assert (" to channels_last (" in text, "pack the weight" in text) == (copies, packs)
     assert all(f"launch {i}  {step}" in text for i, step in enumerate(p.steps, 1))
     assert p.device.name in text and str(p.config) in text
 
