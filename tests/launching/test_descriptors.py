@@ -11,7 +11,8 @@ from tolerances import assert_exact
 from triton_conv3dt import conv_transpose3d
 from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import binding, launch, tensors
-from triton_conv3dt.planning import plan, search
+from triton_conv3dt.planning import plan, search, weight_walks
+from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.problem import Epilogue
 
@@ -67,9 +68,8 @@ def described(monkeypatch):
     seen = []
 
     def launched(record, index, tensors):
-        if record.given.described:
-            source = record.pick(tensors)[0]
-            seen.append(binding.Descriptor(record.given, source)(source))
+        given = record.pick(tensors)
+        seen.extend(describe(t) for describe, t in zip(binding.descriptors(record.given, given), given))
     monkeypatch.setattr(binding.Record, "launch", launched)
     return seen
 
@@ -94,6 +94,22 @@ def test_descriptors_are_what_the_hardware_takes(view, direction, dtype, describ
                     launch.run(launch.bind(plan.plan(problem, H200, config)), x, w, y)
                     made += 1
     assert len(described) == made
+    assert not [(d, wrong) for d in described if (wrong := faults(d))]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_descriptors_of_a_walking_weight_gradient(view, described):
+    for n, c, size, layer in itertools.product((1, 2), (24, 32), SIZES, (dict(padding=1), dict(kernel=4, stride=2, padding=1))):
+        one = case("", n=n, ci=c, co=32, in_size=size, **dict(kernel=3) | layer)
+        if "plane" in view and max(size[-1], one.shapes.y[-1]) > 1 or 0 in one.shapes.y:
+            continue
+        x, y = (VIEWS[view](torch.zeros(shape, dtype=torch.float16)) for shape in (one.shapes.x, one.shapes.y))
+        w = torch.empty(one.shapes.w, dtype=torch.float16)
+        problem = tensors.problem_of("grad_weight", x, w, y, Epilogue(), one.stride, one.padding, one.dilation, 1, "ieee")
+        config = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=weight_walks.WAYS[1])
+        if fits(config, problem, H200) is None:
+            launch.run(launch.bind(plan.plan(problem, H200, config)), x, w, y)
+    assert described or view not in ("channels_last", "concatenated_channels_last", "odd strides, channels_last")
     assert not [(d, wrong) for d in described if (wrong := faults(d))]
 
 
