@@ -78,8 +78,8 @@ def one_share_less(patch):
 def rows_of_boxes_too_long(patch):
     right = lowering.described
 
-    def wrong(problem, config, step):
-        shape, strides, block = right(problem, config, step)
+    def wrong(kind, problem, config, step):
+        shape, strides, block = right(kind, problem, config, step)
         return shape, [*strides[:2], strides[2] + 16, *strides[3:]], block
     patch.setattr(lowering, "described", wrong)
 

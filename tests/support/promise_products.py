@@ -76,7 +76,7 @@ class Product:
     def described(self) -> Access:
         """A descriptor asks for an address and strides of 16 bytes."""
         step = place_stride(self.source)
-        shape, strides, block = lowering.described(self.p, self.c, step)
+        shape, strides, block = lowering.described(self.k["X"].reading, self.p, self.c, step)
         assert max(shape) < 2**31 and max(block) <= 256 and strides[-1] == 1 == self.source.stride(1)
         offsets = np.array([0, *strides[:-1]], dtype=np.int64)
         live = np.array([True, *(size > 1 for size in shape[:-1])])
