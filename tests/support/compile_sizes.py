@@ -171,7 +171,8 @@ def kernels_without_a_row() -> list[str]:
     from triton.runtime.jit import JITFunction
 
     tried = [row(name).kernel for name in NAMES]
-    return [name for name, value in binding.load().items() if isinstance(value, JITFunction) and value not in tried]
+    known = binding.load() | binding.load_walk()
+    return [name for name, value in known.items() if isinstance(value, JITFunction) and value not in tried]
 
 
 def lowered(kernel, arguments: tuple, constants: dict, last: str) -> str:
