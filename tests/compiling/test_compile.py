@@ -67,7 +67,7 @@ def test_compiled_kernel(compiled, row):
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
         overlapping = name.startswith(("k3s2p1op1", "k4s2p1"))  # which may walk on Hopper, or merge phases
         assert used["path"] == (path or [expected])[0] or overlapping and used["path"] in ("walk", "descriptor"), used
-        assert used["rounds"] == ("tf32" in name and "copied" not in used["config"]), used  # else the copy and the packing do
+        assert used["rounds"] == ("tf32" in name and "a copy" not in used["config"]), used  # else the copy and the packing do
         check_loads(used, row[:3])
     # A weight gradient writes single sums of depthwise layers and, still, of a channels-first dz that is split along w.
     # Lanes of a depthwise layer lie side by side: a warp that writes 32 bits of each fills whole lines.

@@ -13,14 +13,14 @@ from triton_conv3dt.problems.problem import Problem
 
 
 class Copy:
-    """x in channels_last: to_channels_last of kernels/reduce.py."""
+    """x, or dz, in channels_last: to_channels_last of kernels/reduce.py."""
 
     def __init__(self, call: Call, launch: Launch, rng: random.Random):
-        self.call, self.k, self.rng = call, launch.constants, rng
+        self.source, self.k, self.rng = call.x if launch.tensors[0] == "x" else call.y, launch.constants, rng
         self.places, self.channels, self.sizes = launch.sizes
 
     def accesses(self):
-        x, block_p, block_c = self.call.x, self.k["BLOCK_P"], self.k["BLOCK_C"]
+        x, block_p, block_c = self.source, self.k["BLOCK_P"], self.k["BLOCK_C"]
         index = which(self.rng, -(-self.places // block_p)) * block_p + some(self.rng, block_p)
         channel = which(self.rng, -(-self.channels // block_c)) * block_c + some(self.rng, block_c)
         live = (channel < self.channels)[:, None] & (index < self.places)[None, :]

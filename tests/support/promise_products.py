@@ -24,7 +24,7 @@ class Product:
         self.axes = self.k["AXIS_D"], self.k["AXIS_H"], self.k["AXIS_W"]
         self.source, self.target = (call.x, call.y) if self.forward else (call.y, call.x)
         if config.copy:
-            self.source = copy_of(call.x)
+            self.source = copy_of(call.x if self.forward else call.y)
         self.places, self.steps = launch.sizes[:2]
         self.rows, self.red = self.k["ROWS"], self.k["RED"]
         self.split, self.join, self.phase_minor, self.n = 1, self.k.get("JOIN"), False, config.block_n
@@ -90,7 +90,7 @@ class Product:
             co_group, taps = self.p.co_group, self.p.taps
             w = torch.empty(self.p.ci, taps, co_group, dtype=w.dtype, device="meta")
             ci, co, tap = taps * co_group, 1, co_group
-            if lowering.rounded_before(self.p, self.c):
+            if self.forward and lowering.rounded_before(self.p, self.c):
                 ci, co, tap = 1, taps * self.p.ci, self.p.ci
         row, red = (co, ci) if self.forward else (ci, co)
         row, red = 1 if minor == "row" else row, 1 if minor == "red" else red

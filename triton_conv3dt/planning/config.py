@@ -2,7 +2,7 @@
 says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
@@ -29,8 +29,8 @@ class Config:
     along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    copy: a channels-first x (of a walk whatever is read) is copied to channels_last first. merge: which axes have their phases among
-    the rows.
+    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first. merge: which axes have their
+    phases among the rows.
     shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
     its taps are "programs", "columns" or "crossed", as taps.py explains.
     """
@@ -57,7 +57,7 @@ class Config:
                  f"{self.warps} warps", f"{self.stages} stages"]
         if any(self.box):
             words.append(f"boxes of {'x'.join(map(str, self.box))}")
-        words += ["x copied to channels_last"] * self.copy
+        words += ["a copy in channels_last"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
         words += [f"taps of {a} {way}" for a, way in zip("dhw", self.taps) if way != "programs"]
@@ -65,11 +65,21 @@ class Config:
 
 
 def copyable(problem: Problem) -> bool:
-    """A channels-first x whose taps shift along w by single elements: a copy in channels_last is read 16 bytes at a time."""
+    """What is gathered is channels-first, and its taps shift along w by single elements: a copy in channels_last is read 16 bytes at
+    a time."""
     axis = problem.axes[2]
-    shifted = len(axis.reads) > 1 or axis.padding % axis.stride > 0
-    return (shifted and problem.direction == "forward" and problem.x_layout == "channels_first"
-            and problem.ci_group * problem.item % 16 == 0)
+    if problem.direction == "forward":
+        shifted, layout, channels = len(axis.reads) > 1 or axis.padding % axis.stride > 0, problem.x_layout, problem.ci_group
+    else:
+        shifted, layout, channels = axis.kernel > axis.stride, problem.y_layout, problem.co_group
+    return shifted and problem.direction != "grad_weight" and layout == "channels_first" and channels * problem.item % 16 == 0
+
+
+def seen(problem: Problem, config: Config) -> Problem:
+    """The problem as the product of an input gradient sees it, whose dz may be a copy in channels_last."""
+    if problem.direction != "grad_input" or not config.copy or config.path == "walk":
+        return problem
+    return replace(problem, y_layout="channels_last", y_alignment=0, even=True)
 
 
 def walking(problem: Problem):
@@ -125,8 +135,9 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if config.path == "walk":
         return walking(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
     if config.copy and not (config.dense and copyable(problem)):
-        return ("a copy to channels_last is made for tensor cores, of a channels-first x whose taps shift along w and whose "
+        return ("a copy to channels_last is made for tensor cores, of a channels-first x or dz whose taps shift along w and whose "
                 "channels are a multiple of 16 bytes")
+    problem = seen(problem, config)
     if any(way != "programs" for way in config.taps) and not (config.dense and problem.direction == "grad_weight"):
         return f"taps = {config.taps} are those of a grad_weight on tensor cores"
     if config.path == "onepass":

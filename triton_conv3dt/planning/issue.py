@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .config import seen
 from .plan import Plan
 
 SCHEDULERS = 4  # of an SM, on every architecture from sm_80 on; each issues one instruction a clock
@@ -37,7 +38,7 @@ COSTS = {
 
 def features(plan: Plan, trips: float) -> tuple[float, float, float, float]:
     """What the first four costs are multiplied by, for trips of the loop of a program."""
-    p, c = plan.problem, plan.config
+    p, c = seen(plan.problem, plan.config), plan.config
     threads, gathered = 32 * c.warps, (c.block_k if c.dense else 1) * c.block_n
     run = p.y_run if p.direction == "grad_input" else p.x_run
     return 1.0, trips, trips * gathered / threads / run, c.block_m * c.block_n / threads

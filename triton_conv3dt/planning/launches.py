@@ -40,16 +40,20 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     """A forward or an input gradient: x in another layout and w in another order where that is wanted, and the product."""
     forward, launches, workspaces = p.direction == "forward", [], []
     source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
+    if c.copy:
+        launches.append(copy(p, source))
+        source = "copied"
+        workspaces.append(channels_last("copied", (p.n, p.ci, *p.in_size) if forward else (p.n, p.co, *p.out_size)))
+    p = configs.seen(p, c)
     x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
     x_run, y_run = (p.x_run, p.y_run) if forward else (p.y_run, p.x_run)
     limit, minor = 16 // p.item, p.w_minor
     if c.copy:
-        source, x_layout, x_run = "copied", "channels_last", power_of_two_divisor(p.ci, limit)
-        launches.append(copy(p))
-        workspaces.append(channels_last("copied", (p.n, p.ci, *p.in_size)))
+        x_layout, x_run = "channels_last", power_of_two_divisor(p.ci if forward else p.co, limit)
     if lowering.packs(p, c):
-        weight, minor = "packed", "ci" if lowering.rounded_before(p, c) else "co"
-        launches.append(pack(p, minor, minor == "ci"))
+        rounded = lowering.rounded_before(p, c)
+        weight, minor = "packed", "ci" if rounded and forward else "co"
+        launches.append(pack(p, minor, rounded))
         workspaces.append(packed(p, minor))
     rows, red = configs.rows_and_reduction(p)
     written = lambda alignment: lowering.written_run(p, c, y_layout, alignment)

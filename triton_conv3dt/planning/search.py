@@ -10,8 +10,8 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, lanes, lowering, taps, walk_tiles, walks, weight_tiles
-from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, shared_memory, walking
+from . import banks, lanes, lowering, readings, taps, walk_tiles, walks, weight_tiles
+from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen, shared_memory, walking
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
 
@@ -86,6 +86,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
+    problem = seen(problem, config)
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
         issued = lanes.instructions(problem, config) * programs * config.warps
@@ -108,6 +109,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
 
 def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
+    problem = seen(problem, config)
     if config.path == "walk":
         return walking(problem).loop_steps(problem, config, lowering.steps(problem, config))
     if problem.direction == "grad_weight":
@@ -123,7 +125,7 @@ def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
     if config.path == "walk":
         return walking(problem).step_bytes(problem, config)
-    split = taps.split_factor(problem)
+    split = taps.split_factor(seen(problem, config))
     rows = config.block_m if problem.direction == "grad_weight" else config.block_m * split
     return problem.item * config.block_k * (rows + config.block_n * split)
 
@@ -171,6 +173,10 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             if fits(config, problem, device) is None:
                 found = True
                 yield config
+        copied = Config("gather", 16, 16, copy=True)
+        if problem.direction == "grad_input" and copyable(problem):
+            of_a_copy = (replace(c, copy=True) for c in _products(seen(problem, copied), device, constraints, thorough))
+            yield from (c for c in filter(allowed, of_a_copy) if fits(c, problem, device) is None)
         for config in filter(allowed, walk_tiles.tiles(problem, device, thorough)):
             if fits(config, problem, device) is None:
                 found = True
@@ -189,10 +195,10 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
         joined = join_factor(problem, merge)
         for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), 256 if thorough else 128, thorough):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
-                readings = list(_readings(problem, device, merge, block_n, thorough))
+                read = list(readings.readings(problem, device, merge, block_n, thorough))
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
-                        for path, box, copy in readings:
+                        for path, box, copy in read:
                             config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy)
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
@@ -262,32 +268,6 @@ def _merges(problem: Problem, thorough: bool):
                 w.aligned_origin == 0 and w.stride & (w.stride - 1) == 0):
             return [whole]
     return list(product(*((False, True) if m else (False,) for m in able)))
-
-
-def _readings(problem: Problem, device: Device, merge, block_n: int, thorough: bool):
-    """Paths and boxes that may read a tile of positions, of a copy of x or not; what costs the same is better read by
-    descriptor."""
-    copied = copyable(problem)
-    if device.descriptors:
-        yield from (("descriptor", box, copied) for box in _boxes(problem, merge, block_n, thorough))
-    if thorough or block_n <= 128:  # addresses take registers, too
-        yield "gather", (0, 0, 0), copied
-        if copied and problem.item > 2:  # narrower neighbours that shift by one are read singly: only a copy is worth trying
-            yield "gather", (0, 0, 0), False
-
-
-def _boxes(problem: Problem, merge, block_n: int, thorough: bool):
-    """Boxes of block_n positions, those that leave the fewest places unused first; none where neighbours in a row do."""
-    strided = problem.direction == "grad_input" and problem.stride != (1, 1, 1)
-    if not strided and all(axis.reads_in_place for axis in problem.axes):
-        return [(0, 0, 0)]
-    places = lowering.steps(problem, Config("descriptor", 1, 1, merge=merge))
-    filled = lambda box: prod(ceil_div(t, b) * b for t, b in zip(places, box)) * (1 if box[2] >= 4 else 1.25)
-    waste = lambda box: (filled(box), -min(box[2], 16), -box[1])
-    sides = [1 << i for i in range(9)]
-    boxes = [(d, h, block_n // (d * h)) for d in (sides if not strided else (1,)) for h in sides
-             if block_n // (d * h) in sides and d * h * (block_n // (d * h)) == block_n]
-    return sorted(boxes, key=waste)[:3 if thorough else 1]
 
 
 def _around(value: int, low: int, high: int, thorough: bool, fewest: int = 2):
