@@ -79,6 +79,19 @@ def test_tf32_of_a_copied_x(w_minor, block_k, path, box):
     assert cases.done == 1 and cases.forms["wgmma"]
 
 
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float32 tf32"))
+@pytest.mark.parametrize("path, box, target", (("descriptor", (1, 4, 8), HOPPER), ("gather", (0, 0, 0), HOPPER), ("gather", (0, 0, 0), AMPERE)))
+def test_a_copied_dz(path, box, target, dtype):
+    """Taps shift a channels-first dz by single elements: it is read in channels_last, and fp32 was rounded before."""
+    problem = case.parse(f"grad_input n2 ci24 co32 in2x4x8 k3 s2 p1 op1 {dtype} channels_first")
+    config = Config(path, 64, 32, 16, 4, 3, box=box, copy=True)
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, Device.named(target)))
+    assert cases.done == 1 and cases.kernels["to_channels_last"] and cases.kernels["pack"]
+    assert cases.forms["tensor copies" if path == "descriptor" else "cp.async"]
+
+
 @pytest.mark.parametrize("layout, w_minor, merge", (
     ("channels_first", "tap", (False, True, True)), ("channels_first", "co", (True, True, False)),
     ("channels_last", "co", (True, True, True)), ("channels_last", "ci", (True, False, True))))
