@@ -135,6 +135,15 @@ def fetched(problem: Problem, config) -> float:
     return rows_and_reduction(problem)[1] / (w.blocks * w.channels)
 
 
+def features(problem: Problem, config, trips: float) -> tuple[float, float, float, float]:
+    """What issue.py multiplies its costs by: a program, its weight tiles counted with it; steps, instructions of tensor cores, and
+    elements that a thread writes."""
+    w, threads = walk(problem, config), 32 * config.warps
+    products = sum(len(age) for group in w.products for age in group) * w.blocks * w.channels * problem.item / 32
+    elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
+    return 1.0 + len(w.slots) * w.blocks / 16, trips, trips * products, trips * elements
+
+
 def weight_bytes(problem: Problem, config) -> int:
     """Bytes of the weights that a program keeps."""
     w = walk(problem, config)
