@@ -25,7 +25,8 @@ ROWS += [(name, direction, "nvidia_h200", "gather") for name in DENSE if "channe
 # A weight gradient of overlapping taps walks there; where it may not, it reads by pointers.
 WALKS = [(name, "grad_weight", "nvidia_h200", "walk") for name in ("k3s2p1op1 channels_last", "k4s2p1 channels_last")]
 ROWS += WALKS + [(*row[:3], "gather") for row in WALKS]
-ROWS += [(name, direction, "nvidia_h200", "walk") for name in ("k3s2p1op1", "k3s2p1op1 channels_last") for direction in DIRECTIONS[:2]]
+ROWS += [(name, direction, "nvidia_h200", "walk") for name in ("k3s2p1op1", "k3s2p1op1 channels_last")
+         for direction in DIRECTIONS[:2]]
 # All gradients at once, where tensor cores read from shared memory.
 ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
          for name in ("k2s2", "k2s2 channels_last")]

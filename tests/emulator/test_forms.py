@@ -80,7 +80,8 @@ def test_tf32_of_a_copied_x(w_minor, block_k, path, box):
 
 
 @pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float32 tf32"))
-@pytest.mark.parametrize("path, box, target", (("descriptor", (1, 4, 8), HOPPER), ("gather", (0, 0, 0), HOPPER), ("gather", (0, 0, 0), AMPERE)))
+@pytest.mark.parametrize("path, box, target", (
+    ("descriptor", (1, 4, 8), HOPPER), ("gather", (0, 0, 0), HOPPER), ("gather", (0, 0, 0), AMPERE)))
 def test_a_copied_dz(path, box, target, dtype):
     """Taps shift a channels-first dz by single elements: it is read in channels_last, and fp32 was rounded before."""
     problem = case.parse(f"grad_input n2 ci24 co32 in2x4x8 k3 s2 p1 op1 {dtype} channels_first")

@@ -22,8 +22,8 @@ def backend(graph: fx.GraphModule, inputs, *, mode=None, options=None):
     module take along, where it follows and nothing else uses what is between: normalisation with fixed statistics (in
     eval mode; folded into weight and bias), an addition, an activation that the kernels fuse, and a concatenation of two
     along the channels. Batch or instance normalisation by the result's own statistics (in training) and an activation after
-    it become one call, too, of conv_transpose3d_norm. Dropouts that are off and pads of nothing go. What cannot be fused stays as it was.
-    Differentiable, for training as well.
+    it become one call, too, of conv_transpose3d_norm. Dropouts that are off and pads of nothing go. What cannot be fused
+    stays as it was. Differentiable, for training as well.
 
     Args:
         graph, inputs: what Dynamo hands over.

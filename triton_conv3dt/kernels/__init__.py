@@ -1,1 +1,1 @@
-"""The device code: plain `@triton.jit` functions, walks `@gluon.jit` ones, that know nothing of tensors, configurations or the environment."""
+"""The device code: `@triton.jit` functions, and `@gluon.jit` ones of walks, that know no tensors, configs or environment."""

@@ -4,8 +4,10 @@
 
 A program owns a patch of places (h, w) and walks along d. What it reads of a plane lies in shared memory as rows
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
-a shift along w another fetch of the same bytes. All its weights stay in shared memory, too. A step adds its plane to all places along
-d that it reaches; those that later planes reach, too, stay in registers. WALK has rows, products and slots as tables.
+a shift along w another fetch of the same bytes. All its weights stay in shared memory, too. A step adds its plane to all places
+along d that it reaches; those that later planes reach, too, stay in registers. WALK has rows, products and slots as tables.
+
+Sums are tuples of tensors: of every group of phases, by age, which is how many steps will still add to them.
 """
 
 from triton.experimental import gluon
@@ -14,7 +16,6 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .gluon_names import barrier, load_box, seen_as
 from .walk_store import write
-
 
 
 @gluon.constexpr_function
@@ -102,7 +103,8 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, depth, x_w, 
         for i in gl.static_range(SHEETS):
             zero = here(plane)
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
-            fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels, x_w, wanted, sheet_of(WALK, i), WALK)
+            fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels, x_w, wanted,
+                        sheet_of(WALK, i), WALK)
 
 
 @gluon.constexpr_function
@@ -186,8 +188,8 @@ def add_plane(sums, ring, weights, first, GROUP: gl.constexpr, RESIDUE: gl.const
 
 @gluon.jit
 def copied(tile, APART: gl.constexpr):
-    """The tile in other registers: were it only renamed, the compiler would move what takes turns before the wait for its products,
-    and read what they are still writing."""
+    """The tile in other registers: were it only renamed, the compiler would move what takes turns before the wait for its
+    products, and read what they are still writing."""
     if APART:
         tile = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
     return tile

@@ -45,8 +45,8 @@ def residue_of(WALK, phase, axis):
 
 @gluon.jit
 def residue_along(column, AXIS: gl.constexpr, JOIN: gl.constexpr, WALK: gl.constexpr):
-    """The residue along an axis of each column's phase; columns count (phase, channel, joined phase), and the compiler sees what is
-    the same for those that are joined."""
+    """The residue along an axis of each column's phase; columns count (phase, channel, joined phase), and the compiler sees what
+    is the same for those that are joined."""
     PHASES: gl.constexpr = len(WALK.phases)
     if AXIS == 2 and JOIN > 1:
         found = column % JOIN
@@ -61,8 +61,8 @@ def residue_along(column, AXIS: gl.constexpr, JOIN: gl.constexpr, WALK: gl.const
 
 @gluon.jit
 def addresses(t, first, line, column, channel, stride, T: gl.constexpr):
-    """Of the elements of a tile [places, columns] in a tensor, from the offset of its first; T.run neighbours are aligned, along columns.
-    What is the same for all groups is a vector, and computed once."""
+    """Of the elements of a tile [places, columns] in a tensor, from the offset of its first; T.run neighbours are aligned, along
+    columns. What is the same for all groups is a vector, and computed once."""
     RUN: gl.constexpr = T.run
     s_c = 1 if T.last else stride[1]
     # A mark on a sum whose last term is folded away, being zero, would be lost with it.

@@ -54,8 +54,8 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
     y has x's memory format, or is written into out, any view of that shape. The other value has y's strides, which is
     how the kernels write it. With concat [N, C, *out_size], y has a copy of it beside the layer's channels, and the
     kernel writes into their part of y. With statistics, "instance" or "batch", the mean and biased variance of what the layer
-    writes follow, as statistics_of has them, from partial sums of that launch. Sizes are checked by the caller. records is the caller's own memory of calls that
-    differ in nothing but where their tensors lie, and in precision.
+    writes follow, as statistics_of has them, from partial sums of that launch. Sizes are checked by the caller. records is the
+    caller's own memory of calls that differ in nothing but where their tensors lie, and in precision.
     """
     if b is not None and not b.is_contiguous():
         b = b.contiguous()

@@ -25,8 +25,8 @@ class Config:
     descriptor: the same product, with its positions read by tensor descriptor: those of a box (d, h, w) of block_n, or,
     where box is zero, block_n neighbours in flat order.
     direct: block_m channels by block_n positions, without tensor cores.
-    walk: the same sums, with every plane fetched once: block_m channels of each phase, block_n places (h, w) of a patch, of box (planes
-    along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
+    walk: the same sums, with every plane fetched once: block_m channels of each phase, block_n places (h, w) of a patch, of box
+    (planes along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first. merge: which axes have their

@@ -69,12 +69,13 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[
             sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
             phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
             taps = [_tap(known, problem.kernel, phase, (rd, rh, rw), (sd, sh, sw)) for phase in phases_met]
-            ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, len(slots) if len(columns) > 1 else taps[0]))
+            slot = len(slots) if len(columns) > 1 else taps[0]
+            ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, slot))
             slots += taps
         products.append(tuple(map(tuple, ages)))
     return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
-                slots=tuple(slots if len(columns) > 1 else sorted(slots)), groups=tuple(tuple(p or 0 for p in group) for group in groups), phases=tuple(columns),
-                products=tuple(products))
+                slots=tuple(slots if len(columns) > 1 else sorted(slots)), phases=tuple(columns), products=tuple(products),
+                groups=tuple(tuple(p or 0 for p in group) for group in groups))
 
 
 def _sheets(axes, high: int) -> tuple[dict[tuple[int, int, int], Sheet], int]:
@@ -88,10 +89,11 @@ def _sheets(axes, high: int) -> tuple[dict[tuple[int, int, int], Sheet], int]:
 
 
 def _live(merged: bool, axis, columns) -> tuple[int, ...]:
-    """How many phases are columns, by how many steps are still to come: those along d of which some come later may be left out where
-    they are the second half, since a product cannot write to a part of its sums."""
-    highest = max(shift for _, _, shift, _ in axis)
-    begun = [{p for p, _, shift, _ in axis if shift <= highest - age} for age in range(highest - min(s for _, _, s, _ in axis) + 1)]
+    """How many phases are columns, by how many steps are still to come: those along d that begin later may be left out where they
+    are the second half, since a product cannot write to a part of its sums."""
+    shifts = [shift for _, _, shift, _ in axis]
+    span = max(shifts) - min(shifts) + 1
+    begun = [{p for p, _, shift, _ in axis if shift <= max(shifts) - age} for age in range(span)]
     counts = [sum(c[0] in phases for c in columns) if merged else len(columns) for phases in begun]
     whole = all(few in (many, many / 2) for many, few in zip(counts, counts[1:])) and all(
         c[0] in phases for phases, n in zip(begun, counts) for c in (columns[:n] if merged else ()))
@@ -99,8 +101,8 @@ def _live(merged: bool, axis, columns) -> tuple[int, ...]:
 
 
 def _tap(known, size, phase, residue, shift) -> int:
-    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none. known: that of each axis
-    by (phase, residue, shift); size: of the kernel."""
+    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none. known: that of each
+    axis by (phase, residue, shift); size: of the kernel."""
     d, h, w = (taps.get(key, -1) for taps, key in zip(known, zip(phase, residue, shift)))
     return -1 if min(d, h, w) < 0 else (d * size[1] + h) * size[2] + w
 
@@ -194,8 +196,8 @@ def written_run(problem: Problem, config, alignment: int) -> int:
 def packs(problem: Problem, config) -> bool:
     """The weight is brought into the order of its rows: channels that are summed over side by side."""
     minor, limit = "ci" if problem.direction == "forward" else "co", 16 // problem.item
-    channels = rows_and_reduction(problem)[1]
-    return problem.rounded or reordered(problem, config) is not None or problem.w_minor != minor or (problem.w_alignment or channels) % limit > 0
+    aligned = (problem.w_alignment or rows_and_reduction(problem)[1]) % limit == 0
+    return problem.rounded or problem.w_minor != minor or not aligned or reordered(problem, config) is not None
 
 
 def reordered(problem: Problem, config) -> tuple[int, ...] | None:
@@ -227,7 +229,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     layout, run, channels, size, steps = read(problem)
     if config.copy and layout != "channels_first" and not problem.rounded:
         return "a copy to channels_last is made of what is channels-first, or is rounded"
-    if channels * problem.item % 16 or not config.copy and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
+    as_it_is = layout == "channels_last" and run * problem.item >= 16 and problem.even
+    if channels * problem.item % 16 or not (config.copy or as_it_is):
         return "a walk reads channels_last tensors, or a copy, with one stride for all places and 16-byte alignment"
     if problem.rounded and not config.copy:
         return "a walk reads fp32 that a copy has rounded to TF32"
@@ -235,7 +238,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a walk reads an output whose height and width the stride divides"
     if any(config.merge) and problem.direction != "forward":
         return "only a forward has phases to merge"
-    if len({(p, i) for i in range(3) for p, *_ in uses(problem, i)}) < sum(problem.stride if problem.direction == "forward" else (1, 1, 1)):
+    phases = problem.stride if problem.direction == "forward" else (1, 1, 1)
+    if any(len({p for p, *_ in uses(problem, i)}) < n for i, n in enumerate(phases)):
         return "a walk takes phases that all have taps"
     return _fits_tile(config, problem)
 
@@ -278,5 +282,6 @@ def described(problem: Problem, config, reading: str, step: int | tuple[int, int
         rows, reduction = rows_and_reduction(problem)
         return [rows, len(w.slots), reduction], list(step), [w.columns, 1, w.channels]
     _, _, channels, (d, h, x), (_, sh, sx) = read(problem)
+    block = [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels]
     return ([problem.n * d, h // sh, sh, x // sx, (sx - 1) * step + channels],
-            [h * x * step, sh * x * step, x * step, sx * step, 1], [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels])
+            [h * x * step, sh * x * step, x * step, sx * step, 1], block)
