@@ -43,8 +43,8 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "stride 3": ("forward ci16 co8 in3x4x9 k4 s3 p1 float16 channels_first", (8, (2, 8, 8), NONE)),
     "gradient": (f"grad_input n2 ci32 co16 in5x9x10 {K3} float16 channels_last", (32, (4, 8, 8), NONE)),
     "gradient, channels first": (
-        f"grad_input ci24 co24 in4x6x12 {K3} float16 channels_first", (8, (2, 4, 16), NONE, dict(stages=3))),
-    "gradient, tf32": (f"grad_input ci16 co20 in3x6x9 {K3} float32 tf32 channels_first", (16, (2, 8, 8), NONE)),
+        f"grad_input ci24 co48 in4x6x12 {K3} float16 channels_first", (8, (2, 4, 16), NONE, dict(stages=3))),
+    "gradient, tf32": (f"grad_input ci16 co24 in3x6x9 {K3} float32 tf32 channels_first", (16, (2, 8, 8), NONE)),
     "gradient, stride 1": ("grad_input ci16 co16 in4x9x9 k3 p1 bfloat16 channels_last", (16, (2, 8, 16), NONE)),
     "gradient, k5": ("grad_input ci16 co16 in3x6x8 k5 s2 p2 op1 bfloat16 channels_last", (16, (3, 8, 8), NONE)),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),

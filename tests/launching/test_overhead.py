@@ -12,7 +12,7 @@ LIMITS = {"k2s2 channels_first": 12, "depthwise channels_first": 12,  # times to
           "k2s2 channels_last": 16, "k4s2p1 channels_last": 16}  # and with a tensor descriptor to make
 KERNELS = {"k2s2 channels_first": ["gather", "activation_grad", "pack", "gather", "grad_weight"],
            "k2s2 channels_last": ["gather", "activation_grad", "gather", "grad_weight"],
-           "k4s2p1 channels_last": ["gather", "activation_grad", "gather", "grad_weight"],
+           "k4s2p1 channels_last": ["gather", "activation_grad", "gather", "walk_weight"],
            "depthwise channels_first": ["direct", "activation_grad", "direct", "grad_weight_direct"]}
 SUMS = ["sum_parts", "grad_bias", "sum_parts"]
 
@@ -97,8 +97,8 @@ def test_the_input_gradient_reads_strided_boxes(measured):
 def test_shares_of_a_weight_gradient(measured):
     """As many parts as programs that share the reduction, and sum_parts adds them all."""
     for launches in measured["launches"].values():
-        _, grid, arguments = next(launch for launch in launches if launch[0].startswith("grad_weight"))
-        shares, ci, taps, co = parts = arguments[2]
+        name, grid, arguments = next(one for one in launches if one[0].startswith(("grad_weight", "walk_weight")))
+        shares, ci, taps, co = parts = arguments[3 if name == "walk_weight" else 2]
         _, sum_grid, summed = next(launch for launch in launches if launch[0] == "sum_parts")
         assert grid[1] == shares and summed[0] == parts and summed[2:4] == [ci * taps * co, shares]
         assert sum_grid == [-(-ci * taps * co // 1024), 1, 1]

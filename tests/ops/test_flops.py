@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from triton_conv3dt import conv_transpose3d, nn
 from triton_conv3dt.ops import schemas
 
-UNCOUNTED = {"grad_bias", "activation_grad"}  # no products
+UNCOUNTED = {"grad_bias", "activation_grad", "normalise"}  # no products
 LAYERS = [dict(stride=2), dict(stride=(1, 2, 1), padding=(0, 1, 0), output_padding=(0, 1, 0)), dict(stride=2, groups=2),
           dict(dilation=(1, 1, 2), groups=4)]
 

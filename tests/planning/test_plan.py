@@ -141,6 +141,8 @@ REFUSED = {  # problem, device, config: the reason
     "walk of an odd output": (WALKED | {"direction": "grad_input", "output_padding": 0}, "nvidia_h200", replace(WALK, merge=(False,) * 3),
                               "whose height and width the stride divides"),
     "walk of a merged gradient": (WALKED | {"direction": "grad_input"}, "nvidia_h200", WALK, "only a forward has phases to merge"),
+    "walk of rows that end in another place": (WALKED | {"direction": "grad_input", "co": 40}, "nvidia_h200",
+                                               replace(WALK, block_k=8, merge=(False,) * 3), "40 channels are no rows of 32 bytes"),
     "walk of empty phases": (WALKED | {"kernel": (1, 3, 3), "padding": (0, 1, 1)}, "nvidia_h200", WALK, "phases that all have taps"),
     "patch": (WALKED, "nvidia_h200", replace(WALK, box=(4, 16, 4)), "a patch of 16x4 does not hold block_n = 64 places, 8 or more"),
     "warps of a walk": (WALKED, "nvidia_h200", replace(WALK, warps=8), "8 warps do not share 64 places by 16"),

@@ -42,6 +42,7 @@ HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
 BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
 ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
+NORM = dict(EPS=1e-5, ACTIVATION=None, PARAMETERS=(0.0, 0.0), BLOCK_C=32, BLOCK_P=32, ACC="float32")
 REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
     "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
     "pack": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=False, SLOTS=None, BLOCK=1024)),
@@ -51,6 +52,9 @@ REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it take
     "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
     "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),
     "grad_bias wide": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int64")),
+    "combine": ("combine", (SINGLE,) * 3, dict(BLOCK=1024)),
+    "normalise first": ("normalise", (HALF, HALF, SINGLE, SINGLE, None, None), NORM | dict(LAST=False, BATCH=True, INDEX="int32")),
+    "normalise last": ("normalise", (HALF, HALF, SINGLE, SINGLE, HALF, HALF), NORM | dict(LAST=True, BATCH=False, INDEX="int64")),
     "activation_grad first": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=False, FLAT=False)),
     "activation_grad last": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=True, FLAT=False)),
     "activation_grad flat": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=True, FLAT=True)),
@@ -155,7 +159,7 @@ def row(name: str) -> Row:
         known = binding.load()
         derivative = lambda name: getattr(known["activations"], f"{name}_derivative")
         constants = {k: derivative(v) if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
-        pointers = tuple(torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
+        pointers = tuple(dtype and torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
         rest = known[kernel].arg_names[len(pointers):len(known[kernel].arg_names) - len(constants)]
         several = {"size": (0,) * 3} | {name: (0,) * 5 for name in rest if name.endswith("_stride")}
         return Row(known[kernel], pointers + tuple(several.get(name, 0) for name in rest), constants)

@@ -9,7 +9,7 @@ import torch
 from tf_cases import assert_recorded, convolved, decoded, draw, error_of, of_kind, truth
 from tolerances import assert_exact
 from triton_conv3dt.launching import binding, launch
-from triton_conv3dt.planning.launches import PRODUCTS
+from triton_conv3dt.planning.passes import PRODUCTS
 from triton_conv3dt.tf import conv3d_transpose
 
 CASES = of_kind("op")

@@ -35,8 +35,11 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 
 def block_c(problem: Problem) -> int:
-    """Channels that are summed side by side: of a row of shared memory."""
+    """Channels that are summed side by side: of a row of shared memory. Where residues along w lie side by side, a row ends with the
+    channels of one."""
     reduction = rows_and_reduction(problem)[1]
+    if read(problem)[4][2] > 1:
+        return min(SWIZZLE // problem.item, reduction & -reduction)
     return min(SWIZZLE // problem.item, max(32 // problem.item, 1 << (reduction - 1).bit_length()))
 
 
@@ -238,6 +241,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a walk reads an output whose height and width the stride divides"
     if any(config.merge) and problem.direction != "forward":
         return "only a forward has phases to merge"
+    if block_c(problem) * problem.item < 32:
+        return f"{channels} channels are no rows of 32 bytes, and a row would end in those of the next place"
     phases = problem.stride if problem.direction == "forward" else (1, 1, 1)
     if any(len({p for p, *_ in uses(problem, i)}) < n for i, n in enumerate(phases)):
         return "a walk takes phases that all have taps"
