@@ -42,6 +42,11 @@ def test_loops_count_as_often_as_they_run_and_waiting_once():
     assert issued(two)["HGMMA"] == 10, "loops one after another share the trips"
     nested = listing(".L_x_3:", *LOOP, "@P2 BRA `(.L_x_3)")
     assert issued(nested)["IMAD"] == 200, "an inner loop is part of the outer one"
+    behind = listing(*LOOP[:5], "@!P0 BRA `(.L_x_7)", ".L_x_8:", *LOOP[5:], "EXIT",
+                     ".L_x_7:", SPIN[1], "@!P0 BRA `(.L_x_7)", "BRA `(.L_x_8)")
+    assert issued(behind)["HGMMA"] == 10, "a wait behind the kernel goes back to where it was, and is no second loop"
+    fetching = listing(".L_x_6:", *["UTMALDG.3D [UR8], [UR4]"] * 30, "@P3 BRA `(.L_x_6)", *LOOP)
+    assert count(execution(fetching, 10, 7)) == {"UTMALDG": 210, "BRA": 7 + 10, "HGMMA": 10, "LDGSTS": 30, "IMAD": 200}
     assert issued(listing("@P1 BRA `(.L_x_9)", *["MOV R1, R2"] * 30, ".L_x_9:", "EXIT"))["MOV"] == 30, "forward: no loop"
 
 
