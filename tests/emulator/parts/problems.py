@@ -39,8 +39,8 @@ def configs(rng, device):
     found = [c for c in candidates(problem, device) if c.block_m * c.block_n <= largest] or candidates(problem, device)
     # Small tiles are the many; drawn evenly, warpgroups and descriptors would hardly be met.
     wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.dense]
-    described = [c for c in wide if c.path == "descriptor"]
-    return computed(problem, rng.choice(rng.choice([pool for pool in (found, wide, described) if pool])), device)
+    described, walks = [c for c in wide if c.path == "descriptor"], [c for c in found if c.path == "walk"]
+    return computed(problem, rng.choice(rng.choice([pool for pool in (found, wide, described, walks) if pool])), device)
 
 
 def random(rng, device):
