@@ -14,7 +14,7 @@ from . import config as configs
 from . import lanes, lowering, taps, walks, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
-from .passes import BLOCK, Launch, Schedule, Workspace, channels_last, copy, index, pack, packed
+from .passes import BLOCK, Launch, Schedule, Workspace, copy, index, pack, packed
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -41,9 +41,8 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     forward, launches, workspaces = p.direction == "forward", [], []
     source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
     if c.copy:
-        launches.append(copy(p, source))
-        source = "copied"
-        workspaces.append(channels_last("copied", (p.n, p.ci, *p.in_size) if forward else (p.n, p.co, *p.out_size)))
+        first, memory = copy(p, source)
+        source, launches, workspaces = "copied", [first], [memory]
     p = configs.seen(p, c)
     x_layout, y_layout = (p.x_layout, p.y_layout) if forward else (p.y_layout, p.x_layout)
     x_run, y_run = (p.x_run, p.y_run) if forward else (p.y_run, p.x_run)
@@ -101,12 +100,11 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
     """A forward or an input gradient that fetches every plane once."""
     forward, launches, workspaces = p.direction == "forward", [], []
     source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
-    _, _, channels, size, _ = walks.read(p)
+    _, _, _, size, _ = walks.read(p)
     (layout, run), written_size = walks.written(p), p.out_size if forward else p.in_size
     if c.copy:
-        launches.append(copy(p, source))
-        source = "copied"
-        workspaces.append(channels_last("copied", (p.n, channels, *size)))
+        first, memory = copy(p, source)
+        source, launches, workspaces = "copied", [first], [memory]
     if lowering.packs(p, c):
         weight, minor, slots = "packed", "ci" if forward else "co", walks.reordered(p, c)
         launches.append(pack(p, minor, p.rounded, slots))

@@ -66,8 +66,8 @@ class Schedule:
 PRODUCTS = ("gather", "walk", "walk_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
 
 
-def copy(p: Problem, name: str = "x") -> Launch:
-    """x, or dz, in channels_last."""
+def copy(p: Problem, name: str) -> tuple[Launch, Workspace]:
+    """x, or dz ("y"), in channels_last, and the memory of the copy."""
     channels, size, layout, run = (p.ci, p.in_size, p.x_layout, p.x_run) if name == "x" else (p.co, p.out_size, p.y_layout, p.y_run)
     block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
     places, limit = p.n * prod(size), 16 // p.item
@@ -79,7 +79,7 @@ def copy(p: Problem, name: str = "x") -> Launch:
         dict(X_RUN=gcd(run, size[2]) if layout == "channels_first" else 1,
              C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
              INDEX=index(p)),
-        f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})")
+        f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})"), channels_last("copied", (p.n, channels, *size))
 
 
 def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None) -> Launch:
