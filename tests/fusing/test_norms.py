@@ -38,7 +38,8 @@ WHOLE = {  # the model, what is left beside one call, and what is fused with it
 @pytest.mark.parametrize("model, expected, fused, dynamic", [(*row, False) for row in WHOLE.values()]
                          + [(*WHOLE["batch"], True)], ids=[*WHOLE, "of any size"])
 def test_the_norm_is_part_of_the_call(model, expected, fused, dynamic):
-    rows = check(copy.deepcopy(model), expected, dynamic)
+    # A bias before its norm has a gradient of zero, and in fp32 what rounding leaves of it is of any size.
+    rows = check(copy.deepcopy(model), expected, dynamic, dtype=torch.float64)
     assert rows[0].fused == fused and rows[0].left == "the graph ends"
 
 
@@ -65,7 +66,7 @@ def read_in_between(self, y):
 def test_what_is_left(follow, expected, why):
     if "clone" in expected:
         expected = ["add_", "layer", "clone", "relu", "view", "add"]
-    assert why in check(Up(follow), expected)[0].left
+    assert why in check(Up(follow), expected, dtype=torch.float64)[0].left
 
 
 def test_a_cumulative_average_is_renewed_once_in_each_step():

@@ -65,9 +65,9 @@ def results(model, fast, operands):
     return {"y": y.detach()} | gradients
 
 
-def check(model, expected_left, dynamic=False, tolerance=1e-4):
+def check(model, expected_left, dynamic=False, tolerance=1e-4, dtype=torch.float32):
     """Compile a model; its results, gradients and buffers are the eager ones, and so many nodes are left."""
-    operands = torch.randn(X), torch.randn(SKIP)
+    model, operands = model.to(dtype), [torch.randn(shape, dtype=dtype) for shape in (X, SKIP)]
     eager = copy.deepcopy(model)
     expected = results(eager, eager, operands)
     fast, graphs = compiled(model, dynamic)
