@@ -2,8 +2,10 @@
 
 Single elements of 4 bytes are copied into a buffer with lanes along places. Where they go by registers to their product,
 and no thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements,
-along channels, and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies,
-and narrower elements, which are never copied so, are stored as they lie; and so is what a product takes as fragments.
+along channels, and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies
+are stored as they lie. But products of TF32 want channels side by side: what is loaded 16 bytes at a time along places is turned
+on its way by registers, and each byte costs about TURNED times its own, pipeline or not. Narrower elements are never copied
+so, and fragments are taken as they lie.
 """
 
 from ..problems.problem import Problem
@@ -13,23 +15,31 @@ from .device import Device
 
 BANKS = 32
 COPIED = 4  # bytes: the narrowest element that is copied asynchronously
+TURNED = 16  # counted in kernels of H200: 7 to 20, more with more warps
 WARPGROUP = 64  # rows of its products, which read their second operand from shared memory
 
 
 def conflicting(config: Config, problem: Problem, device: Device) -> int:
-    """Bytes whose time the conflicts of one step take beside what it moves: none without a pipeline."""
+    """Bytes whose time the conflicts of one step take beside what it moves."""
     split, threads = taps.split_factor(problem), BANKS * config.warps
     weights = problem.direction == "grad_weight"
     by_registers = split > 1 and not weights or device.warpgroups and config.block_m >= WARPGROUP
-    if config.path != "gather" or config.stages == 1 or problem.item != COPIED or not by_registers:
+    if config.path != "gather" or problem.item != COPIED or not by_registers:
         return 0
     if weights:
         run, places, channels = taps.z_run(problem, config), config.block_k * split, config.block_n
     else:
         run, places, channels = source_run(config, problem), config.block_n * split, config.block_k
-    if run > 1 or places > threads or places * channels <= threads:  # a thread has neighbours, or one element
+        if run > 1 and not config.copy and lays_places_side_by_side(problem):
+            return TURNED * COPIED * places * channels
+    if config.stages == 1 or run > 1 or places > threads or places * channels <= threads:  # a thread has neighbours, or one element
         return 0
     return 2 * COPIED * places * channels * (max(1, min(BANKS, places) * min(BANKS, channels) // BANKS) - 1)
+
+
+def lays_places_side_by_side(problem: Problem) -> bool:
+    """What a forward or an input gradient gathers is channels-first."""
+    return (problem.x_layout if problem.direction == "forward" else problem.y_layout) == "channels_first"
 
 
 def source_run(config: Config, problem: Problem) -> int:

@@ -65,14 +65,15 @@ class Config:
 
 
 def copyable(problem: Problem) -> bool:
-    """What is gathered is channels-first, and its taps shift along w by single elements: a copy in channels_last is read 16 bytes at
-    a time."""
+    """What is gathered is channels-first, and its taps shift along w by single elements, or it is TF32, whose products want channels
+    side by side: a copy in channels_last is read 16 bytes at a time, and as it lies."""
     axis = problem.axes[2]
     if problem.direction == "forward":
         shifted, layout, channels = len(axis.reads) > 1 or axis.padding % axis.stride > 0, problem.x_layout, problem.ci_group
     else:
         shifted, layout, channels = axis.kernel > axis.stride, problem.y_layout, problem.co_group
-    return shifted and problem.direction != "grad_weight" and layout == "channels_first" and channels * problem.item % 16 == 0
+    worth = problem.direction != "grad_weight" and (shifted or problem.rounded)
+    return worth and layout == "channels_first" and channels * problem.item % 16 == 0
 
 
 def seen(problem: Problem, config: Config) -> Problem:
@@ -135,8 +136,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if config.path == "walk":
         return walking(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
     if config.copy and not (config.dense and copyable(problem)):
-        return ("a copy to channels_last is made for tensor cores, of a channels-first x or dz whose taps shift along w and whose "
-                "channels are a multiple of 16 bytes")
+        return ("a copy to channels_last is made for tensor cores, of a channels-first x or dz whose taps shift along w or that is "
+                "TF32, and whose channels are a multiple of 16 bytes")
     problem = seen(problem, config)
     if any(way != "programs" for way in config.taps) and not (config.dense and problem.direction == "grad_weight"):
         return f"taps = {config.taps} are those of a grad_weight on tensor cores"

@@ -72,7 +72,7 @@ def copy(p: Problem, name: str) -> tuple[Launch, Workspace]:
     block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
     places, limit = p.n * prod(size), 16 // p.item
     block_c = min(block_c, 1 << max(0, channels - 1).bit_length())
-    why = "its taps shift along w by single elements" if layout == "channels_first" else "rounded to TF32"
+    why = "rounded to TF32" if p.rounded else "its taps shift along w by single elements"
     return Launch(
         "to_channels_last", (ceil_div(places, block_p), ceil_div(channels, block_c), 1), (name, "copied"),
         (places, channels, size), (name,),

@@ -15,7 +15,8 @@ def readings(problem: Problem, device: Device, merge, block_n: int, thorough: bo
     copied = problem.direction == "forward" and copyable(problem)
     if device.descriptors:
         yield from (("descriptor", box, copied) for box in boxes(problem, merge, block_n, thorough))
-    if thorough or block_n <= 128:  # addresses take registers, too
+    still = device.warpgroups and all(axis.reads_in_place for axis in problem.axes)
+    if thorough or block_n <= 128 or still:  # addresses take registers, too, and more where taps shift them
         yield "gather", (0, 0, 0), copied
         if copied and problem.item > 2:  # narrower neighbours that shift by one are read singly: only a copy is worth trying
             yield "gather", (0, 0, 0), False

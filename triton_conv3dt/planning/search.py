@@ -22,6 +22,7 @@ WAIT = 4e-7  # of a step without a pipeline, for what it loads
 SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
 CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM
 CLOCK = 1.5e9  # instructions/s that a scheduler issues
+EXPOSED = 0.3  # of the time in which L2 hands out what all programs read: what nothing hides, of the dearest of shared resources
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
 WARP_BY_WARP = 0.6  # what is left of the rate where too few rows for a warpgroup are multiplied warp by warp
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
@@ -96,6 +97,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, CACHE_RATE, CLOCK) + LATENCY)
         return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
+    extra += EXPOSED * steps * tile / (device.l2 or CACHE_RATE * device.sms)
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
@@ -189,11 +191,11 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     """Tiles of a forward or an input gradient on tensor cores."""
     rows, reduction = rows_and_reduction(problem)
     wide = (64 if problem.item == 2 else 32) // taps.split_factor(problem)
-    stages = (2, 3, 4, 5) if thorough else (3, 4)
+    stages, most = (2, 3, 4, 5) if thorough else (3, 4), 256 if thorough or device.warpgroups else 128
     for merge in _merges(problem, thorough):
         merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
         joined = join_factor(problem, merge)
-        for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), 256 if thorough else 128, thorough):
+        for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), most, thorough, fewest=most // 64):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
                 read = list(readings.readings(problem, device, merge, block_n, thorough))
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
@@ -226,8 +228,9 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
 
 
 def _stages(config: Config, problem: Problem, device: Device, pipelined: tuple[int, ...]) -> tuple[int, ...]:
-    """How many stages may be worth it: one, too, where the banks of a pipeline's buffers conflict."""
-    return (*pipelined, 1) if banks.conflicting(replace(config, stages=2), problem, device) else pipelined
+    """How many stages may be worth it: one, too, where the banks of a pipeline's buffers conflict more."""
+    conflicts = [banks.conflicting(replace(config, stages=n), problem, device) for n in (1, 2)]
+    return (*pipelined, 1) if conflicts[1] > conflicts[0] else pipelined
 
 
 def _direct(problem: Problem, device: Device, thorough: bool):
