@@ -3,8 +3,8 @@
 Single elements of 4 bytes are copied into a buffer with lanes along places. Where they go by registers to their product,
 and no thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements,
 along channels, and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies
-are stored as they lie. But products of TF32 want channels side by side: what is loaded 16 bytes at a time along places is turned
-on its way by registers, and each byte costs about TURNED times its own, pipeline or not. Narrower elements are never copied
+are stored as they lie. But products of TF32 want what they sum over side by side: what is loaded 16 bytes at a time across that
+is turned on its way by registers, and each byte costs about TURNED times its own, pipeline or not. Narrower elements are never copied
 so, and fragments are taken as they lie.
 """
 
@@ -15,7 +15,7 @@ from .device import Device
 
 BANKS = 32
 COPIED = 4  # bytes: the narrowest element that is copied asynchronously
-TURNED = 16  # counted in kernels of H200: 7 to 20, more with more warps
+TURNED = 12  # counted in kernels of H200: 6 to 20, more with more warps
 WARPGROUP = 64  # rows of its products, which read their second operand from shared memory
 
 
@@ -26,13 +26,19 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     by_registers = split > 1 and not weights or device.warpgroups and config.block_m >= WARPGROUP
     if config.path != "gather" or problem.item != COPIED or not by_registers:
         return 0
-    if weights:
-        run, places, channels = taps.z_run(problem, config), config.block_k * split, config.block_n
-    else:
-        run, places, channels = source_run(config, problem), config.block_n * split, config.block_k
-        if run > 1 and not config.copy and lays_places_side_by_side(problem):
-            return TURNED * COPIED * places * channels
-    if config.stages == 1 or run > 1 or places > threads or places * channels <= threads:  # a thread has neighbours, or one element
+    if not weights:
+        turned = not config.copy and lays_places_side_by_side(problem)
+        return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)
+    x_last, z_last = problem.x_layout == "channels_last", problem.y_layout == "channels_last"
+    return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, x_last)
+            + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, z_last))
+
+
+def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: bool) -> int:
+    """turned: runs lie across what a product sums over, and it wants that side by side."""
+    if run > 1:
+        return TURNED * COPIED * places * channels if turned else 0
+    if stages == 1 or places > threads or places * channels <= threads:  # a thread has neighbours, or one element
         return 0
     return 2 * COPIED * places * channels * (max(1, min(BANKS, places) * min(BANKS, channels) // BANKS) - 1)
 

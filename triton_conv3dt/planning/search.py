@@ -20,9 +20,11 @@ LATENCY = 1.6e-6  # of a program's first load, and of its last store
 STEP = 3e-8  # barriers and bookkeeping of one step of a pipelined loop
 WAIT = 4e-7  # of a step without a pipeline, for what it loads
 SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
-CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM
+CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM of all, where a device does not say
+CACHE_PORT = 64  # bytes that one SM takes from there in a clock, however few others ask
 CLOCK = 1.5e9  # instructions/s that a scheduler issues
-EXPOSED = 0.3  # of the time in which L2 hands out what all programs read: what nothing hides, of the dearest of shared resources
+EXPOSED = 0.5  # of the time in which L2 hands out what all programs read: what nothing hides
+WAITING = 1.25  # slots of a direct product, in which its loads are waited for, over those that it fills
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
 WARP_BY_WARP = 0.6  # what is left of the rate where too few rows for a warpgroup are multiplied warp by warp
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
@@ -92,16 +94,18 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     if not config.dense:
         issued = lanes.instructions(problem, config) * programs * config.warps
         slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
-        return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
+        return extra + max(WAITING * issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
+    l2 = device.l2 or CACHE_RATE * device.sms
+    cache = min(CACHE_PORT * (device.clock or CLOCK), l2 / min(programs, device.sms))
     if config.path == "walk":
-        walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, CACHE_RATE, CLOCK) + LATENCY)
+        walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, cache, CLOCK) + LATENCY)
         return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
-    extra += EXPOSED * steps * tile / (device.l2 or CACHE_RATE * device.sms)
+    extra += EXPOSED * steps * tile / l2
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
-    own = steps / programs * _step_time(config, problem, device, tile)
+    own = steps / programs * _step_time(config, problem, device, tile, cache)
     work = ceil_div(programs, device.sms) * own
     # One after another, each waiting for its first tile.
     alone = WAIT * steps / programs if config.stages == 1 else 0.0
@@ -132,10 +136,10 @@ def step_bytes(config: Config, problem: Problem) -> int:
     return problem.item * config.block_k * (rows + config.block_n * split)
 
 
-def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> float:
+def _step_time(config: Config, problem: Problem, device: Device, tile: int, cache: float) -> float:
     products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
     if problem.direction == "grad_weight":
-        return weight_tiles.step_time(config, problem, device, tile, products, CACHE_RATE) + STEP / 3
+        return weight_tiles.step_time(config, problem, device, tile, products, cache) + STEP / 3
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     if device.warpgroups and config.block_m < banks.WARPGROUP:
         rate *= WARP_BY_WARP
@@ -147,7 +151,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
         narrow = 1.15 * max(1.0, 8 / (item * banks.source_run(config, problem)))
         shared += banks.conflicting(config, problem, device)
-    return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / CACHE_RATE) + STEP
+    return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / cache) + STEP
 
 
 def _resident(config: Config, problem: Problem, device: Device) -> int:
@@ -165,8 +169,8 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
     """Configs that fit and may be used: a few sensible ones, or all that may be worth timing. Where nothing is excluded
     there is always one."""
     fewest = min(rows_and_reduction(problem))
-    narrow = problem.groups > 1 and fewest < SMALLEST_DOT
-    few = problem.direction != "grad_weight" and fewest <= SMALLEST_DOT  # either may be better
+    narrow = problem.groups > 1 and fewest < SMALLEST_DOT // 4
+    few = fewest <= SMALLEST_DOT and (problem.direction != "grad_weight" or problem.groups > 1)  # either may be better
     direct = problem.dtype == "float64" or narrow
     allowed, found = lambda config: constraints.refuses(config) is None, False
     if thorough or not direct or "direct" in constraints.without:

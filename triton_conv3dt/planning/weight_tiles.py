@@ -42,11 +42,11 @@ def _powers(lines: int, most: int) -> list[int]:
     return [largest >> i for i in range(largest.bit_length()) if largest >> i >= SMALLEST_DOT]
 
 
-def step_time(config: Config, problem: Problem, device: Device, tile: int, products: float, cache_rate: float) -> float:
+def step_time(config: Config, problem: Problem, device: Device, tile: int, products: float, cache: float) -> float:
     """Seconds of a step on one SM, which loads `tile` bytes: tensor cores, shared memory, the cache, or instructions.
 
-    products: time of a product over that of one of tensor cores. cache_rate: bytes/s from L2 to an SM where the device does not
-    say it. The numbers of instructions are fitted to what the compiler makes.
+    products: time of a product over that of one of tensor cores. cache: bytes/s from L2 to an SM. The numbers of instructions
+    are fitted to what the compiler makes.
     """
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     m, n, k = config.block_m, config.block_n * taps.split_factor(problem), config.block_k
@@ -62,6 +62,5 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
         issued += n * k / 32
     if not group:
         issued += m * n * k * problem.item / (16 * 8 * 32) * 1.6
-    cache = device.l2 / device.sms or cache_rate
     clock = device.clock or 1.5e9
     return max(tensor, shared / (128 * clock), tile / cache, issued / (4 * clock))

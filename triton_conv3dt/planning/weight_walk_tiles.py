@@ -52,7 +52,7 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     issued = config.warps * (200 + 25 * fetches + 3 * len(w.products) * config.block_k // 16)
     tensor = 2 * weight_walks.multiplied(problem, config) * device.sms / (device.rate_16bit or 1e15)
     shared = weight_walks.shared_bytes(problem, config) / (128 * clock if device.clock else shared_rate)
-    cache = weight_walks.step_bytes(problem, config) * weight_walks.fetched(problem, config) / (device.l2 / device.sms or cache_rate)
+    cache = weight_walks.step_bytes(problem, config) * weight_walks.fetched(problem, config) / cache_rate
     alone = SETTLING if resident(config, problem, device) == 1 else 0.0
     steps = ceil_div(weight_walks.steps(problem, config), config.shares)
     return steps * (max(tensor, shared, cache, issued / (4 * clock)) + alone)
