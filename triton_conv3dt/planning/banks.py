@@ -15,7 +15,7 @@ from .device import Device
 
 BANKS = 32
 COPIED = 4  # bytes: the narrowest element that is copied asynchronously
-TURNED = 12  # counted in kernels of H200: 6 to 20, more with more warps
+TURNED = 16  # counted in kernels of H200: 10 to 20, more with more warps; half of it where neighbours are split, or by weights
 WARPGROUP = 64  # rows of its products, which read their second operand from shared memory
 
 
@@ -27,17 +27,17 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     if config.path != "gather" or problem.item != COPIED or not by_registers:
         return 0
     if not weights:
-        turned = not config.copy and lays_places_side_by_side(problem)
+        turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem))
         return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)
-    x_last, z_last = problem.x_layout == "channels_last", problem.y_layout == "channels_last"
-    return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, x_last)
-            + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, z_last))
+    x_turned, z_turned = (TURNED // 2 * (layout == "channels_last") for layout in (problem.x_layout, problem.y_layout))
+    return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, x_turned)
+            + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, z_turned))
 
 
-def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: bool) -> int:
-    """turned: runs lie across what a product sums over, and it wants that side by side."""
+def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: int) -> int:
+    """turned: what a byte costs of runs that lie across what a product sums over, 0 of others."""
     if run > 1:
-        return TURNED * COPIED * places * channels if turned else 0
+        return turned * COPIED * places * channels
     if stages == 1 or places > threads or places * channels <= threads:  # a thread has neighbours, or one element
         return 0
     return 2 * COPIED * places * channels * (max(1, min(BANKS, places) * min(BANKS, channels) // BANKS) - 1)
