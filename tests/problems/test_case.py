@@ -33,6 +33,7 @@ def test_every_problem_comes_back(direction):
     dict(dtype="float32", precision="ieee"), dict(precision="tf32x3"), dict(y_layout="channels_last"),
     dict(x_layout="channels_last"), dict(w_minor="other"), dict(x_alignment=1, y_alignment=4, w_alignment=8),
     dict(wide=True, even=False), dict(epilogue=Epilogue(True, True, Activation.of(("softplus", 2.0, 10.0)), True)),
+    dict(epilogue=Epilogue(statistics="batch")),
 ), ids=str)
 def test_every_field_comes_back(changed):
     problem = replace(Problem.of_layer(**LAYER), **changed)
@@ -44,6 +45,8 @@ def test_no_field_is_forgotten():
     told = {"direction", "dtype", "precision", "x_layout", "epilogue", *case.FIELDS}
     told.update(case.COUNTS.values(), case.SIZES.values())
     assert {field.name for field in fields(Problem)} == told - {"output_padding"}
+    said = {*case.FLAGS, "activation", *case.VALUES} - {*case.FIELDS}
+    assert {field.name for field in fields(Epilogue)} == said
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -4,7 +4,8 @@
 
 Words stand in any order; a size is one integer, or three as DxHxW. What is left out is forward, n1, s1, p0, op0, d1,
 g1, float16, tf32, channels_first and no epilogue. `out` is the output size where no op gives it. What tensors that are
-not dense change is said by the field of Problem: w_minor=ci, x_alignment=1. `parse(format(problem)) == problem`.
+not dense change is said by the field of Problem: w_minor=ci, x_alignment=1; and so are statistics=instance or =batch.
+`parse(format(problem)) == problem`.
 """
 
 import re
@@ -26,6 +27,7 @@ ALIGNMENTS = (0, 1, 2, 4, 8, 16)
 FIELDS = {"y_layout": LAYOUTS, "w_minor": ("tap", "co", "ci", "other", "scattered"), "x_alignment": ALIGNMENTS,
           "y_alignment": ALIGNMENTS, "w_alignment": ALIGNMENTS, "r_alignment": ALIGNMENTS, "wide": (False, True),
           "even": (True, False)}
+VALUES = FIELDS | {"statistics": ("instance", "batch")}
 NUMBER = re.compile(r"(ci|co|in|out|op|[nkspdg])(-?\d+(?:x-?\d+x-?\d+)?)")
 FUSED = re.compile(r"(\w+?)(?:\(([^()]*)\))?")
 
@@ -40,6 +42,7 @@ def format(problem: Problem) -> str:
     words += [f"out{_short(p.out_size)}"] * (extra is None) + [f"g{p.groups}"] * (p.groups != 1)
     words += [p.dtype] + [p.precision] * (p.dtype == "float32" or p.precision != "tf32") + [p.x_layout]
     words += [flag for flag in FLAGS if getattr(e, flag)] + [str(e.activation).replace(" ", "")] * bool(e.activation)
+    words += [f"statistics={e.statistics}"] * bool(e.statistics)
     dense = _dense(p)
     words += [f"{name}={getattr(p, name)}" for name in FIELDS if getattr(p, name) != getattr(dense, name)]
     return " ".join(words)
@@ -59,7 +62,7 @@ def parse(text: str) -> Problem:
         if name in FLAGS:
             flags.add(name)
         else:
-            (rare if name in FIELDS else given)[name] = value
+            (rare if name in VALUES else given)[name] = value
     missing = [word for word in ("ci", "co", "in", "k") if (COUNTS | SIZES)[word] not in given]
     if missing:
         raise ValueError(f"case {text!r} lacks {', '.join(missing)}; a case looks like {EXAMPLE!r}")
@@ -74,7 +77,8 @@ def parse(text: str) -> Problem:
         raise ValueError(f"g{problem.groups} in case {text!r} does not divide ci{problem.ci} and co{problem.co}")
     if min(problem.out_size) < 1:
         raise ValueError(f"case {text!r} has no output: its size would be {_short(problem.out_size)}")
-    return replace(problem, epilogue=replace(problem.epilogue, keep_pre="keep_pre" in flags), **rare)
+    epilogue = replace(problem.epilogue, keep_pre="keep_pre" in flags, statistics=rare.pop("statistics", None))
+    return replace(problem, epilogue=epilogue, **rare)
 
 
 def output_padding(layer: Shape) -> tuple[int, int, int] | None:
@@ -94,11 +98,11 @@ def _word(word: str) -> tuple[str, object]:
     if word in FLAGS:
         return word, True
     name, equals, value = word.partition("=")
-    if equals and name in FIELDS:
-        for choice in FIELDS[name]:
+    if equals and name in VALUES:
+        for choice in VALUES[name]:
             if value == str(choice):
                 return name, choice
-        raise ValueError(f"{word!r} in a case: {name} is one of {', '.join(map(str, FIELDS[name]))}")
+        raise ValueError(f"{word!r} in a case: {name} is one of {', '.join(map(str, VALUES[name]))}")
     if match := NUMBER.fullmatch(word):
         return _number(word, *match.groups())
     match = FUSED.fullmatch(word)
