@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import triton_conv3dt as t3
-from triton_conv3dt.planning import lowering, search, walk_tiles, walks
+from triton_conv3dt.planning import lowering, search, walk_memory, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -47,6 +47,23 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "gradient, tf32": (f"grad_input ci16 co24 in3x6x9 {K3} float32 tf32 channels_first", (16, (2, 8, 8), NONE)),
     "gradient, stride 1": ("grad_input ci16 co16 in4x9x9 k3 p1 bfloat16 channels_last", (16, (2, 8, 16), NONE)),
     "gradient, k5": ("grad_input ci16 co16 in3x6x8 k5 s2 p2 op1 bfloat16 channels_last", (16, (3, 8, 8), NONE)),
+    "one stage": ("forward n2 ci32 co16 in4x9x10 k3x3x5 p1x1x2 float32 tf32 channels_first", (8, (3, 8, 8), NONE, dict(stages=1))),
+    "one stage, phases apart": (f"forward ci16 co8 in5x6x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE, dict(stages=1))),
+    "one stage, residues": (f"grad_input ci16 co32 in5x9x10 {K3} bfloat16 channels_last", (16, (3, 8, 8), NONE, dict(stages=1))),
+    "half rows": (f"forward ci64 co16 in4x5x9 {K3} float16 channels_last", (16, (4, 8, 8), D, dict(block_k=32))),
+    "quarter rows": (f"forward ci48 co16 in4x5x9 {K3} float16 channels_last", (16, (4, 8, 8), D, dict(block_k=16))),
+    "half rows, tf32": ("forward ci24 co16 in4x9x9 k3 p1 float32 tf32 channels_first", (16, (3, 8, 8), NONE, dict(block_k=16))),
+    "quarter rows, tf32": ("forward ci24 co16 in4x9x9 k3 p1 float32 tf32 channels_last", (16, (3, 8, 8), NONE, dict(block_k=8))),
+    "odd channels": ("forward n2 ci5 co8 in4x6x9 k3 p1 bfloat16 channels_first bias", (8, (2, 8, 8), NONE)),
+    "odd channels, tf32": (f"forward ci10 co8 in4x6x9 {K3} float32 tf32 channels_last", (8, (2, 8, 8), D)),
+    "gradient, half rows": (f"grad_input ci16 co64 in4x6x9 {K3} float16 channels_last", (16, (2, 8, 8), NONE, dict(block_k=32))),
+    "gradient, padded channels": (f"grad_input n2 ci16 co24 in3x6x9 {K4} float16 channels_first", (16, (2, 8, 8), NONE, dict(block_k=32))),
+    "gradient, odd channels": ("grad_input n2 ci8 co7 in3x6x9 k4x3x4 s2x1x2 p1 bfloat16 channels_last", (8, (2, 8, 8), NONE)),
+    "gradient, padded size": ("grad_input n2 ci16 co16 in4x6x9 k3 s2 p1 bfloat16 channels_last", (16, (2, 8, 8), NONE)),
+    "gradient, padded size, tf32": ("grad_input n2 ci8 co8 in3x5x9 k5 s2x3x2 float32 tf32 channels_first", (8, (2, 8, 8), NONE)),
+    "gradient, merged residues": (f"grad_input n2 ci16 co8 in4x6x10 {K4} float16 channels_first", (16, (3, 8, 8), W)),
+    "gradient, merged odd residues": ("grad_input n2 ci8 co5 in3x6x9 k3x4x5 s2x2x3 p1 bfloat16 channels_last", (8, (2, 8, 8), W)),
+    "gradient, merged rows": ("grad_input ci16 co24 in3x6x9 k3x3x4 s2 float32 tf32 channels_first", (16, (2, 8, 8), W, dict(stages=1))),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
 }
 
@@ -54,10 +71,9 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
 def problem_and_config(name):
     text, (block_m, box, merge, *more) = CASES[name]
     problem = case.parse(text)
-    places, copy = box[1] * box[2], walks.read(problem)[0] == "channels_first" or problem.rounded
-    config = Config("walk", block_m, places, walks.block_c(problem), places // 16, **dict(stages=2) | dict(*more), merge=merge,
-                    box=box, copy=copy)
-    return problem, config
+    places, copy = box[1] * box[2], not walk_memory.as_it_is(problem) or walk_memory.beside(problem, merge) > 1
+    given = dict(block_k=walk_memory.row_channels(problem, merge, copy)[0], stages=2) | dict(*more)
+    return problem, Config("walk", block_m, places, warps=places // 16, merge=merge, box=box, copy=copy, **given)
 
 
 def run(problem, config, **options):

@@ -35,8 +35,8 @@ def everywhere(place, size):
 
 
 @triton.jit
-def pack_without_swap(w, packed, SIZE, INNER, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr,
-                      BLOCK: tl.constexpr):
+def pack_without_swap(w, packed, SIZE, INNER, LIVE, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr,
+                      SLOTS: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(packed + index, tl.load(w + index, mask=index < SIZE, other=0.0), mask=index < SIZE)
 

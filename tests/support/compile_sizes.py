@@ -39,7 +39,7 @@ WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "
 WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=(2, 8, 8), copy=True), dict(in_size=9, co=16)
 
 HALF, SINGLE = torch.float16, torch.float32
-COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
+COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, PADDED=False, BLOCK_C=32, BLOCK_P=64)
 BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
 ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
 NORM = dict(EPS=1e-5, ACTIVATION=None, PARAMETERS=(0.0, 0.0), BLOCK_C=32, BLOCK_P=32, ACC="float32")
@@ -49,6 +49,7 @@ REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it take
     "pack slots": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=True, SLOTS=(1, -1, 0), BLOCK=1024)),
     "pack rounded": ("pack", (SINGLE, SINGLE), dict(ROUND=True, CI_INNER=True, SLOTS=None, BLOCK=1024)),
     "to_channels_last": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int32")),
+    "to_channels_last padded": ("to_channels_last", (HALF, HALF), COPY | dict(PADDED=True, INDEX="int32")),
     "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
     "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),
     "grad_bias wide": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int64")),
@@ -161,7 +162,7 @@ def row(name: str) -> Row:
         constants = {k: derivative(v) if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
         pointers = tuple(dtype and torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
         rest = known[kernel].arg_names[len(pointers):len(known[kernel].arg_names) - len(constants)]
-        several = {"size": (0,) * 3} | {name: (0,) * 5 for name in rest if name.endswith("_stride")}
+        several = dict.fromkeys(("size", "x_size"), (0,) * 3) | {name: (0,) * 5 for name in rest if name.endswith("_stride")}
         return Row(known[kernel], pointers + tuple(several.get(name, 0) for name in rest), constants)
     direction, changed, config = PRODUCTS[name.removesuffix(WIDE)]
     problem = replace(Problem.of_layer(direction, **LAYER | changed), wide=name.endswith(WIDE))

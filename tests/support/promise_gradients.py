@@ -17,7 +17,7 @@ class Copy:
 
     def __init__(self, call: Call, launch: Launch, rng: random.Random):
         self.source, self.k, self.rng = call.x if launch.tensors[0] == "x" else call.y, launch.constants, rng
-        self.places, self.channels, self.sizes = launch.sizes
+        self.places, self.channels, self.sizes, self.given, self.given_sizes = launch.sizes
 
     def accesses(self):
         x, block_p, block_c = self.source, self.k["BLOCK_P"], self.k["BLOCK_C"]
@@ -26,7 +26,8 @@ class Copy:
         live = (channel < self.channels)[:, None] & (index < self.places)[None, :]
         n, d, h, w = position(index, self.sizes)
         offsets = channel[:, None] * x.stride(1) + place(x.stride(), n, 0, d, h, w)[None, :]
-        yield Access("copied", x, offsets, live, self.k["X_RUN"], 1)
+        there = (channel < self.given)[:, None] & ((h < self.given_sizes[1]) & (w < self.given_sizes[2]))[None, :]
+        yield Access("copied", x, offsets, live & there, self.k["X_RUN"], 1)
         offsets = channel[:, None] + index[None, :] * self.channels
         yield Access("the copy", copy_of(x), offsets, live, self.k["C_RUN"], 0)
 

@@ -60,11 +60,11 @@ def activation_grad(dy, saved, dz, SIZE, C, size, g_stride, s_stride, o_stride, 
 
 
 @triton.jit
-def pack(w, packed, SIZE, INNER, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr, SLOTS: tl.constexpr,
+def pack(w, packed, SIZE, INNER, LIVE, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI_INNER: tl.constexpr, SLOTS: tl.constexpr,
          BLOCK: tl.constexpr):
     """packed[ci, tap, co] = w[ci, co, tap]: output channels side by side, as channels_last_3d keeps a weight; or, with
-    CI_INNER, packed[co, tap, ci]. INNER: how many lie side by side; TAPS: how many taps follow another, those of SLOTS in this
-    order where it is not None, zeros where one is -1."""
+    CI_INNER, packed[co, tap, ci]. INNER: how many lie side by side, LIVE of them channels, and zeros beyond; TAPS: how many taps
+    follow another, those of SLOTS in this order where it is not None, zeros where one is -1."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inner, rest = index % INNER, index // INNER
     tap, outer = rest % TAPS, rest // TAPS
@@ -75,16 +75,17 @@ def pack(w, packed, SIZE, INNER, TAPS, KH, KW, w_stride, ROUND: tl.constexpr, CI
     ci, co = (inner, outer) if CI_INNER else (outer, inner)
     kw, rest = tap % KW, tap // KW
     source = ci * w_stride[0] + co * w_stride[1] + (rest // KH) * w_stride[2] + (rest % KH) * w_stride[3] + kw * w_stride[4]
-    tile = tl.load(w + source, mask=(index < SIZE) & (tap >= 0), other=0.0)
+    tile = tl.load(w + source, mask=(index < SIZE) & (inner < LIVE) & (tap >= 0), other=0.0)
     tl.store(packed + index, round_tf32(tile) if ROUND else tile, mask=index < SIZE)
 
 
 @triton.jit
-def to_channels_last(x, copied, P, C, size, x_stride, X_RUN: tl.constexpr, C_RUN: tl.constexpr, ROUND: tl.constexpr,
-                     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
+def to_channels_last(x, copied, P, C, size, x_channels, x_size, x_stride, X_RUN: tl.constexpr, C_RUN: tl.constexpr,
+                     ROUND: tl.constexpr, PADDED: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
     """copied[place, c] = x[c, place], dense; P = N * D * H * W places. Grid: (places, channels).
 
-    X_RUN neighbouring places of x and C_RUN channels of the copy are moved at once.
+    X_RUN neighbouring places of x and C_RUN channels of the copy are moved at once. PADDED: x has fewer channels or is smaller
+    along h or w, and there the copy is zero.
     """
     index = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(INDEX)
@@ -92,7 +93,10 @@ def to_channels_last(x, copied, P, C, size, x_stride, X_RUN: tl.constexpr, C_RUN
     n, d, h, w = position(index, size)
     source = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w * x_stride[4], X_RUN)
     source = tl.max_contiguous(source, X_RUN)
-    tile = tl.load(x + (channel * x_stride[1])[:, None] + source[None, :], mask=mask, other=0.0)
+    live = mask
+    if PADDED:
+        live = live & (channel < x_channels)[:, None] & ((h < x_size[1]) & (w < x_size[2]))[None, :]
+    tile = tl.load(x + (channel * x_stride[1])[:, None] + source[None, :], mask=live, other=0.0)
     target = tl.multiple_of(index * C, C_RUN)
     channel = tl.max_contiguous(tl.multiple_of(channel, C_RUN), C_RUN)
     tl.store(copied + target[None, :] + channel[:, None], round_tf32(tile) if ROUND else tile, mask=mask)

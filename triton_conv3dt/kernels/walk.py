@@ -62,8 +62,9 @@ def in_flight(WALK, group):
 
 @gluon.jit
 def here(value):
-    """Zero, but not to the compiler, which would compute what it is added to early and keep all of it in registers."""
-    return gl.inline_asm_elementwise("and.b32 $0, $1, 0;", "=r,r", [value], dtype=gl.int32, is_pure=False, pack=1)
+    """Zero, of a value that is none below zero, but not to the compiler, which would compute what it is added to early, before the
+    loop even, and keep all of it in registers."""
+    return gl.inline_asm_elementwise("shr.s32 $0, $1, 31;", "=r,r", [value], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -101,7 +102,7 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, depth, x_w, 
     mbarrier.expect(ready.index(slot), BLOCKS * WALK.rows * WALK.wide * WALK.channels * BYTES, wanted)
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(SHEETS):
-            zero = here(plane)
+            zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels, x_w, wanted,
                         sheet_of(WALK, i), WALK)
@@ -158,7 +159,7 @@ def begun(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, B
 
 
 @gluon.jit
-def add_products(acc, ring, weights, first, GROUP: gl.constexpr, AGE: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr,
+def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, AGE: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr,
                  OPERAND: gl.constexpr):
     """acc + the products of a group that have so many steps to come, with the plane whose rows begin at first."""
     M: gl.constexpr = WALK.high * WALK.wide
@@ -166,7 +167,7 @@ def add_products(acc, ring, weights, first, GROUP: gl.constexpr, AGE: gl.constex
     PRODUCTS: gl.constexpr = products_of(WALK, GROUP, AGE)
     BLOCKS: gl.constexpr = WALK.blocks
     FRESH: gl.constexpr = AGE == WALK.span - 1  # nothing to add to
-    zero = here(first)
+    zero = here(number)
     for i in gl.static_range(PRODUCTS):
         if reads(WALK, GROUP, AGE, i, RESIDUE):
             for block in gl.static_range(BLOCKS):
@@ -177,12 +178,12 @@ def add_products(acc, ring, weights, first, GROUP: gl.constexpr, AGE: gl.constex
 
 
 @gluon.jit
-def add_plane(sums, ring, weights, first, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
+def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
     """The sums of a group, those that are then finished first, with all products of a plane: still under way."""
     SPAN: gl.constexpr = WALK.span
     found = ()
     for age in gl.static_range(SPAN):
-        found = found + (add_products(sums[age], ring, weights, first, GROUP, age, RESIDUE, WALK, OPERAND),)
+        found = found + (add_products(sums[age], ring, weights, first, number, GROUP, age, RESIDUE, WALK, OPERAND),)
     return found
 
 
@@ -249,7 +250,7 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
         for r in gl.static_range(RESIDUES - 1):  # more than one are those of an input gradient, which has one group
             number = step * RESIDUES + r
             mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
-            sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, 0, r, WALK, OPERAND), 0)
+            sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND), 0)
             barrier()
             fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                         t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, depth, x_w, (r + STAGES) % RESIDUES, WALK,
@@ -260,7 +261,7 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
         for g in gl.static_range(GROUPS):
             if g > 0:
                 sums = begun(older, g, WALK, WARPS, BITS)
-            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, g, RESIDUES - 1, WALK, OPERAND)
+            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, g, RESIDUES - 1, WALK, OPERAND)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = wait_for(pending, in_flight(WALK, g))
                 write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,

@@ -29,8 +29,8 @@ class Config:
     (planes along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first. merge: which axes have their
-    phases among the rows.
+    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be. merge:
+    which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
     shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
     its taps are "programs", "columns" or "crossed", as taps.py explains.
     """

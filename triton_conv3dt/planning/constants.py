@@ -164,7 +164,7 @@ class Walk(NamedTuple):
     A patch of high x wide places, `columns` channels of each phase that is a column. channels: of what is summed over, side by
     side in a row, in `blocks` of rows. stages: planes that are kept, `rows` in each (of `residues`
     along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
-    are still to come. slots: the tap of each weight tile, -1
+    are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. products: by
     group, then by how many steps are still to come.
     """

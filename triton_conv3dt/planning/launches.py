@@ -11,7 +11,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lanes, lowering, taps, walks, weight_walks
+from . import lanes, lowering, taps, walk_memory, walks, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import BLOCK, Launch, Schedule, Workspace, copy, index, pack, packed
@@ -100,15 +100,15 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
     """A forward or an input gradient that fetches every plane once."""
     forward, launches, workspaces = p.direction == "forward", [], []
     source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
-    _, _, _, size, _ = walks.read(p)
-    (layout, run), written_size = walks.written(p), p.out_size if forward else p.in_size
+    shape, channels = walk_memory.shape(p, c), walk_memory.weight_channels(p, c)
+    (layout, run), written_size = walk_memory.written(p), p.out_size if forward else p.in_size
     if c.copy:
-        first, memory = copy(p, source)
+        first, memory = copy(p, source, shape)
         source, launches, workspaces = "copied", [first], [memory]
     if lowering.packs(p, c):
         weight, minor, slots = "packed", "ci" if forward else "co", walks.reordered(p, c)
-        launches.append(pack(p, minor, p.rounded, slots))
-        workspaces.append(packed(p, minor, slots))
+        launches.append(pack(p, minor, p.rounded, slots, channels))
+        workspaces.append(packed(p, minor, slots, channels))
     steps, last = lowering.steps(p, c), layout == "channels_last"
     r_run = walks.written_run(p, c, p.r_run) if p.epilogue.residual else 1
     constants = dict(
@@ -119,7 +119,7 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
     launches.append(Launch(
         "walk", grid, (source, source, weight, target, *(name if present else None for name, present in (
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
-        (size[0], c.box[0], steps, written_size),
+        (shape[1][0], c.box[0], steps, written_size),
         ((source, "described"), target, "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in ("patch", "line", "weight"))))

@@ -66,41 +66,47 @@ class Schedule:
 PRODUCTS = ("gather", "walk", "walk_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
 
 
-def copy(p: Problem, name: str) -> tuple[Launch, Workspace]:
-    """x, or dz ("y"), in channels_last, and the memory of the copy."""
-    channels, size, layout, run = (p.ci, p.in_size, p.x_layout, p.x_run) if name == "x" else (p.co, p.out_size, p.y_layout, p.y_run)
+def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None = None) -> tuple[Launch, Workspace]:
+    """x, or dz ("y"), in channels_last, and the memory of the copy. padded: its channels and size, where it has more than what
+    is copied, zeros."""
+    given, layout, run = ((p.ci, p.in_size), p.x_layout, p.x_run) if name == "x" else ((p.co, p.out_size), p.y_layout, p.y_run)
+    channels, size = padded or given
     block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
     places, limit = p.n * prod(size), 16 // p.item
     block_c = min(block_c, 1 << max(0, channels - 1).bit_length())
-    why = "rounded to TF32" if p.rounded else "its taps shift along w by single elements"
+    why = "rounded to TF32" if p.rounded else "its taps shift along w by single elements" if layout == "channels_first" else (
+        "places with channels of their own")
+    why += f", padded to {channels} channels of {'x'.join(map(str, size))}" * ((channels, size) != given)
     return Launch(
         "to_channels_last", (ceil_div(places, block_p), ceil_div(channels, block_c), 1), (name, "copied"),
-        (places, channels, size), (name,),
+        (places, channels, size, *given), (name,),
         dict(X_RUN=gcd(run, size[2]) if layout == "channels_first" else 1,
-             C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
-             INDEX=index(p)),
+             C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, PADDED=(channels, size) != given,
+             BLOCK_C=block_c, BLOCK_P=block_p, INDEX=index(p)),
         f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})"), channels_last("copied", (p.n, channels, *size))
 
 
-def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None) -> Launch:
+def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None, channels: int = 0) -> Launch:
     """w as [ci, tap, co]; or as [co, tap, ci], for input channels side by side. rounded: to TF32, as what it meets. slots: the taps in
-    another order, -1 for zeros."""
+    another order, -1 for zeros. channels: so many lie side by side, zeros beyond those of w; 0 for no more."""
     taps = p.taps if slots is None else len(slots)
-    size, inner = p.ci * p.co_group * taps, p.ci if minor == "ci" else p.co_group
+    live, outer = (p.ci, p.co_group) if minor == "ci" else (p.co_group, p.ci)
+    inner = channels or live
+    size = outer * inner * taps
     purpose = "input channels side by side" if minor == "ci" else "output channels side by side"
     purpose += ", rounded to TF32 as what it meets" if rounded else " (none for a weight in channels_last_3d)" if minor == "co" else ""
     return Launch(
-        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, taps, *p.kernel[1:]), ("w",),
+        "pack", (ceil_div(size, BLOCK), 1, 1), ("w", "packed"), (size, inner, live, taps, *p.kernel[1:]), ("w",),
         dict(ROUND=rounded, CI_INNER=minor == "ci", SLOTS=slots, BLOCK=BLOCK), f"pack the weight, {purpose}")
 
 
-def packed(p: Problem, minor: str, slots: tuple[int, ...] | None = None) -> Workspace:
+def packed(p: Problem, minor: str, slots: tuple[int, ...] | None = None, channels: int = 0) -> Workspace:
     """The memory of a packed weight."""
     kernel = p.kernel if slots is None else (len(slots), 1, 1)
     if minor == "co":
-        return channels_last("packed", (p.ci, p.co_group, *kernel))
-    co, ci, *taps = lowering.dense_strides((p.co_group, p.ci, *kernel), "channels_last")
-    return Workspace("packed", (p.ci, p.co_group, *kernel), (ci, co, *taps))
+        return channels_last("packed", (p.ci, channels or p.co_group, *kernel))
+    co, ci, *taps = lowering.dense_strides((p.co_group, channels or p.ci, *kernel), "channels_last")
+    return Workspace("packed", (channels or p.ci, p.co_group, *kernel), (ci, co, *taps))
 
 
 def channels_last(name: str, shape: tuple[int, ...]) -> Workspace:

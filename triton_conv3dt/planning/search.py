@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, lanes, lowering, readings, taps, walk_tiles, walks, weight_tiles
+from . import banks, lanes, lowering, readings, taps, walk_memory, walk_tiles, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen, shared_memory, walking
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -84,7 +84,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
     if config.copy:
-        extra += LAUNCH + 2 * walks.read_bytes(problem) / bandwidth
+        extra += LAUNCH + walk_memory.copied_bytes(problem, config) / bandwidth
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):

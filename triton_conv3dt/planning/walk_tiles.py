@@ -1,16 +1,20 @@
 """Which walks are worth trying, and how long their steps take: what search.py asks of walks."""
 
+from dataclasses import replace
 from itertools import product
 from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, walks, weight_walk_tiles
+from . import lowering, walk_memory, walks, weight_walk_tiles
 from .config import Config, rows_and_reduction
 from .device import Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
-ISSUED = 3.0  # instructions of a warp for each element that a thread writes
+ISSUED = 300, 10, 3  # instructions of a warp in each step, for each instruction of tensor cores, for each element that it writes
+FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
+SCHEDULERS = 4  # of an SM, each an instruction a clock
+REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of a walk take
 
 
 def tiles(problem: Problem, device: Device, thorough: bool):
@@ -23,21 +27,47 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         return  # nothing overlaps: what is fetched once anyway takes no halo
     rows = rows_and_reduction(problem)[0]
     largest = max(8, min(64, 1 << (rows - 1).bit_length()))
-    copied = walks.read(problem)[0] == "channels_first" or problem.rounded
     for merge in _merges(problem, thorough):
+        copied = not walk_memory.as_it_is(problem) or walk_memory.beside(problem, merge) > 1
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         sizes = product(PATCHES if thorough else PATCHES[:2], _halves(largest, 8 if thorough else max(8, largest // 4)), parts)
         for (high, wide), block_m, planes in sizes:
-            for stages in (2, 3) if thorough else (2,):
-                yield Config("walk", block_m, high * wide, walks.block_c(problem), high * wide // 16, stages, merge,
-                             box=(planes, high, wide), copy=copied)
+            for block_k in _rows(problem, merge, copied):
+                config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
+                                copy=copied)
+                for stages in _stages(config, problem, device, thorough):
+                    yield replace(config, stages=stages)
+
+
+def _rows(problem: Problem, merge, copied: bool):
+    """Channels of a row: the most, and fewer where they leave less of the last row unused."""
+    least = None
+    for block_k in walk_memory.row_channels(problem, merge, copied):
+        channels = ceil_div(walk_memory.beside(problem, merge) * rows_and_reduction(problem)[1], block_k) * block_k
+        if least is None or channels < least:
+            least = channels
+            yield block_k
+
+
+def _stages(config: Config, problem: Problem, device: Device, thorough: bool):
+    """A ring of one plane only where two do not fit, or where it leaves room for another program to work meanwhile."""
+    alone = replace(config, stages=1)
+    more = resident(alone, problem, device) > resident(config, problem, device)
+    return (2, 3) * thorough + (2,) * (not thorough) + (1,) * more
+
+
+def resident(config: Config, problem: Problem, device: Device) -> int:
+    """Programs that share an SM; 0 where one does not fit."""
+    return min(device.shared_memory // walks.shared_memory(problem, config), REGISTERS // (THREAD * 32 * config.warps))
 
 
 def _merges(problem: Problem, thorough: bool):
-    """Which axes have their phases among the columns: a channels-first output wants those along w, which are neighbours there."""
+    """Which axes have their phases among the columns: a channels-first output wants those along w, which are neighbours there. Of an
+    input gradient, whether residues along w are summed side by side: where the channels of one are less than a row."""
     if problem.direction != "forward":
-        return [(False, False, False)]
+        few = problem.co_group * problem.item < walk_memory.NARROWEST
+        return [(False, False, False)] + [(False, False, True)] * (few and problem.stride[2] > 1)
     able = [axis.stride > 1 for axis in problem.axes]
     if thorough:
         return list(product(*((False, True) if a else (False,) for a in able)))
@@ -61,7 +91,11 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     written = w.high * w.wide * w.columns * len(w.phases) * len(w.groups)
     bandwidth = (device.bandwidth or 1e12) / device.sms
-    step = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
-               walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate, problem.item * written / bandwidth,
-               ISSUED * written / 32 / 4 / clock)
+    fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED, walks.features(problem, config, 1.0)[1:]))
+    busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
+               problem.item * written / bandwidth, issued / SCHEDULERS / clock)
+    step = max(busy, fetch)
+    if config.stages == 1:  # products wait for their plane, and it for those of the last: other programs alone work meanwhile
+        step = max(step, (busy + fetch + FETCH * len(w.residues)) / max(1, resident(config, problem, device)))
     return walks.weight_bytes(problem, config) / cache_rate + walks.loop_steps(problem, config, steps) / programs * step

@@ -14,11 +14,12 @@ from math import gcd, prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
+from . import walk_memory
 from .constants import Product, Sheet, Walk
 from .device import Device
 from .phases import phase_origin, rows_and_reduction
+from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
 
-SWIZZLE = 128  # bytes of a row at most: what a copy swizzles, so that products find no bank conflicts
 WARPGROUP = 64  # rows of its products
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
@@ -34,29 +35,21 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
     return [(0, place % a.stride, place // a.stride, k) for k, place in enumerate(places)]
 
 
-def block_c(problem: Problem) -> int:
-    """Channels that are summed side by side: of a row of shared memory. Where residues along w lie side by side, a row ends with the
-    channels of one."""
-    reduction = rows_and_reduction(problem)[1]
-    if read(problem)[4][2] > 1:
-        return min(SWIZZLE // problem.item, reduction & -reduction)
-    return min(SWIZZLE // problem.item, max(32 // problem.item, 1 << (reduction - 1).bit_length()))
-
-
 @lru_cache(maxsize=4096)
 def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
     t = tables(problem, config.merge, high)
-    channels, reduction = block_c(problem), rows_and_reduction(problem)[1]
-    return Walk(high, wide, channels, ceil_div(reduction, channels), config.block_m, config.stages, **t)
+    return Walk(high, wide, config.block_k, ceil_div(summed(problem, config), config.block_k), config.block_m, config.stages, **t)
 
 
 @lru_cache(maxsize=4096)
 def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[str, object]:
     """The fields of a Walk that follow from the taps, for patches of so many rows."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
-    known = [{use[:3]: use[3] for use in axis} for axis in axes]
+    known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
+    if residues_w > 1:  # one row has the channels of all
+        axes[2] = [(p, 0, shift, k) for p, _, shift, k in axes[2]]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
     phases = [sorted({p for p, *_ in axis}) for axis in axes]
     sheets, rows = _sheets(axes, high)
@@ -64,20 +57,21 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[
     columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
     # Where each product has a slot to itself, slots are taps in their order.
-    live, slots, products = _live(merge[0], axes[0], columns), [], []
+    live, slots, products, several = _live(merge[0], axes[0], columns), [], [], len(columns) > 1 or residues_w > 1
     for group in groups:
         ages = [[] for _ in live]
         meets = [sorted({(r, s) for p, r, s, _ in axis if g is None or p == g}) for axis, g in zip(axes, group)]
         for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
             sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
             phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
-            taps = [_tap(known, problem.kernel, phase, (rd, rh, rw), (sd, sh, sw)) for phase in phases_met]
-            slot = len(slots) if len(columns) > 1 else taps[0]
+            taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
+                    for phase in phases_met]
+            slot = len(slots) if several else taps[0][0]
             ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, slot))
             slots += taps
         products.append(tuple(map(tuple, ages)))
     return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
-                slots=tuple(slots if len(columns) > 1 else sorted(slots)), phases=tuple(columns), products=tuple(products),
+                slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), products=tuple(products),
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
 
 
@@ -137,7 +131,7 @@ def shared_bytes(problem: Problem, config) -> int:
 def fetched(problem: Problem, config) -> float:
     """Which part of what copies write is read: they fill a block of channels with zeros beyond the last."""
     w = walk(problem, config)
-    return rows_and_reduction(problem)[1] / (w.blocks * w.channels)
+    return beside(problem, config.merge) * shape(problem, config)[0] / (w.blocks * w.channels)
 
 
 def features(problem: Problem, config, trips: float) -> tuple[float, float, float, float]:
@@ -163,29 +157,6 @@ def shared_memory(problem: Problem, config) -> int:
     return ring + weight_bytes(problem, config) + turned + SLACK
 
 
-def in_runs(problem: Problem) -> bool:
-    """Whether a finished tile goes by shared memory into another order for the store: 16-bit channels side by side."""
-    return problem.item == 2 and written(problem)[0] == "channels_last"
-
-
-def read(problem: Problem) -> tuple[str, int, int, tuple[int, int, int], tuple[int, int, int]]:
-    """Of what is read: its layout, run, channels, size, and the steps (d, h, w) of a coarse place."""
-    if problem.direction == "forward":
-        return problem.x_layout, problem.x_run, problem.ci, problem.in_size, (1, 1, 1)
-    return problem.y_layout, problem.y_run, problem.co, problem.out_size, problem.stride
-
-
-def read_bytes(problem: Problem) -> int:
-    """Bytes of what is read."""
-    _, _, channels, size, _ = read(problem)
-    return problem.item * problem.n * channels * prod(size)
-
-
-def written(problem: Problem) -> tuple[str, int]:
-    """Of what is written: its layout and run."""
-    return (problem.y_layout, problem.y_run) if problem.direction == "forward" else (problem.x_layout, problem.x_run)
-
-
 def written_run(problem: Problem, config, alignment: int) -> int:
     """Neighbours of what is written, or added, that a thread moves at once: channels, or the phases of a place along w."""
     rows = rows_and_reduction(problem)[0]
@@ -198,14 +169,12 @@ def written_run(problem: Problem, config, alignment: int) -> int:
 
 def packs(problem: Problem, config) -> bool:
     """The weight is brought into the order of its rows: channels that are summed over side by side."""
-    minor, limit = "ci" if problem.direction == "forward" else "co", 16 // problem.item
-    aligned = (problem.w_alignment or rows_and_reduction(problem)[1]) % limit == 0
-    return problem.rounded or problem.w_minor != minor or not aligned or reordered(problem, config) is not None
+    return walk_memory.packs(problem, reordered(problem, config))
 
 
 def reordered(problem: Problem, config) -> tuple[int, ...] | None:
     """The taps of the slots, None where they are all taps in their order."""
-    slots = walk(problem, config).slots
+    slots = tuple(tap for taps in walk(problem, config).slots for tap in taps)
     return None if slots == tuple(range(problem.taps)) else slots
 
 
@@ -227,20 +196,20 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"a walk takes 16 bits and TF32, received {problem.dtype}, {problem.precision}"
     if problem.groups > 1 or problem.wide:
         return "a walk takes one group, and offsets of 32 bits"
-    layout, run, channels, size, steps = read(problem)
-    if config.copy and layout != "channels_first" and not problem.rounded:
-        return "a copy to channels_last is made of what is channels-first, or is rounded"
-    as_it_is = layout == "channels_last" and run * problem.item >= 16 and problem.even
-    if channels * problem.item % 16 or not (config.copy or as_it_is):
-        return "a walk reads channels_last tensors, or a copy, with one stride for all places and 16-byte alignment"
+    plain = walk_memory.as_it_is(problem)
     if problem.rounded and not config.copy:
         return "a walk reads fp32 that a copy has rounded to TF32"
-    if any(n % s for n, s in zip(size[1:], steps[1:])):
-        return "a walk reads an output whose height and width the stride divides"
-    if any(config.merge) and problem.direction != "forward":
-        return "only a forward has phases to merge"
-    if block_c(problem) * problem.item < 32:
-        return f"{channels} channels are no rows of 32 bytes, and a row would end in those of the next place"
+    if not (config.copy or plain):
+        return ("a walk reads a copy, or channels_last tensors with one stride for all places and 16-byte alignment, whose height and "
+                "width the stride divides")
+    joined = beside(problem, config.merge) > 1
+    if config.copy and plain and not joined:
+        return "a copy to channels_last is made of what cannot be read as it is"
+    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and config.copy)):
+        return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy"
+    if config.block_k not in row_channels(problem, config.merge, config.copy):
+        return (f"block_k = {config.block_k}: rows have 32 to 128 bytes, none that they need not, and may not end in the channels of "
+                "the next place")
     phases = problem.stride if problem.direction == "forward" else (1, 1, 1)
     if any(len({p for p, *_ in uses(problem, i)}) < n for i, n in enumerate(phases)):
         return "a walk takes phases that all have taps"
@@ -253,8 +222,6 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"a patch of {high}x{wide} does not hold block_n = {config.block_n} places, 8 or more along w"
     if config.warps % 4 or config.block_n % (16 * config.warps):
         return f"{config.warps} warps do not share {config.block_n} places by 16, warpgroup by warpgroup"
-    if config.block_k != block_c(problem):
-        return f"block_k = {config.block_k} is not the {block_c(problem)} channels of a row"
     w = walk(problem, config)
     columns = len(w.phases) * w.columns
     if w.columns < 8 or columns > 256 or columns & (columns - 1):
@@ -282,9 +249,11 @@ def described(problem: Problem, config, reading: str, step: int | tuple[int, int
     weight, whose strides (row, tap, channel) are given."""
     w = walk(problem, config)
     if reading == "weight":
-        rows, reduction = rows_and_reduction(problem)
-        return [rows, len(w.slots), reduction], list(step), [w.columns, 1, w.channels]
-    _, _, channels, (d, h, x), (_, sh, sx) = read(problem)
+        channels, (row, tap, channel) = summed(problem, config), step
+        return ([rows_and_reduction(problem)[0], len(w.slots), channels], [row, tap * len(w.slots[0]), channel],
+                [w.columns, 1, w.channels])
+    channels, (d, h, x) = shape(problem, config)
+    _, sh, sx = read(problem)[4]
     block = [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels]
     return ([problem.n * d, h // sh, sh, x // sx, (sx - 1) * step + channels],
             [h * x * step, sh * x * step, x * step, sx * step, 1], block)
