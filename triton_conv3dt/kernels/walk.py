@@ -12,10 +12,12 @@ Sums are tuples of tensors: of every group of phases, by age, which is how many 
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from .gluon_names import barrier, load_box, seen_as
 from .walk_store import write
+from .walk_turn import copy_sheet, round_plane
 
 
 @gluon.constexpr_function
@@ -91,21 +93,39 @@ def fetch_sheet(patch, line, ring, row, ready, plane, h, w, channel, x_w, wanted
 
 
 @gluon.jit
-def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, depth, x_w, RESIDUE: gl.constexpr, WALK: gl.constexpr,
-                STEP: gl.constexpr, BYTES: gl.constexpr):
+def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_stride, RESIDUE: gl.constexpr, WALK: gl.constexpr,
+                AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
     """The rows of a plane, residue RESIDUE of place t, for the patch that begins at (h, w), into a slot of the ring; nothing unless
     wanted."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
-    d = t * STEP + WALK.residues[RESIDUE]
-    plane = gl.where((d >= 0) & (d < depth), n * depth + d, -1)  # another sample's plane is outside, too
-    mbarrier.expect(ready.index(slot), BLOCKS * WALK.rows * WALK.wide * WALK.channels * BYTES, wanted)
+    d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
+    plane = gl.where((d >= 0) & (d < x_size[0]), n * x_size[0] + d, -1)  # another sample's plane is outside, too
+    if not WALK.turned:
+        mbarrier.expect(ready.index(slot), BLOCKS * WALK.rows * WALK.wide * WALK.channels * (ring.dtype.primitive_bitwidth // 8), wanted)
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(SHEETS):
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
-            fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels, x_w, wanted,
-                        sheet_of(WALK, i), WALK)
+            if WALK.turned:
+                copy_sheet(patch, ring, row, wanted & (plane >= 0), n * x_stride[0] + d * x_stride[2], h + zero, w + zero,
+                           block * WALK.channels, x_size, x_stride, sheet_of(WALK, i), WALK, AXIS_H.in_step, AXIS_W.in_step,
+                           WALK.summed, OPERAND, WARPS)
+            else:
+                fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
+                            gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)
+    if WALK.turned:
+        commit_group()
+
+
+@gluon.jit
+def await_plane(ring, ready, number, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """Until plane `number` of a program can be read."""
+    STAGES: gl.constexpr = WALK.stages
+    if WALK.turned:
+        round_plane(ring, number % STAGES * (WALK.blocks * WALK.rows), WALK, OPERAND, WARPS)
+    else:
+        mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
 
 
 @gluon.constexpr_function
@@ -206,12 +226,13 @@ def wait_for(sums, PENDING: gl.constexpr):
 
 
 @gluon.jit
-def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_stride, y_stride, r_stride,
+def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_stride, y_stride, r_stride,
          AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
          ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
-    """patch, line, w: descriptors of what is read, in boxes of a patch's rows and of one row, and of the weight. depth: its planes;
-    x_stride: its last is that of its places along w. size: coarse places (d, h, w), of which a program walks so many planes."""
-    DTYPE: gl.constexpr = patch.dtype
+    """w, patch, line: descriptors of the weight and of what is read, in boxes of a patch's rows and of one row; or its address and None.
+    x_size (d, h, w) and x_stride are its own; the last stride is that of its places along w. size: coarse places (d, h, w), of which a
+    program walks so many planes."""
+    DTYPE: gl.constexpr = w.dtype
     BITS: gl.constexpr = DTYPE.primitive_bitwidth
     GROUPS: gl.constexpr = len(WALK.groups)
     STAGES: gl.constexpr = WALK.stages
@@ -219,7 +240,6 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
     RESIDUES: gl.constexpr = len(WALK.residues)
     ROWS: gl.constexpr = WALK.blocks * WALK.rows
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
-    x_w = gl.cast(x_stride[4], gl.int32)
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
     i_column, rest = pid % tiles, pid // tiles
@@ -240,8 +260,8 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
     fetch_weights(w, weights, ready.index(WALK.stages), i_column * WALK.columns, WALK, BITS // 8)
     steps = gl.minimum(planes, size[0] - t0) + (WALK.span - 1)
     for i in gl.static_range(STAGES):
-        fetch_plane(patch, line, ring, ready, i, i < steps * RESIDUES, n, t0 + (WALK.low + i // RESIDUES), h0, w0, depth, x_w,
-                    i % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
+        fetch_plane(patch, line, ring, ready, i, i < steps * RESIDUES, n, t0 + (WALK.low + i // RESIDUES), h0, w0, x_size, x_stride,
+                    i % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
     mbarrier.wait(ready.index(STAGES), 0)
     older = nothing(WALK, WARPS, BITS)
     for step in range(steps):
@@ -249,14 +269,14 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
         sums = begun(older, 0, WALK, WARPS, BITS)
         for r in gl.static_range(RESIDUES - 1):  # more than one are those of an input gradient, which has one group
             number = step * RESIDUES + r
-            mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
+            await_plane(ring, ready, number, WALK, OPERAND, WARPS)
             sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND), 0)
             barrier()
             fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
-                        t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, depth, x_w, (r + STAGES) % RESIDUES, WALK,
-                        AXIS_D.in_step, BITS // 8)
+                        t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, WALK,
+                        AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
         number = step * RESIDUES + (RESIDUES - 1)
-        mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
+        await_plane(ring, ready, number, WALK, OPERAND, WARPS)
         kept = ()
         for g in gl.static_range(GROUPS):
             if g > 0:
@@ -271,8 +291,8 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
         done = wait_for(pending, 0)
         barrier()
         fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
-                    t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, depth, x_w,
-                    (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D.in_step, BITS // 8)
+                    t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, x_size, x_stride,
+                    (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
         write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
               AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
         older = kept + done[1:]

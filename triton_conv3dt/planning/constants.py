@@ -166,7 +166,8 @@ class Walk(NamedTuple):
     along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. products: by
-    group, then by how many steps are still to come.
+    group, then by how many steps are still to come. turned: what is read lies in any order, has `summed` channels and is not rounded
+    yet.
     """
 
     high: int
@@ -185,6 +186,8 @@ class Walk(NamedTuple):
     groups: tuple[tuple[int, int, int], ...]
     phases: tuple[tuple[int, int, int], ...]
     products: tuple[tuple[tuple[Product, ...], ...], ...]
+    turned: bool = False
+    summed: int = 0
 
 
 class WalkedAxis(NamedTuple):

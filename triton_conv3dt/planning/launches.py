@@ -116,13 +116,14 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
         Y=Memory(last, walks.written_run(p, c, run)), R=Memory(last and r_run > 1, r_run),
         **activation_constants("ACTIVATION", p.epilogue.activation), WALK=walks.walk(p, c), WARPS=c.warps)
     grid = lowering.grid(p, c)
+    turned = walk_memory.turned(p, c)
     launches.append(Launch(
-        "walk", grid, (source, source, weight, target, *(name if present else None for name, present in (
+        "walk", grid, (weight, source, None if turned else source, target, *(name if present else None for name, present in (
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
-        (shape[1][0], c.box[0], steps, written_size),
-        ((source, "described"), target, "residual" if p.epilogue.residual else (0,) * 5),
+        (shape[1], c.box[0], steps, written_size),
+        (source if turned else (source, "described"), target, "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {_width(p)}", c.warps, c.stages,
-        tuple((reading, p, c) for reading in ("patch", "line", "weight"))))
+        tuple((reading, p, c) for reading in (("weight",) if turned else ("weight", "patch", "line")))))
     return launches, workspaces
 
 

@@ -36,6 +36,11 @@ def as_it_is(problem: Problem) -> bool:
             and channels * problem.item % 16 == 0 and all(n % s == 0 for n, s in zip(size[1:], steps[1:])))
 
 
+def turned(problem: Problem, config) -> bool:
+    """What is read lies in any order, and is not rounded: a walk brings it into rows element by element, and rounds it there."""
+    return problem.rounded and not config.copy
+
+
 def beside(problem: Problem, merge: tuple[bool, bool, bool]) -> int:
     """Residues along w whose channels are summed side by side, as they lie in memory: those of an input gradient that are merged."""
     return read(problem)[4][2] if merge[2] and problem.direction != "forward" else 1
@@ -55,7 +60,7 @@ def row_channels(problem: Problem, merge: tuple[bool, bool, bool], copy: bool) -
     least = NARROWEST // problem.item
     most = min(SWIZZLE // problem.item, max(least, 1 << (residues * reduction - 1).bit_length()))
     sizes = tuple(most >> i for i in range(most.bit_length()) if most >> i >= least)
-    return sizes if copy or not apart else tuple(size for size in sizes if reduction % size == 0)
+    return sizes if copy or problem.rounded or not apart else tuple(size for size in sizes if reduction % size == 0)
 
 
 def shape(problem: Problem, config) -> tuple[int, tuple[int, int, int]]:

@@ -28,7 +28,8 @@ def tiles(problem: Problem, device: Device, thorough: bool):
     rows = rows_and_reduction(problem)[0]
     largest = max(8, min(64, 1 << (rows - 1).bit_length()))
     for merge in _merges(problem, thorough):
-        copied = not walk_memory.as_it_is(problem) or walk_memory.beside(problem, merge) > 1
+        joined = walk_memory.beside(problem, merge) > 1
+        copied = not walk_memory.as_it_is(problem) or joined
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         sizes = product(PATCHES if thorough else PATCHES[:2], _halves(largest, 8 if thorough else max(8, largest // 4)), parts)
@@ -37,7 +38,9 @@ def tiles(problem: Problem, device: Device, thorough: bool):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
                                 copy=copied)
                 for stages in _stages(config, problem, device, thorough):
-                    yield replace(config, stages=stages)
+                    yield (tried := replace(config, stages=stages))
+                    if problem.rounded and not joined:
+                        yield replace(tried, copy=False)
 
 
 def _rows(problem: Problem, merge, copied: bool):

@@ -21,6 +21,7 @@ from .phases import phase_origin, rows_and_reduction
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
 
 WARPGROUP = 64  # rows of its products
+TURNING = 10  # instructions for an element that is copied by itself and rounded, over those for one that is written
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
@@ -40,7 +41,9 @@ def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
     t = tables(problem, config.merge, high)
-    return Walk(high, wide, config.block_k, ceil_div(summed(problem, config), config.block_k), config.block_m, config.stages, **t)
+    turned, channels = walk_memory.turned(problem, config), summed(problem, config)
+    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t, turned=turned,
+                summed=channels * turned)
 
 
 @lru_cache(maxsize=4096)
@@ -118,14 +121,14 @@ def multiplied(problem: Problem, config) -> int:
 
 
 def shared_bytes(problem: Problem, config) -> int:
-    """Bytes that one step moves through shared memory: what copies write, what each warpgroup's products read, and tiles on their
-    way into another order."""
+    """Bytes that one step moves through shared memory: what copies write, and what is rounded there reads and writes again, what each
+    warpgroup's products read, and tiles on their way into another order."""
     w = walk(problem, config)
     places = w.high * w.wide
     read = sum(len(age) * (WARPGROUP + live * w.columns) for group in w.products for age, live in zip(group, w.live))
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    return step_bytes(problem, config) + (moved + turned) * problem.item
+    return step_bytes(problem, config) * (3 if w.turned else 1) + (moved + turned) * problem.item
 
 
 def fetched(problem: Problem, config) -> float:
@@ -140,6 +143,8 @@ def features(problem: Problem, config, trips: float) -> tuple[float, float, floa
     w, threads = walk(problem, config), 32 * config.warps
     products = sum(len(age) for group in w.products for age in group) * w.blocks * w.channels * problem.item / 32
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
+    if w.turned:  # elements that are read singly
+        elements += TURNING * step_bytes(problem, config) / problem.item / threads
     return 1.0 + len(w.slots) * w.blocks / 16, trips, trips * products, trips * elements
 
 
@@ -197,9 +202,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if problem.groups > 1 or problem.wide:
         return "a walk takes one group, and offsets of 32 bits"
     plain = walk_memory.as_it_is(problem)
-    if problem.rounded and not config.copy:
-        return "a walk reads fp32 that a copy has rounded to TF32"
-    if not (config.copy or plain):
+    if not (config.copy or plain or problem.rounded):
         return ("a walk reads a copy, or channels_last tensors with one stride for all places and 16-byte alignment, whose height and "
                 "width the stride divides")
     joined = beside(problem, config.merge) > 1

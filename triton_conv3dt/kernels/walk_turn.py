@@ -1,0 +1,92 @@
+"""How a walk reads TF32 that lies in any order, unrounded: element by element, asynchronously, into the rows that its products want,
+where they are rounded before they are read. In Gluon."""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared, wait_group
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
+
+from .gluon_names import barrier, seen_as
+
+
+@gluon.constexpr_function
+def element_layout(channels, warps):
+    """Eight neighbouring places by four channels are a warp's: whole sectors of memory in either order, and no bank twice."""
+    across = min(warps, channels // 4)
+    return gl.BlockedLayout([1, 1], [8, 4], [warps // across, across], [1, 0])
+
+
+@gluon.constexpr_function
+def quad_layout(channels, warps):
+    return gl.BlockedLayout([1, 4], [128 // channels, channels // 4], [warps, 1], [1, 0])
+
+
+@gluon.constexpr_function
+def chunks(rows, most):
+    """The rows of a plane in runs that are powers of two: the first of each, and how many."""
+    found, first = [], 0
+    while first < rows:
+        count = min(most, 1 << ((rows - first).bit_length() - 1))
+        found.append((first, count))
+        first += count
+    return tuple(found)
+
+
+@gluon.constexpr_function
+def count_of(pairs):
+    return len(pairs)
+
+
+@gluon.constexpr_function
+def first_of(pairs, i):
+    return pairs[i][0]
+
+
+@gluon.constexpr_function
+def length_of(pairs, i):
+    return pairs[i][1]
+
+
+@gluon.jit
+def copy_rows(x, ring, row, live, base, h, w, channel, x_size, x_stride, ROWS: gl.constexpr, S: gl.constexpr, WALK: gl.constexpr,
+              STEP_H: gl.constexpr, STEP_W: gl.constexpr, SUMMED: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """ROWS rows of a sheet, from a row of the ring on: of residues of the coarse place (h, w) and those beside it; zeros outside."""
+    LAYOUT: gl.constexpr = element_layout(WALK.channels, WARPS)
+    PLACES: gl.constexpr = ROWS * WALK.wide
+    o = gl.arange(0, PLACES, gl.SliceLayout(1, LAYOUT))
+    c = channel + gl.arange(0, WALK.channels, gl.SliceLayout(0, LAYOUT))
+    at_h = (h + o // WALK.wide) * STEP_H + S.residue
+    at_w = (w + o % WALK.wide) * STEP_W + S.residue_w
+    inside = live & (at_h >= 0) & (at_h < x_size[1]) & (at_w >= 0) & (at_w < x_size[2])
+    offset = base + at_h * x_stride[3] + at_w * x_stride[4]
+    target = seen_as(ring.index(row), ring.dtype, [PLACES, WALK.channels], OPERAND)
+    pointers = x + (offset[:, None] + (c * x_stride[1])[None, :])
+    async_copy_global_to_shared(target, pointers, inside[:, None] & (c < SUMMED)[None, :])
+
+
+@gluon.jit
+def copy_sheet(x, ring, row, live, base, h, w, channel, x_size, x_stride, S: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
+               STEP_W: gl.constexpr, SUMMED: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The rows of one sheet, from a row of the ring on."""
+    RUNS: gl.constexpr = chunks(S.rows, WALK.high)
+    COUNT: gl.constexpr = count_of(RUNS)
+    for i in gl.static_range(COUNT):
+        copy_rows(x, ring, row + first_of(RUNS, i), live, base, h + (S.first + first_of(RUNS, i)), w + S.shift, channel, x_size, x_stride,
+                  length_of(RUNS, i), S, WALK, STEP_H, STEP_W, SUMMED, OPERAND, WARPS)
+
+
+@gluon.jit
+def round_plane(ring, first, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """Wait for the plane whose rows begin at first, and round it where it lies: what was copied before it is there, later planes need
+    not be."""
+    LAYOUT: gl.constexpr = quad_layout(WALK.channels, WARPS)
+    RUNS: gl.constexpr = chunks(WALK.blocks * WALK.rows, WALK.high)
+    COUNT: gl.constexpr = count_of(RUNS)
+    wait_group(WALK.stages - 1)
+    barrier()
+    for i in gl.static_range(COUNT):
+        rows = seen_as(ring.index(first + first_of(RUNS, i)), ring.dtype, [length_of(RUNS, i) * WALK.wide, WALK.channels], OPERAND)
+        tile = rows.load(LAYOUT)
+        rows.store(gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1))
+    fence_async_shared()
+    barrier()
