@@ -69,7 +69,8 @@ def execution(disassembly: str, trips: float, before: float = 0.0) -> list[tuple
         if match and match["label"]:
             labels[match["label"]] = len(texts)
         elif match:
-            texts.append(PREDICATE.sub("", match["text"]))
+            never = match["text"].startswith("@!PT ")  # issued for the hardware's sake
+            texts.append("NOP" if never else PREDICATE.sub("", match["text"]))
     often, loops = [1.0] * len(texts), _loops(texts, labels)
     if before:
         multiply = [any(map(PRODUCT.match, texts[first:last + 1])) for first, last in loops]

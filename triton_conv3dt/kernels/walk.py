@@ -108,9 +108,9 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
-                copy_sheet(patch, ring, row, wanted & (plane >= 0), n * x_stride[0] + d * x_stride[2], h + zero, w + zero,
-                           block * WALK.channels, x_size, x_stride, sheet_of(WALK, i), WALK, AXIS_H.in_step, AXIS_W.in_step,
-                           WALK.summed, OPERAND, WARPS)
+                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row, wanted & (plane >= 0), h + zero, w + zero,
+                           block * WALK.channels + zero, x_size, x_stride, sheet_of(WALK, i), WALK, AXIS_H.in_step, AXIS_W.in_step,
+                           OPERAND, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)

@@ -48,31 +48,42 @@ def length_of(pairs, i):
 
 
 @gluon.jit
-def copy_rows(x, ring, row, live, base, h, w, channel, x_size, x_stride, ROWS: gl.constexpr, S: gl.constexpr, WALK: gl.constexpr,
-              STEP_H: gl.constexpr, STEP_W: gl.constexpr, SUMMED: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """ROWS rows of a sheet, from a row of the ring on: of residues of the coarse place (h, w) and those beside it; zeros outside."""
+def copy_rows(x, ring, row, live, h, w, channel, x_size, x_stride, ROWS: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
+              STEP_W: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """ROWS rows, from a row of the ring on: the places (h, w) of x and those beside them, STEP apart; zeros outside."""
     LAYOUT: gl.constexpr = element_layout(WALK.channels, WARPS)
     PLACES: gl.constexpr = ROWS * WALK.wide
     o = gl.arange(0, PLACES, gl.SliceLayout(1, LAYOUT))
-    c = channel + gl.arange(0, WALK.channels, gl.SliceLayout(0, LAYOUT))
-    at_h = (h + o // WALK.wide) * STEP_H + S.residue
-    at_w = (w + o % WALK.wide) * STEP_W + S.residue_w
-    inside = live & (at_h >= 0) & (at_h < x_size[1]) & (at_w >= 0) & (at_w < x_size[2])
-    offset = base + at_h * x_stride[3] + at_w * x_stride[4]
+    c = gl.arange(0, WALK.channels, gl.SliceLayout(0, LAYOUT))
+    o_h, o_w = o // WALK.wide * STEP_H, o % WALK.wide * STEP_W
+    # What does not depend on the plane is one tile for all sheets: the compiler keeps it, and adds what is the same for all threads.
+    beside = (o_h * x_stride[3] + o_w * x_stride[4])[:, None] + (c * x_stride[1])[None, :]
+    begin = x + (h * x_stride[3] + w * x_stride[4] + channel * x_stride[1])
+    inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     target = seen_as(ring.index(row), ring.dtype, [PLACES, WALK.channels], OPERAND)
-    pointers = x + (offset[:, None] + (c * x_stride[1])[None, :])
-    async_copy_global_to_shared(target, pointers, inside[:, None] & (c < SUMMED)[None, :])
+    live = inside[:, None]
+    if WALK.summed % WALK.channels != 0:
+        live = live & (c < WALK.summed - channel)[None, :]
+    async_copy_global_to_shared(target, begin + beside, live)
 
 
 @gluon.jit
-def copy_sheet(x, ring, row, live, base, h, w, channel, x_size, x_stride, S: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
-               STEP_W: gl.constexpr, SUMMED: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The rows of one sheet, from a row of the ring on."""
+def copy_sheet(x, ring, row, live, h, w, channel, x_size, x_stride, S: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
+               STEP_W: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The rows of one sheet of the plane x, for the patch of the coarse place (h, w), from a row of the ring on."""
     RUNS: gl.constexpr = chunks(S.rows, WALK.high)
     COUNT: gl.constexpr = count_of(RUNS)
     for i in gl.static_range(COUNT):
-        copy_rows(x, ring, row + first_of(RUNS, i), live, base, h + (S.first + first_of(RUNS, i)), w + S.shift, channel, x_size, x_stride,
-                  length_of(RUNS, i), S, WALK, STEP_H, STEP_W, SUMMED, OPERAND, WARPS)
+        at_h, at_w = (h + (S.first + first_of(RUNS, i))) * STEP_H + S.residue, (w + S.shift) * STEP_W + S.residue_w
+        copy_rows(x, ring, row + first_of(RUNS, i), live, at_h, at_w, channel, x_size, x_stride, length_of(RUNS, i), WALK, STEP_H,
+                  STEP_W, OPERAND, WARPS)
+
+
+@gluon.jit
+def round_rows(ring, first, ROWS: gl.constexpr, WALK: gl.constexpr, LAYOUT: gl.constexpr, OPERAND: gl.constexpr):
+    rows = seen_as(ring.index(first), ring.dtype, [ROWS * WALK.wide, WALK.channels], OPERAND)
+    tile = rows.load(LAYOUT)
+    rows.store(gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1))
 
 
 @gluon.jit
@@ -80,13 +91,13 @@ def round_plane(ring, first, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: g
     """Wait for the plane whose rows begin at first, and round it where it lies: what was copied before it is there, later planes need
     not be."""
     LAYOUT: gl.constexpr = quad_layout(WALK.channels, WARPS)
-    RUNS: gl.constexpr = chunks(WALK.blocks * WALK.rows, WALK.high)
-    COUNT: gl.constexpr = count_of(RUNS)
+    MOST: gl.constexpr = 2 * WALK.high
+    ROWS: gl.constexpr = WALK.blocks * WALK.rows
     wait_group(WALK.stages - 1)
     barrier()
+    RUNS: gl.constexpr = chunks(ROWS, MOST)
+    COUNT: gl.constexpr = count_of(RUNS)
     for i in gl.static_range(COUNT):
-        rows = seen_as(ring.index(first + first_of(RUNS, i)), ring.dtype, [length_of(RUNS, i) * WALK.wide, WALK.channels], OPERAND)
-        tile = rows.load(LAYOUT)
-        rows.store(gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1))
+        round_rows(ring, first + first_of(RUNS, i), length_of(RUNS, i), WALK, LAYOUT, OPERAND)
     fence_async_shared()
     barrier()

@@ -116,7 +116,8 @@ def described_bytes(plan: Plan) -> float:
     """Bytes that the loop of a program reads by tensor descriptor, which machine code does not show."""
     p, c = plan.problem, plan.config
     if c.path == "walk":
-        return walking(p).weight_bytes(p, c) + trips(plan) * walking(p).step_bytes(p, c)
+        turned = p.direction != "grad_weight" and walking(p).walk(p, c).turned  # by copies that machine code shows
+        return walking(p).weight_bytes(p, c) + (0 if turned else trips(plan) * walking(p).step_bytes(p, c))
     return p.item * c.block_k * c.block_n * trips(plan) if c.path == "descriptor" else 0
 
 

@@ -21,7 +21,7 @@ from .phases import phase_origin, rows_and_reduction
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
 
 WARPGROUP = 64  # rows of its products
-TURNING = 10  # instructions for an element that is copied by itself and rounded, over those for one that is written
+TURNING = 6  # instructions for an element that is copied by itself and rounded, over those for one that is written
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
@@ -190,6 +190,7 @@ def registers(problem: Problem, config) -> int:
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
+MOST_TURNED = 2  # of each residue along d a block of channels
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 
 
@@ -231,6 +232,8 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{len(w.phases)} phases of {w.columns} channels are no product of 8 to 256 columns"
     if registers(problem, config) > MOST_SUMS:
         return f"{registers(problem, config)} sums of each thread leave it no registers"
+    if w.turned and len(w.residues) * w.blocks > MOST_TURNED:
+        return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
     return None
 
 
