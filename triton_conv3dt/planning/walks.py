@@ -190,6 +190,7 @@ def registers(problem: Problem, config) -> int:
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
+MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED = 2  # of each residue along d a block of channels
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 
@@ -230,7 +231,7 @@ def _fits_tile(config, problem: Problem) -> str | None:
     columns = len(w.phases) * w.columns
     if w.columns < 8 or columns > 256 or columns & (columns - 1):
         return f"{len(w.phases)} phases of {w.columns} channels are no product of 8 to 256 columns"
-    if registers(problem, config) > MOST_SUMS:
+    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else MOST_SUMS):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and len(w.residues) * w.blocks > MOST_TURNED:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
