@@ -165,8 +165,8 @@ class Walk(NamedTuple):
     side in a row, in `blocks` of rows. stages: planes that are kept, `rows` in each (of `residues`
     along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
-    for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. products: by
-    group, then by how many steps are still to come.
+    for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
+    numbers of steps to come are columns of one product, side by side; products: by group, then by bundle.
     """
 
     high: int
@@ -184,6 +184,7 @@ class Walk(NamedTuple):
     slots: tuple[int, ...]
     groups: tuple[tuple[int, int, int], ...]
     phases: tuple[tuple[int, int, int], ...]
+    bundles: tuple[int, ...]
     products: tuple[tuple[tuple[Product, ...], ...], ...]
 
 

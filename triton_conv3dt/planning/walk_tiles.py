@@ -6,7 +6,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, walk_memory, walks, weight_walk_tiles
+from . import lowering, walk_memory, walk_tables, walks, weight_walk_tiles
 from .config import Config, rows_and_reduction
 from .device import Device
 
@@ -33,9 +33,9 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         sizes = product(PATCHES if thorough else PATCHES[:2], _halves(largest, 8 if thorough else max(8, largest // 4)), parts)
         for (high, wide), block_m, planes in sizes:
-            for block_k in _rows(problem, merge, copied):
+            for block_k, way in product(_rows(problem, merge, copied), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
-                                copy=copied)
+                                copy=copied, taps=(way, walk_tables.APART, walk_tables.APART))
                 for stages in _stages(config, problem, device, thorough):
                     yield replace(config, stages=stages)
 
@@ -48,6 +48,15 @@ def _rows(problem: Problem, merge, copied: bool):
         if least is None or channels < least:
             least = channels
             yield block_k
+
+
+def _ways(problem: Problem, merge, block_m: int):
+    """Which taps along d are columns of one product: those of each step alone, some, or all."""
+    known = {}
+    for way in (walk_tables.APART, walk_tables.TOGETHER, walk_tables.PADDED):
+        bundles = walk_tables.tables(problem, merge, 8, way, block_m)["bundles"]
+        known.setdefault(bundles, way)
+    return known.values()
 
 
 def _stages(config: Config, problem: Problem, device: Device, thorough: bool):
