@@ -68,12 +68,14 @@ def here(value):
 
 @gluon.jit
 def fetch_weights(w, weights, ready, first, WALK: gl.constexpr, BYTES: gl.constexpr):
-    """All slots [columns, channels] of a program, block after block."""
+    """All slots [columns, channels] of a program, block after block, several at once: the last of a block may come twice."""
     SLOTS: gl.constexpr = len(WALK.slots)
-    mbarrier.expect(ready, SLOTS * WALK.blocks * WALK.columns * WALK.channels * BYTES)
-    for i in range(SLOTS * WALK.blocks):
-        target = seen_as(weights.index(i), w.dtype, w.block_type.shape, w.layout)
-        load_box(w, [first, i % SLOTS, i // SLOTS * WALK.channels], ready, target)
+    FETCHES: gl.constexpr = (SLOTS + WALK.together - 1) // WALK.together
+    mbarrier.expect(ready, FETCHES * WALK.together * WALK.blocks * WALK.columns * WALK.channels * BYTES)
+    for i in range(FETCHES * WALK.blocks):
+        block, slot = i // FETCHES, gl.minimum(i % FETCHES * WALK.together, SLOTS - WALK.together)
+        target = seen_as(weights.index(block * SLOTS + slot), w.dtype, w.block_type.shape, w.layout)
+        load_box(w, [slot, first, block * WALK.channels], ready, target)
 
 
 @gluon.jit

@@ -166,7 +166,8 @@ class Walk(NamedTuple):
     along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
-    numbers of steps to come are columns of one product, side by side; products: by group, then by bundle.
+    numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
+    that are fetched at once.
     """
 
     high: int
@@ -186,6 +187,7 @@ class Walk(NamedTuple):
     phases: tuple[tuple[int, int, int], ...]
     bundles: tuple[int, ...]
     products: tuple[tuple[tuple[Product, ...], ...], ...]
+    together: int
 
 
 class WalkedAxis(NamedTuple):

@@ -11,7 +11,7 @@ from .config import Config, rows_and_reduction
 from .device import Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
-ISSUED = 300, 10, 3  # instructions of a warp in each step, for each instruction of tensor cores, for each element that it writes
+ISSUED = 150, 8, 3, 20  # instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
 REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of a walk take
@@ -101,7 +101,8 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     written = w.high * w.wide * w.columns * len(w.phases) * len(w.groups)
     bandwidth = (device.bandwidth or 1e12) / device.sms
     fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
-    issued = config.warps * sum(n * count for n, count in zip(ISSUED, walks.features(problem, config, 1.0)[1:]))
+    counts = *walks.features(problem, config, 1.0)[1:], walks.fetches(problem, config)
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED, counts))
     busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
                problem.item * written / bandwidth, issued / SCHEDULERS / clock)
     step = max(busy, fetch)

@@ -23,12 +23,17 @@ from .walk_tables import APART, PADDED, TOGETHER, WARPGROUP, tables, uses
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
+MOST_TOGETHER = 16  # weight tiles that are fetched at once
+
+
 @lru_cache(maxsize=4096)
 def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
     t = tables(problem, config.merge, high, config.taps[0], config.block_m)
-    return Walk(high, wide, config.block_k, ceil_div(summed(problem, config), config.block_k), config.block_m, config.stages, **t)
+    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
+    return Walk(high, wide, config.block_k, ceil_div(summed(problem, config), config.block_k), config.block_m, config.stages, **t,
+                together=together)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -40,6 +45,12 @@ def step_bytes(problem: Problem, config) -> int:
 def widths(w: Walk) -> list[int]:
     """Columns of the products of each bundle of ages."""
     return [size * w.live[sum(w.bundles[:i])] * w.columns for i, size in enumerate(w.bundles)]
+
+
+def fetches(problem: Problem, config) -> int:
+    """Boxes that a program fetches in one step along d: patches, and single rows beside them."""
+    w = walk(problem, config)
+    return len(w.residues) * w.blocks * sum(1 + sheet.rows - w.high for sheet in w.sheets)
 
 
 def multiplied(problem: Problem, config) -> int:
@@ -67,18 +78,24 @@ def fetched(problem: Problem, config) -> float:
 
 
 def features(problem: Problem, config, trips: float) -> tuple[float, float, float, float]:
-    """What issue.py multiplies its costs by: a program, its weight tiles counted with it; steps, instructions of tensor cores, and
+    """What issue.py multiplies its costs by: a program, what it fetches of the weight counted with it; steps, instructions of tensor cores, and
     elements that a thread writes."""
     w, threads = walk(problem, config), 32 * config.warps
     products = sum(len(bundle) for group in w.products for bundle in group) * w.blocks * w.channels * problem.item / 32
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
-    return 1.0 + len(w.slots) * w.blocks / 16, trips, trips * products, trips * elements
+    return 1.0 + weight_fetches(problem, config) / 16, trips, trips * products, trips * elements
+
+
+def weight_fetches(problem: Problem, config) -> int:
+    """How often a program fetches weight tiles, several at once."""
+    w = walk(problem, config)
+    return ceil_div(len(w.slots), w.together) * w.blocks
 
 
 def weight_bytes(problem: Problem, config) -> int:
-    """Bytes of the weights that a program keeps."""
+    """Bytes of the weights that a program fetches, some of them twice."""
     w = walk(problem, config)
-    return len(w.slots) * w.blocks * w.columns * w.channels * problem.item
+    return weight_fetches(problem, config) * w.together * w.columns * w.channels * problem.item
 
 
 def shared_memory(problem: Problem, config) -> int:
@@ -86,7 +103,8 @@ def shared_memory(problem: Problem, config) -> int:
     w = walk(problem, config)
     turned = w.high * w.wide * w.columns * len(w.phases) * problem.item if in_runs(problem) or problem.epilogue.residual else 0
     ring = step_bytes(problem, config) // len(w.residues) * config.stages
-    return ring + weight_bytes(problem, config) + turned + SLACK
+    weights = len(w.slots) * w.blocks * w.columns * w.channels * problem.item
+    return ring + weights + turned + SLACK
 
 
 def written_run(problem: Problem, config, alignment: int) -> int:
@@ -187,8 +205,8 @@ def described(problem: Problem, config, reading: str, step: int | tuple[int, int
     w = walk(problem, config)
     if reading == "weight":
         channels, (row, tap, channel) = summed(problem, config), step
-        return ([rows_and_reduction(problem)[0], len(w.slots), channels], [row, tap * len(w.slots[0]), channel],
-                [w.columns, 1, w.channels])
+        return ([len(w.slots), rows_and_reduction(problem)[0], channels], [tap * len(w.slots[0]), row, channel],
+                [w.together, w.columns, w.channels])
     channels, (d, h, x) = shape(problem, config)
     _, sh, sx = read(problem)[4]
     block = [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels]
