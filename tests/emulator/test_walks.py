@@ -23,6 +23,7 @@ from .parts.problems import computed
 
 HOPPER = Device.named("nvidia_h200")
 D, W, DW, ALL, NONE = (True, False, False), (False, False, True), (True, False, True), (True,) * 3, (False,) * 3
+TOGETHER, PADDED = (dict(taps=(way, "programs", "programs"), stages=1) for way in ("columns", "crossed"))
 K3, K4 = "k3 s2 p1 op1", "k4 s2 p1"
 CASES = {  # the problem; block_m, box, merge, and what else a config says
     "d merged": (f"forward n2 ci32 co16 in5x9x11 {K3} float16 channels_last bias", (16, (4, 8, 8), D)),
@@ -64,6 +65,15 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "gradient, merged residues": (f"grad_input n2 ci16 co8 in4x6x10 {K4} float16 channels_first", (16, (3, 8, 8), W)),
     "gradient, merged odd residues": ("grad_input n2 ci8 co5 in3x6x9 k3x4x5 s2x2x3 p1 bfloat16 channels_last", (8, (2, 8, 8), W)),
     "gradient, merged rows": ("grad_input ci16 co24 in3x6x9 k3x3x4 s2 float32 tf32 channels_first", (16, (2, 8, 8), W, dict(stages=1))),
+    "two ages in one": ("forward n2 ci16 co16 in5x9x10 k3 p1 float16 channels_last", (16, (3, 8, 8), NONE, TOGETHER)),
+    "four ages in one": ("forward ci16 co8 in7x6x9 k5 p2 float32 tf32 channels_first bias", (8, (7, 8, 8), NONE, TOGETHER)),
+    "padded ages": ("forward ci16 co8 in5x6x9 k3x5x3 p1 bfloat16 channels_last", (8, (4, 8, 8), NONE, PADDED)),
+    "eight ages in one": ("forward ci8 co8 in9x6x9 k7x3x3 p2 float16 channels_first bias", (8, (5, 8, 8), NONE, PADDED)),
+    "ages of merged phases": ("forward ci16 co8 in4x6x10 k5x3x3 s1x2x2 p1 float16 channels_last", (8, (4, 8, 8), (False, True, True), TOGETHER)),
+    "ages of phases apart": (f"forward ci16 co8 in5x6x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE, TOGETHER)),
+    "gradient, ages in one": ("grad_input ci16 co16 in6x9x9 k3 p1 bfloat16 channels_first", (16, (6, 8, 8), NONE, TOGETHER)),
+    "gradient, ages of residues": ("grad_input ci8 co16 in5x6x8 k5 s2 p1 float32 tf32 channels_first", (8, (4, 8, 8), NONE, TOGETHER)),
+    "gradient, padded ages of residues": (f"grad_input ci16 co16 in5x6x8 {K4} float16 channels_last", (16, (4, 8, 8), NONE, PADDED)),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..planning.issue import SCHEDULERS
 from ..planning.plan import Plan
-from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips, warp_clocks, weight_tiles
+from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips, warp_clocks, weight_fetches
 from .conflicts import conflicts
 from .machinecode import bits
 
@@ -53,7 +53,7 @@ def bound(plan: Plan, disassembly: str, ptx: str) -> Bound | None:
     known, clocks = terms(plan), warp_clocks(plan)
     if known is None or not clocks:
         return None
-    executed = execution(disassembly, trips(plan), weight_tiles(plan))
+    executed = execution(disassembly, trips(plan), weight_fetches(plan))
     issued, conflicting = count(executed), conflicts(ptx, trips(plan))
     held = wavefronts(executed, conflicting) + described_bytes(plan) / WAVEFRONT / plan.config.warps
     pipes = max(sum(issued[family] for family in families) for families in (INTEGER, MULTIPLY))

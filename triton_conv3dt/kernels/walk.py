@@ -6,17 +6,16 @@ A program owns a patch of places (h, w) and walks along d. What it reads of a pl
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
 a shift along w another fetch of the same bytes. All its weights stay in shared memory, too. A step adds its plane to all places
 along d that it reaches; those that later planes reach, too, stay in registers. WALK has rows, products and slots as tables.
-
-Sums are tuples of tensors: of every group of phases, by age, which is how many steps will still add to them.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma
 
 from .gluon_names import barrier, load_box, seen_as
 from .walk_store import write
+from .walk_sums import begun, first_of, nothing, unbundled, wait_for
 from .walk_turn import copy_sheet, round_plane
 
 
@@ -36,30 +35,30 @@ def row_of_sheet(WALK, i):
 
 
 @gluon.constexpr_function
-def products_of(WALK, group, age):
-    return len(WALK.products[group][age])
+def products_of(WALK, group, bundle):
+    return len(WALK.products[group][bundle])
 
 
 @gluon.constexpr_function
-def row_of(WALK, group, age, i, block):
+def row_of(WALK, group, bundle, i, block):
     """The row, among those of one plane, at which the first operand of a product begins."""
-    return block * WALK.rows + WALK.products[group][age][i].row
+    return block * WALK.rows + WALK.products[group][bundle][i].row
 
 
 @gluon.constexpr_function
-def reads(WALK, group, age, i, residue):
-    return WALK.products[group][age][i].residue == residue
+def reads(WALK, group, bundle, i, residue):
+    return WALK.products[group][bundle][i].residue == residue
 
 
 @gluon.constexpr_function
-def slot_of(WALK, group, age, i, block):
-    return block * len(WALK.slots) + WALK.products[group][age][i].slot
+def slot_of(WALK, group, bundle, i, block):
+    return block * len(WALK.slots) + WALK.products[group][bundle][i].slot
 
 
 @gluon.constexpr_function
 def in_flight(WALK, group):
     """How many products a group issues; a wait counts seven at most."""
-    return min(7, sum(len(age) for age in WALK.products[group]) * WALK.blocks)
+    return min(7, sum(len(bundle) for bundle in WALK.products[group]) * WALK.blocks)
 
 
 @gluon.jit
@@ -71,12 +70,14 @@ def here(value):
 
 @gluon.jit
 def fetch_weights(w, weights, ready, first, WALK: gl.constexpr, BYTES: gl.constexpr):
-    """All slots [columns, channels] of a program, block after block."""
+    """All slots [columns, channels] of a program, block after block, several at once: the last of a block may come twice."""
     SLOTS: gl.constexpr = len(WALK.slots)
-    mbarrier.expect(ready, SLOTS * WALK.blocks * WALK.columns * WALK.channels * BYTES)
-    for i in range(SLOTS * WALK.blocks):
-        target = seen_as(weights.index(i), w.dtype, w.block_type.shape, w.layout)
-        load_box(w, [first, i % SLOTS, i // SLOTS * WALK.channels], ready, target)
+    FETCHES: gl.constexpr = (SLOTS + WALK.together - 1) // WALK.together
+    mbarrier.expect(ready, FETCHES * WALK.together * WALK.blocks * WALK.columns * WALK.channels * BYTES)
+    for i in range(FETCHES * WALK.blocks):
+        block, slot = i // FETCHES, gl.minimum(i % FETCHES * WALK.together, SLOTS - WALK.together)
+        target = seen_as(weights.index(block * SLOTS + slot), w.dtype, w.block_type.shape, w.layout)
+        load_box(w, [slot, first, block * WALK.channels], ready, target)
 
 
 @gluon.jit
@@ -128,71 +129,21 @@ def await_plane(ring, ready, number, WALK: gl.constexpr, OPERAND: gl.constexpr, 
         mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
 
 
-@gluon.constexpr_function
-def product_layout(columns, warps, bits):
-    return gl.NVMMADistributedLayout([3, 0], [warps, 1], [16, columns, 256 // bits])
-
-
-@gluon.constexpr_function
-def columns_at(WALK, age):
-    """Columns of the sums that have so many steps to come: fewer where some phases along d begin later."""
-    return WALK.live[age] * WALK.columns
-
-
 @gluon.jit
-def zeros(AGE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
-    WIDTH: gl.constexpr = columns_at(WALK, AGE)
-    return gl.zeros([WALK.high * WALK.wide, WIDTH], gl.float32, product_layout(WIDTH, WARPS, BITS))
-
-
-@gluon.jit
-def nothing(WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
-    """The sums of all groups before the first step, by age but for the last."""
-    found = ()
-    GROUPS: gl.constexpr = len(WALK.groups)
-    SPAN: gl.constexpr = WALK.span
-    for _ in gl.static_range(GROUPS):
-        for age in gl.static_range(1, SPAN):
-            found = found + (zeros(age, WALK, WARPS, BITS),)
-    return found
-
-
-@gluon.jit
-def widened(tile, AGE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
-    """Sums that have had AGE + 1 steps to come, with room for the phases that begin now."""
-    WIDTH: gl.constexpr = columns_at(WALK, AGE)
-    if columns_at(WALK, AGE + 1) < WIDTH:
-        M: gl.constexpr = WALK.high * WALK.wide
-        tile = gl.join(tile, gl.zeros_like(tile)).permute((0, 2, 1)).reshape([M, WIDTH])
-        tile = gl.convert_layout(tile, product_layout(WIDTH, WARPS, BITS), assert_trivial=True)
-    return tile
-
-
-@gluon.jit
-def begun(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
-    """The sums of a group that a step adds to, by age: those of before, and new ones."""
-    SPAN: gl.constexpr = WALK.span
-    sums = ()
-    for age in gl.static_range(SPAN - 1):
-        sums = sums + (widened(copied(older[GROUP * (SPAN - 1) + age], SPAN > 2), age, WALK, WARPS, BITS),)
-    return sums + (zeros(SPAN - 1, WALK, WARPS, BITS),)
-
-
-@gluon.jit
-def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, AGE: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr,
-                 OPERAND: gl.constexpr):
-    """acc + the products of a group that have so many steps to come, with the plane whose rows begin at first."""
+def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RESIDUE: gl.constexpr,
+                 WALK: gl.constexpr, OPERAND: gl.constexpr):
+    """acc + the products of a group for a bundle of ages, with the plane whose rows begin at first."""
     M: gl.constexpr = WALK.high * WALK.wide
-    WIDTH: gl.constexpr = columns_at(WALK, AGE)
-    PRODUCTS: gl.constexpr = products_of(WALK, GROUP, AGE)
+    WIDTH: gl.constexpr = acc.shape[1]
+    PRODUCTS: gl.constexpr = products_of(WALK, GROUP, BUNDLE)
     BLOCKS: gl.constexpr = WALK.blocks
-    FRESH: gl.constexpr = AGE == WALK.span - 1  # nothing to add to
-    zero = here(number)
+    FRESH: gl.constexpr = first_of(WALK, BUNDLE) == WALK.span - 1  # nothing to add to
+    zero = here(number + (BUNDLE + 1))  # one of its own, or addresses would be kept from bundle to bundle
     for i in gl.static_range(PRODUCTS):
-        if reads(WALK, GROUP, AGE, i, RESIDUE):
+        if reads(WALK, GROUP, BUNDLE, i, RESIDUE):
             for block in gl.static_range(BLOCKS):
-                a = seen_as(ring.index(first + zero + row_of(WALK, GROUP, AGE, i, block)), ring.dtype, [M, WALK.channels], OPERAND)
-                b = seen_as(weights.index(zero + slot_of(WALK, GROUP, AGE, i, block)), ring.dtype, [WIDTH, WALK.channels], OPERAND)
+                a = seen_as(ring.index(first + zero + row_of(WALK, GROUP, BUNDLE, i, block)), ring.dtype, [M, WALK.channels], OPERAND)
+                b = seen_as(weights.index(zero + slot_of(WALK, GROUP, BUNDLE, i, block)), ring.dtype, [WIDTH, WALK.channels], OPERAND)
                 acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=not (FRESH and i + block == 0), is_async=True)
     return acc
 
@@ -200,29 +151,11 @@ def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, AGE: gl
 @gluon.jit
 def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
     """The sums of a group, those that are then finished first, with all products of a plane: still under way."""
-    SPAN: gl.constexpr = WALK.span
+    BUNDLES: gl.constexpr = len(WALK.bundles)
     found = ()
-    for age in gl.static_range(SPAN):
-        found = found + (add_products(sums[age], ring, weights, first, number, GROUP, age, RESIDUE, WALK, OPERAND),)
+    for bundle in gl.static_range(BUNDLES):
+        found = found + (add_products(sums[bundle], ring, weights, first, number, GROUP, bundle, RESIDUE, WALK, OPERAND),)
     return found
-
-
-@gluon.jit
-def copied(tile, APART: gl.constexpr):
-    """The tile in other registers: were it only renamed, the compiler would move what takes turns before the wait for its
-    products, and read what they are still writing."""
-    if APART:
-        tile = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
-    return tile
-
-
-@gluon.jit
-def wait_for(sums, PENDING: gl.constexpr):
-    """The sums of a group, finished but for so many products that were issued later."""
-    if len(sums) > 1:
-        return warpgroup_mma_wait(PENDING, deps=sums)
-    else:
-        return (warpgroup_mma_wait(PENDING, deps=sums),)
 
 
 @gluon.jit
@@ -283,12 +216,12 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
                 sums = begun(older, g, WALK, WARPS, BITS)
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, g, RESIDUES - 1, WALK, OPERAND)
             if g > 0:  # the stores of one group overlap with the products of the next
-                done = wait_for(pending, in_flight(WALK, g))
+                done = unbundled(wait_for(pending, in_flight(WALK, g)), WALK, WARPS, BITS)
                 write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
                       AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
                 kept = kept + done[1:]
             pending = sums
-        done = wait_for(pending, 0)
+        done = unbundled(wait_for(pending, 0), WALK, WARPS, BITS)
         barrier()
         fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                     t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, x_size, x_stride,

@@ -165,9 +165,9 @@ class Walk(NamedTuple):
     side in a row, in `blocks` of rows. stages: planes that are kept, `rows` in each (of `residues`
     along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
-    for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. products: by
-    group, then by how many steps are still to come. turned: what is read lies in any order, has `summed` channels and is not rounded
-    yet.
+    for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
+    numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
+    that are fetched at once. turned: what is read lies in any order, has `summed` channels and is not rounded yet.
     """
 
     high: int
@@ -185,7 +185,9 @@ class Walk(NamedTuple):
     slots: tuple[int, ...]
     groups: tuple[tuple[int, int, int], ...]
     phases: tuple[tuple[int, int, int], ...]
+    bundles: tuple[int, ...]
     products: tuple[tuple[tuple[Product, ...], ...], ...]
+    together: int
     turned: bool = False
     summed: int = 0
 

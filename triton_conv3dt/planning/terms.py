@@ -90,12 +90,11 @@ def trips(plan: Plan) -> float:
     return steps * rows_and_reduction(p)[1]
 
 
-def weight_tiles(plan: Plan) -> int:
-    """Tiles that a program of a walk fetches before its loop; 0 of others."""
+def weight_fetches(plan: Plan) -> int:
+    """How often a program of a walk fetches weights before its loop; 0 of others."""
     if plan.config.path != "walk" or plan.problem.direction == "grad_weight":
         return 0
-    found = walking(plan.problem).walk(plan.problem, plan.config)
-    return len(found.slots) * found.blocks
+    return walking(plan.problem).weight_fetches(plan.problem, plan.config)
 
 
 def _shared(plan: Plan, steps: float) -> float:

@@ -6,12 +6,12 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, walk_memory, walks, weight_walk_tiles
+from . import lowering, walk_memory, walk_tables, walks, weight_walk_tiles
 from .config import Config, rows_and_reduction
 from .device import Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
-ISSUED = 300, 10, 3  # instructions of a warp in each step, for each instruction of tensor cores, for each element that it writes
+ISSUED = 150, 8, 3, 20  # instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
 REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of a walk take
@@ -34,9 +34,9 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         sizes = product(PATCHES if thorough else PATCHES[:2], _halves(largest, 8 if thorough else max(8, largest // 4)), parts)
         for (high, wide), block_m, planes in sizes:
-            for block_k in _rows(problem, merge, copied):
+            for block_k, way in product(_rows(problem, merge, copied), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
-                                copy=copied)
+                                copy=copied, taps=(way, walk_tables.APART, walk_tables.APART))
                 for stages in _stages(config, problem, device, thorough):
                     yield (tried := replace(config, stages=stages))
                     if problem.rounded and not joined:
@@ -51,6 +51,15 @@ def _rows(problem: Problem, merge, copied: bool):
         if least is None or channels < least:
             least = channels
             yield block_k
+
+
+def _ways(problem: Problem, merge, block_m: int):
+    """Which taps along d are columns of one product: those of each step alone, some, or all."""
+    known = {}
+    for way in (walk_tables.APART, walk_tables.TOGETHER, walk_tables.PADDED):
+        bundles = walk_tables.tables(problem, merge, 8, way, block_m)["bundles"]
+        known.setdefault(bundles, way)
+    return known.values()
 
 
 def _stages(config: Config, problem: Problem, device: Device, thorough: bool):
@@ -95,7 +104,8 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     written = w.high * w.wide * w.columns * len(w.phases) * len(w.groups)
     bandwidth = (device.bandwidth or 1e12) / device.sms
     fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
-    issued = config.warps * sum(n * count for n, count in zip(ISSUED, walks.features(problem, config, 1.0)[1:]))
+    counts = *walks.features(problem, config, 1.0)[1:], walks.fetches(problem, config)
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED, counts))
     busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
                problem.item * written / bandwidth, issued / SCHEDULERS / clock)
     step = max(busy, fetch)

@@ -9,102 +9,33 @@ A config is one of a walk.
 """
 
 from functools import lru_cache
-from itertools import product
 from math import gcd, prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import walk_memory
-from .constants import Product, Sheet, Walk
+from .constants import Walk
 from .device import Device
-from .phases import phase_origin, rows_and_reduction
+from .phases import rows_and_reduction
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
+from .walk_tables import APART, PADDED, TOGETHER, WARPGROUP, tables, uses
 
-WARPGROUP = 64  # rows of its products
 TURNING = 6  # instructions for an element that is copied by itself and rounded, over those for one that is written
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
-def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, int, int, int]]:
-    """Along one axis: phase p of place t adds residue r of place t + shift by tap k, (p, r, shift, k) for every tap. merged: phases
-    are columns, and counted from where their taps line up."""
-    a = problem.axes[axis]
-    if problem.direction == "forward":
-        return [(p.residue, 0, p.offset - j * a.input_step, p.first + j * a.tap_step)
-                for p in a.phases(phase_origin(problem, "dhw"[axis]) if merged else 0) for j in range(p.taps)]
-    places = [k * a.dilation - a.padding for k in range(a.kernel)]
-    return [(0, place % a.stride, place // a.stride, k) for k, place in enumerate(places)]
+MOST_TOGETHER = 16  # weight tiles that are fetched at once
 
 
 @lru_cache(maxsize=4096)
 def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
-    t = tables(problem, config.merge, high)
+    t = tables(problem, config.merge, high, config.taps[0], config.block_m)
+    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
-    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t, turned=turned,
-                summed=channels * turned)
-
-
-@lru_cache(maxsize=4096)
-def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int) -> dict[str, object]:
-    """The fields of a Walk that follow from the taps, for patches of so many rows."""
-    axes = [uses(problem, i, merge[i]) for i in range(3)]
-    known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
-    if residues_w > 1:  # one row has the channels of all
-        axes[2] = [(p, 0, shift, k) for p, _, shift, k in axes[2]]
-    shifts = sorted({shift for _, _, shift, _ in axes[0]})
-    phases = [sorted({p for p, *_ in axis}) for axis in axes]
-    sheets, rows = _sheets(axes, high)
-    residues = sorted({r for _, r, *_ in axes[0]})
-    columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
-    groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
-    # Where each product has a slot to itself, slots are taps in their order.
-    live, slots, products, several = _live(merge[0], axes[0], columns), [], [], len(columns) > 1 or residues_w > 1
-    for group in groups:
-        ages = [[] for _ in live]
-        meets = [sorted({(r, s) for p, r, s, _ in axis if g is None or p == g}) for axis, g in zip(axes, group)]
-        for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
-            sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
-            phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
-            taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
-                    for phase in phases_met]
-            slot = len(slots) if several else taps[0][0]
-            ages[age].append(Product(residues.index(rd), sheet.row + sh - sheet.first, slot))
-            slots += taps
-        products.append(tuple(map(tuple, ages)))
-    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
-                slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), products=tuple(products),
-                groups=tuple(tuple(p or 0 for p in group) for group in groups))
-
-
-def _sheets(axes, high: int) -> tuple[dict[tuple[int, int, int], Sheet], int]:
-    """The sheets of a plane by (residue of h, residue of w, shift of w), and how many rows they are."""
-    found, row = {}, 0
-    for rh, (rw, shift) in product(sorted({r for _, r, *_ in axes[1]}), sorted({(r, s) for _, r, s, _ in axes[2]})):
-        reach = [s for _, r, s, _ in axes[1] if r == rh]  # rows of a sheet begin with the lowest shift of their residue
-        found[rh, rw, shift] = Sheet(rh, min(reach), high + max(reach) - min(reach), rw, shift, row)
-        row += found[rh, rw, shift].rows
-    return found, row
-
-
-def _live(merged: bool, axis, columns) -> tuple[int, ...]:
-    """How many phases are columns, by how many steps are still to come: those along d that begin later may be left out where they
-    are the second half, since a product cannot write to a part of its sums."""
-    shifts = [shift for _, _, shift, _ in axis]
-    span = max(shifts) - min(shifts) + 1
-    begun = [{p for p, _, shift, _ in axis if shift <= max(shifts) - age} for age in range(span)]
-    counts = [sum(c[0] in phases for c in columns) if merged else len(columns) for phases in begun]
-    whole = all(few in (many, many / 2) for many, few in zip(counts, counts[1:])) and all(
-        c[0] in phases for phases, n in zip(begun, counts) for c in (columns[:n] if merged else ()))
-    return tuple(counts) if whole else (len(columns),) * len(counts)
-
-
-def _tap(known, size, phase, residue, shift) -> int:
-    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none. known: that of each
-    axis by (phase, residue, shift); size: of the kernel."""
-    d, h, w = (taps.get(key, -1) for taps, key in zip(known, zip(phase, residue, shift)))
-    return -1 if min(d, h, w) < 0 else (d * size[1] + h) * size[2] + w
+    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
+                together=together, turned=turned, summed=channels * turned)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -113,10 +44,21 @@ def step_bytes(problem: Problem, config) -> int:
     return len(w.residues) * w.blocks * w.rows * w.wide * w.channels * problem.item
 
 
+def widths(w: Walk) -> list[int]:
+    """Columns of the products of each bundle of ages."""
+    return [size * w.live[sum(w.bundles[:i])] * w.columns for i, size in enumerate(w.bundles)]
+
+
+def fetches(problem: Problem, config) -> int:
+    """Boxes that a program fetches in one step along d: patches, and single rows beside them."""
+    w = walk(problem, config)
+    return len(w.residues) * w.blocks * sum(1 + sheet.rows - w.high for sheet in w.sheets)
+
+
 def multiplied(problem: Problem, config) -> int:
     """Multiplications of one step of a program, on tensor cores."""
     w = walk(problem, config)
-    columns = sum(len(age) * live for group in w.products for age, live in zip(group, w.live)) * w.columns
+    columns = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w)))
     return w.high * w.wide * columns * w.blocks * w.channels
 
 
@@ -125,7 +67,7 @@ def shared_bytes(problem: Problem, config) -> int:
     warpgroup's products read, and tiles on their way into another order."""
     w = walk(problem, config)
     places = w.high * w.wide
-    read = sum(len(age) * (WARPGROUP + live * w.columns) for group in w.products for age, live in zip(group, w.live))
+    read = sum(len(bundle) * (WARPGROUP + width) for group in w.products for bundle, width in zip(group, widths(w)))
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
     return step_bytes(problem, config) * (3 if w.turned else 1) + (moved + turned) * problem.item
@@ -138,20 +80,26 @@ def fetched(problem: Problem, config) -> float:
 
 
 def features(problem: Problem, config, trips: float) -> tuple[float, float, float, float]:
-    """What issue.py multiplies its costs by: a program, its weight tiles counted with it; steps, instructions of tensor cores, and
+    """What issue.py multiplies its costs by: a program, what it fetches of the weight counted with it; steps, instructions of tensor cores, and
     elements that a thread writes."""
     w, threads = walk(problem, config), 32 * config.warps
-    products = sum(len(age) for group in w.products for age in group) * w.blocks * w.channels * problem.item / 32
+    products = sum(len(bundle) for group in w.products for bundle in group) * w.blocks * w.channels * problem.item / 32
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
     if w.turned:  # elements that are read singly
         elements += TURNING * step_bytes(problem, config) / problem.item / threads
-    return 1.0 + len(w.slots) * w.blocks / 16, trips, trips * products, trips * elements
+    return 1.0 + weight_fetches(problem, config) / 16, trips, trips * products, trips * elements
+
+
+def weight_fetches(problem: Problem, config) -> int:
+    """How often a program fetches weight tiles, several at once."""
+    w = walk(problem, config)
+    return ceil_div(len(w.slots), w.together) * w.blocks
 
 
 def weight_bytes(problem: Problem, config) -> int:
-    """Bytes of the weights that a program keeps."""
+    """Bytes of the weights that a program fetches, some of them twice."""
     w = walk(problem, config)
-    return len(w.slots) * w.blocks * w.columns * w.channels * problem.item
+    return weight_fetches(problem, config) * w.together * w.columns * w.channels * problem.item
 
 
 def shared_memory(problem: Problem, config) -> int:
@@ -159,7 +107,8 @@ def shared_memory(problem: Problem, config) -> int:
     w = walk(problem, config)
     turned = w.high * w.wide * w.columns * len(w.phases) * problem.item if in_runs(problem) or problem.epilogue.residual else 0
     ring = step_bytes(problem, config) // len(w.residues) * config.stages
-    return ring + weight_bytes(problem, config) + turned + SLACK
+    weights = len(w.slots) * w.blocks * w.columns * w.channels * problem.item
+    return ring + weights + turned + SLACK
 
 
 def written_run(problem: Problem, config, alignment: int) -> int:
@@ -184,9 +133,10 @@ def reordered(problem: Problem, config) -> tuple[int, ...] | None:
 
 
 def registers(problem: Problem, config) -> int:
-    """Sums that one thread holds: those of later places of all groups, and finished ones of two."""
+    """Sums that one thread holds: those of later places of all groups, and finished ones of two, with what is none in a bundle."""
     w = walk(problem, config)
-    older = sum(w.live[1:]) * len(w.groups) + w.live[0] * min(2, len(w.groups))
+    unused = (sum(w.bundles) - w.span) * w.live[-1]
+    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2, len(w.groups))
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
@@ -231,7 +181,11 @@ def _fits_tile(config, problem: Problem) -> str | None:
     columns = len(w.phases) * w.columns
     if w.columns < 8 or columns > 256 or columns & (columns - 1):
         return f"{len(w.phases)} phases of {w.columns} channels are no product of 8 to 256 columns"
-    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else MOST_SUMS):
+    t = tables(problem, config.merge, high, config.taps[0], config.block_m)
+    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
+    turned, channels = walk_memory.turned(problem, config), summed(problem, config)
+    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
+                together=together, turned=turned, summed=channels * turned)
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and len(w.residues) * w.blocks > MOST_TURNED:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
@@ -257,8 +211,8 @@ def described(problem: Problem, config, reading: str, step: int | tuple[int, int
     w = walk(problem, config)
     if reading == "weight":
         channels, (row, tap, channel) = summed(problem, config), step
-        return ([rows_and_reduction(problem)[0], len(w.slots), channels], [row, tap * len(w.slots[0]), channel],
-                [w.columns, 1, w.channels])
+        return ([len(w.slots), rows_and_reduction(problem)[0], channels], [tap * len(w.slots[0]), row, channel],
+                [w.together, w.columns, w.channels])
     channels, (d, h, x) = shape(problem, config)
     _, sh, sx = read(problem)[4]
     block = [1, w.high if reading == "patch" else 1, 1, w.wide, w.channels]

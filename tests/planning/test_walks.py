@@ -1,0 +1,119 @@
+"""Walks in numbers: which taps their products have, how rows, rings and copies are shaped, what they cost, and who walks."""
+
+from collections import Counter
+from dataclasses import replace
+from math import prod
+
+import pytest
+
+from triton_conv3dt.planning import search, walk_memory, walk_tables, walk_tiles, walks
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.planning.plan import plan
+from triton_conv3dt.planning.terms import terms
+from triton_conv3dt.problems import case
+from triton_conv3dt.problems.layers import layers
+
+H200 = Device.named("nvidia_h200")
+NONE, W, WAYS = (False,) * 3, (False, False, True), (walk_tables.APART, walk_tables.TOGETHER, walk_tables.PADDED)
+KERNELS = ("k3 p1", "k5 p2", "k3 s2 p1 op1", "k4 s2 p1", "k5 s2", "k2x4x3 s2x3x2", "k3 p2 d2", "k7x1x2 s1x1x2", "k9 s2 p3")
+
+
+def taps_met(problem, merge, way):
+    """(what is read, age, column, residue beside it, tap) of every product, and how often."""
+    found, t = Counter(), walk_tables.tables(problem, merge, 8, way, 8)
+    slots = dict(enumerate(t["slots"])) if t["slots"] != tuple((i,) for i in range(problem.taps)) else None
+    for number, group in enumerate(t["products"]):
+        for bundle, (size, products) in enumerate(zip(t["bundles"], group)):
+            for one in products:
+                slot = one.slot
+                for age in range(sum(t["bundles"][:bundle]), sum(t["bundles"][:bundle]) + size):
+                    for column in range(t["live"][min(age, t["span"] - 1)]):
+                        taps = slots[slot] if slots else (slot,)
+                        found.update((number, one.residue, one.row, age, column, i, tap) for i, tap in enumerate(taps) if tap >= 0)
+                        slot += 1
+    return found
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("direction", ("forward", "grad_input"))
+def test_every_tap_is_met_once_however_ages_lie(direction, kernel):
+    """Ages side by side meet the taps that they meet apart, zeros beside them; all of these are those of the kernel."""
+    problem = case.parse(f"{direction} ci16 co16 in6x6x12 {kernel} float16 channels_first")
+    merges = walk_tiles._merges(problem, True) if direction == "forward" else [NONE] + [W] * (problem.stride[2] > 1)
+    for merge in merges:
+        apart = taps_met(problem, merge, walk_tables.APART)
+        assert Counter(tap for *_, tap in apart.elements()) == Counter(range(problem.taps))
+        assert all(taps_met(problem, merge, way) == apart for way in WAYS)
+
+
+def test_ages_lie_in_bundles_of_powers_of_two():
+    bundles = lambda text, way: walk_tables.tables(case.parse(f"{text} float16 channels_first"), NONE, 8, way, 8)["bundles"]
+    k3, k5, s2 = "forward ci16 co8 in8 k3 p1", "forward ci16 co8 in8 k5 p2", "grad_input ci8 co16 in8 k5 s2 p2 op1"
+    assert [bundles(k3, way) for way in WAYS] == [(1, 1, 1), (1, 2), (4,)]
+    assert [bundles(k5, way) for way in WAYS] == [(1,) * 5, (1, 4), (8,)]
+    # Three steps by one residue along d, and two by the other: those that both take lie side by side.
+    assert bundles(s2, walk_tables.TOGETHER) in ((1, 2), (2, 1))
+
+
+def test_rows_leave_fewer_channels_unused():
+    rows = lambda text, copied=True: list(walk_tiles._rows(case.parse(text), NONE, copied))
+    assert rows("forward ci48 co8 in8 k3 float16 channels_first") == [64, 16]
+    assert rows("forward ci64 co8 in8 k3 float16 channels_first") == [64]
+    assert rows("forward ci24 co8 in8 k3 float32 tf32 channels_first") == [32, 8]
+    assert rows("forward ci5 co8 in8 k3 float16 channels_first") == [16]
+    assert rows("grad_input ci8 co24 in8 k3 s2 float16 channels_last", copied=False) == []
+
+
+def test_copies_are_padded_and_pay_for_it():
+    """An odd output of odd channels: rows end with the channels of a residue, and the stride divides height and width."""
+    problem = case.parse("grad_input n2 ci16 co12 in4x7x9 k5 s2 float16 channels_first")
+    apart, merged = (Config("walk", 16, 64, 16, 4, 2, merge, box=(4, 8, 8), copy=True) for merge in (NONE, W))
+    assert fits(apart, problem, H200) is None and fits(merged, problem, H200) is None
+    assert problem.out_size == (11, 17, 21)
+    for config, channels in ((apart, 16), (merged, 12)):
+        found = plan(problem, H200, config)
+        copied = next(w for w in found.schedule.workspaces if w.name == "copied")
+        assert copied.shape == (2, channels, 11, 18, 22)
+        assert walk_memory.copied_bytes(problem, config) == 2 * 2 * (12 * 11 * 17 * 21 + channels * 11 * 18 * 22)
+        assert f"padded to {channels} channels of 11x18x22" in str(found)
+        packed = next(w for w in found.schedule.workspaces if w.name == "packed")
+        passes = 2 * 2 * (prod(copied.shape) + prod(packed.shape)) / H200.bandwidth
+        assert terms(found).passes == pytest.approx(passes)
+    assert search.cost(replace(apart, block_k=32), problem, H200) > search.cost(apart, problem, H200)
+    assert "may not end in the channels" in fits(replace(apart, block_k=8), problem, H200)
+
+
+def test_a_ring_of_one_plane_costs_what_does_not_overlap():
+    problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")
+    config = Config("walk", 32, 64, 32, 4, 2, box=(32, 8, 8), taps=(walk_tables.TOGETHER, *WAYS[:1] * 2))
+    one = replace(config, stages=1)
+    assert walks.shared_memory(problem, one) < walks.shared_memory(problem, config)
+    alone = replace(H200, shared_memory=walks.shared_memory(problem, config))  # no second program, which would work meanwhile
+    assert search.cost(one, problem, alone) > search.cost(config, problem, alone)
+    assert 1 in walk_tiles._stages(config, problem, replace(H200, shared_memory=walks.shared_memory(problem, one)), False)
+    assert 1 not in walk_tiles._stages(config, problem, alone, False)
+
+
+@pytest.mark.parametrize("ways, reason", ((("programs", "columns", "programs"), "the taps of d alone"), (("rows", *WAYS[:1] * 2), "the taps of d")))
+def test_other_ways_are_refused(ways, reason):
+    problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")
+    assert reason in fits(Config("walk", 32, 64, 32, 4, 2, box=(32, 8, 8), taps=ways), problem, H200)
+
+
+def test_ages_that_begin_later_stay_apart():
+    problem = case.parse("forward ci32 co16 in8x16x16 k3 s2 p1 op1 float16 channels_last")
+    config = Config("walk", 16, 64, 32, 4, 2, (True, False, False), box=(8, 8, 8))
+    assert fits(config, problem, H200) is None
+    assert "are no columns of a product" in fits(replace(config, taps=(walk_tables.TOGETHER, *WAYS[:1] * 2)), problem, H200)
+
+
+@pytest.mark.parametrize("name, direction, most", (
+    ("kb_1_58", "forward", 7), ("kb_1_70", "forward", 4), ("igev_train_2", "grad_input", 4.5), ("igev_infer_2", "grad_input", 4.5),
+    ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc32_k5_s1", "grad_input", 3), ("torch_opbench_ic16_oc32_k5_s2", "grad_input", 6.5),
+    ("torch_opbench_ic32_oc32_k5_s1", "forward", 3.5), ("pcc_geo_infer512_2", "grad_input", 13)))
+def test_layers_that_read_every_tap_from_l2_walk(name, direction, most):
+    problem = next(layer for layer in layers() if layer.name == name).problem(direction)
+    found = plan(problem, H200, search.default(problem, H200))
+    assert found.config.path == "walk" and terms(found).limit < most
+    assert prod(found.schedule.main.grid) >= 96  # of 132 SMs

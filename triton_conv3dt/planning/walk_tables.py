@@ -1,0 +1,124 @@
+"""The tables of a walk: which rows of a plane are kept, which taps meet them, and which sums they add to."""
+
+from functools import lru_cache
+from itertools import product
+
+from ..problems.problem import Problem
+from .constants import Product, Sheet
+from .phases import phase_origin
+from .walk_memory import beside
+
+WARPGROUP = 64  # rows of its products
+MOST_AGES = 9
+APART, TOGETHER, PADDED = "programs", "columns", "crossed"  # taps along d: columns of products of their own, of fewer, or of one
+
+
+def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, int, int, int]]:
+    """Along one axis: phase p of place t adds residue r of place t + shift by tap k, (p, r, shift, k) for every tap. merged: phases
+    are columns, and counted from where their taps line up."""
+    a = problem.axes[axis]
+    if problem.direction == "forward":
+        return [(p.residue, 0, p.offset - j * a.input_step, p.first + j * a.tap_step)
+                for p in a.phases(phase_origin(problem, "dhw"[axis]) if merged else 0) for j in range(p.taps)]
+    places = [k * a.dilation - a.padding for k in range(a.kernel)]
+    return [(0, place % a.stride, place // a.stride, k) for k, place in enumerate(places)]
+
+
+@lru_cache(maxsize=4096)
+def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int) -> dict[str, object]:
+    """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels."""
+    axes = [uses(problem, i, merge[i]) for i in range(3)]
+    known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
+    if residues_w > 1:  # one row has the channels of all
+        axes[2] = [(p, 0, shift, k) for p, _, shift, k in axes[2]]
+    shifts = sorted({shift for _, _, shift, _ in axes[0]})
+    phases = [sorted({p for p, *_ in axis}) for axis in axes]
+    sheets, rows = _sheets(axes, high)
+    residues = sorted({r for _, r, *_ in axes[0]})
+    columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
+    groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
+    # Where each product has a slot to itself, slots are taps in their order.
+    live, slots, products = _live(merge[0], axes[0], columns), [], []
+    bundles = _bundles(way, axes[0], merge[0], live, channels)
+    several = len(columns) > 1 or residues_w > 1 or len(bundles) < len(live)
+    for group in groups:
+        found = {}  # by bundle and by what is read: the taps of each age
+        meets = [sorted({(r, s) for p, r, s, _ in axis if g is None or p == g}) for axis, g in zip(axes, group)]
+        for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
+            sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
+            phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
+            taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
+                    for phase in phases_met]
+            found.setdefault((_bundle(bundles, age), residues.index(rd), sheet.row + sh - sheet.first), {})[age] = taps
+        products.append([[] for _ in bundles])
+        for (bundle, *read), by_age in found.items():
+            first, taps = sum(bundles[:bundle]), []
+            for age in range(first, first + bundles[bundle]):
+                taps += by_age.get(age, [(-1,) * residues_w] * live[min(age, len(live) - 1)])
+            products[-1][bundle].append(Product(*read, len(slots) if several else taps[0][0]))
+            slots += taps
+    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
+                slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
+                products=tuple(tuple(map(tuple, group)) for group in products),
+                groups=tuple(tuple(p or 0 for p in group) for group in groups))
+
+
+def _bundle(bundles: tuple[int, ...], age: int) -> int:
+    """The bundle of an age."""
+    return next(i for i in range(len(bundles)) if age < sum(bundles[:i + 1]))
+
+
+def _bundles(way: str, axis, merged: bool, live: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    """How many ages are columns of one product, which then reads its rows once for all of them: powers of two, those of which least is
+    read; or one for all ages, some of which may be none. Ages with fewer phases stand apart."""
+    span = len(live)
+    if way == APART or len(set(live)) > 1 or span > MOST_AGES:
+        return (1,) * span
+    if way == PADDED:
+        return (1 << (span - 1).bit_length(),)
+    latest = max(shift for _, _, shift, _ in axis)
+    read = [{latest - shift for p, r, shift, _ in axis if (phase is None or p == phase) and r == residue}
+            for phase in ({None} if merged else {p for p, *_ in axis}) for residue in {r for _, r, *_ in axis}]
+
+    def least(bundles):
+        ages = [range(sum(bundles[:i]), sum(bundles[:i + 1])) for i in range(len(bundles))]
+        return sum(WARPGROUP + size * live[0] * channels for met in read for size, of in zip(bundles, ages) if met & set(of))
+
+    return min(_parts(span), key=lambda bundles: (least(bundles), bundles))
+
+
+def _parts(count: int):
+    """Powers of two in every order that add up to count."""
+    if not count:
+        yield ()
+    for size in (1 << i for i in range(count.bit_length())):
+        yield from ((size, *rest) for rest in _parts(count - size))
+
+
+def _sheets(axes, high: int) -> tuple[dict[tuple[int, int, int], Sheet], int]:
+    """The sheets of a plane by (residue of h, residue of w, shift of w), and how many rows they are."""
+    found, row = {}, 0
+    for rh, (rw, shift) in product(sorted({r for _, r, *_ in axes[1]}), sorted({(r, s) for _, r, s, _ in axes[2]})):
+        reach = [s for _, r, s, _ in axes[1] if r == rh]  # rows of a sheet begin with the lowest shift of their residue
+        found[rh, rw, shift] = Sheet(rh, min(reach), high + max(reach) - min(reach), rw, shift, row)
+        row += found[rh, rw, shift].rows
+    return found, row
+
+
+def _live(merged: bool, axis, columns) -> tuple[int, ...]:
+    """How many phases are columns, by how many steps are still to come: those along d that begin later may be left out where they
+    are the second half, since a product cannot write to a part of its sums."""
+    shifts = [shift for _, _, shift, _ in axis]
+    span = max(shifts) - min(shifts) + 1
+    begun = [{p for p, _, shift, _ in axis if shift <= max(shifts) - age} for age in range(span)]
+    counts = [sum(c[0] in phases for c in columns) if merged else len(columns) for phases in begun]
+    whole = all(few in (many, many / 2) for many, few in zip(counts, counts[1:])) and all(
+        c[0] in phases for phases, n in zip(begun, counts) for c in (columns[:n] if merged else ()))
+    return tuple(counts) if whole else (len(columns),) * len(counts)
+
+
+def _tap(known, size, phase, residue, shift) -> int:
+    """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none. known: that of each
+    axis by (phase, residue, shift); size: of the kernel."""
+    d, h, w = (taps.get(key, -1) for taps, key in zip(known, zip(phase, residue, shift)))
+    return -1 if min(d, h, w) < 0 else (d * size[1] + h) * size[2] + w
