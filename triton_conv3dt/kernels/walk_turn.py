@@ -38,7 +38,7 @@ def count_of(pairs):
 
 
 @gluon.constexpr_function
-def first_of(pairs, i):
+def start_of(pairs, i):
     return pairs[i][0]
 
 
@@ -74,8 +74,8 @@ def copy_sheet(x, ring, row, live, h, w, channel, x_size, x_stride, S: gl.conste
     RUNS: gl.constexpr = chunks(S.rows, WALK.high)
     COUNT: gl.constexpr = count_of(RUNS)
     for i in gl.static_range(COUNT):
-        at_h, at_w = (h + (S.first + first_of(RUNS, i))) * STEP_H + S.residue, (w + S.shift) * STEP_W + S.residue_w
-        copy_rows(x, ring, row + first_of(RUNS, i), live, at_h, at_w, channel, x_size, x_stride, length_of(RUNS, i), WALK, STEP_H,
+        at_h, at_w = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, (w + S.shift) * STEP_W + S.residue_w
+        copy_rows(x, ring, row + start_of(RUNS, i), live, at_h, at_w, channel, x_size, x_stride, length_of(RUNS, i), WALK, STEP_H,
                   STEP_W, OPERAND, WARPS)
 
 
@@ -98,6 +98,6 @@ def round_plane(ring, first, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: g
     RUNS: gl.constexpr = chunks(ROWS, MOST)
     COUNT: gl.constexpr = count_of(RUNS)
     for i in gl.static_range(COUNT):
-        round_rows(ring, first + first_of(RUNS, i), length_of(RUNS, i), WALK, LAYOUT, OPERAND)
+        round_rows(ring, first + start_of(RUNS, i), length_of(RUNS, i), WALK, LAYOUT, OPERAND)
     fence_async_shared()
     barrier()

@@ -181,11 +181,11 @@ def _fits_tile(config, problem: Problem) -> str | None:
     columns = len(w.phases) * w.columns
     if w.columns < 8 or columns > 256 or columns & (columns - 1):
         return f"{len(w.phases)} phases of {w.columns} channels are no product of 8 to 256 columns"
-    t = tables(problem, config.merge, high, config.taps[0], config.block_m)
-    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
-    turned, channels = walk_memory.turned(problem, config), summed(problem, config)
-    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                together=together, turned=turned, summed=channels * turned)
+    if config.taps[0] not in (APART, TOGETHER, PADDED) or set(config.taps[1:]) != {APART}:
+        return f"a walk has the taps of d alone side by side, received {', '.join(config.taps)}"
+    if config.taps[0] != APART and (len(w.bundles) == w.span or max(widths(w)) > 256):
+        return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
+    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else MOST_SUMS):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and len(w.residues) * w.blocks > MOST_TURNED:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
