@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import triton_conv3dt as t3
+from triton_conv3dt.checking import trial_tensors
+from triton_conv3dt.launching import launch
 from triton_conv3dt.planning import lowering, search, walk_memory, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
@@ -22,6 +24,7 @@ from .library import emulated
 from .parts.problems import computed
 
 HOPPER = Device.named("nvidia_h200")
+LIES = dict(copy=False)  # TF32 that is rounded once it is in shared memory
 D, W, DW, ALL, NONE = (True, False, False), (False, False, True), (True, False, True), (True,) * 3, (False,) * 3
 TOGETHER, PADDED = (dict(taps=(way, "programs", "programs"), stages=1) for way in ("columns", "crossed"))
 K3, K4 = "k3 s2 p1 op1", "k4 s2 p1"
@@ -75,6 +78,15 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "gradient, ages of residues": ("grad_input ci8 co16 in5x6x8 k5 s2 p1 float32 tf32 channels_first", (8, (4, 8, 8), NONE, TOGETHER)),
     "gradient, padded ages of residues": (f"grad_input ci16 co16 in5x6x8 {K4} float16 channels_last", (16, (4, 8, 8), NONE, PADDED)),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
+    "as it lies": (f"forward n2 ci32 co16 in4x9x11 {K3} float32 tf32 channels_first bias residual", (16, (3, 8, 8), DW, LIES)),
+    "as it lies, channels last": (
+        f"forward n2 ci20 co8 in4x5x9 {K3} float32 tf32 channels_last leaky_relu(0.25)", (8, (3, 8, 8), D, LIES)),
+    "as it lies, phases apart": (f"forward ci5 co8 in3x6x10 {K4} float32 tf32 channels_first", (8, (3, 8, 8), NONE, LIES)),
+    "as it lies, wide": (f"forward ci16 co8 in3x9x20 {K3} float32 tf32 channels_first", (8, (2, 8, 16), DW, LIES | dict(stages=3))),
+    "as it lies, alone": ("forward n2 ci64 co8 in4x9x9 k3 p1 float32 tf32 channels_first", (8, (2, 8, 8), NONE, LIES | dict(stages=1))),
+    "as it lies, gradient": ("grad_input n2 ci16 co24 in3x5x9 k3 s2 p1 float32 tf32 channels_first", (16, (2, 8, 8), NONE, LIES)),
+    "as it lies, gradient, channels last": (
+        "grad_input n2 ci8 co7 in3x5x9 k4x3x5 s2x3x2 p1 float32 tf32 channels_last", (8, (2, 8, 8), NONE, LIES)),
 }
 
 
@@ -82,8 +94,8 @@ def problem_and_config(name):
     text, (block_m, box, merge, *more) = CASES[name]
     problem = case.parse(text)
     places, copy = box[1] * box[2], not walk_memory.as_it_is(problem) or walk_memory.beside(problem, merge) > 1
-    given = dict(block_k=walk_memory.row_channels(problem, merge, copy)[0], stages=2) | dict(*more)
-    return problem, Config("walk", block_m, places, warps=places // 16, merge=merge, box=box, copy=copy, **given)
+    given = dict(block_k=walk_memory.row_channels(problem, merge, copy)[0], stages=2, copy=copy) | dict(*more)
+    return problem, Config("walk", block_m, places, warps=places // 16, merge=merge, box=box, **given)
 
 
 def run(problem, config, **options):
@@ -115,6 +127,39 @@ def test_every_plane_is_fetched_once():
     programs, steps = prod(lowering.grid(problem, config)), search.loop_steps(config, problem)
     assert counted["tensor_bytes"] == steps * walks.step_bytes(problem, config) + programs * walks.weight_bytes(problem, config)
     assert counted["bank_conflict_factor"] == counted["sector_efficiency"] == 1.0
+
+
+@pytest.mark.parametrize("name", ("as it lies", "as it lies, gradient"))
+def test_what_is_read_as_it_lies_is_rounded_as_a_copy_is(name):
+    """The same bits, of values that TF32 has no room for; and what is cut off instead is noticed."""
+    problem, config = problem_and_config(name)
+    given = trial_tensors.integers(problem, "cpu")
+    tensors = {name: torch.randn_like(getattr(given, name)) for name in ("x", "w", "y", "b", "residual") if getattr(given, name) is not None}
+
+    def computed_with(config, edit=None):
+        written = trial_tensors.written(problem)
+        with emulated("nvidia_h200", exact=True) as emulator:
+            emulator.edit = edit or emulator.edit
+            out = torch.empty_like(getattr(given, written))
+            launch.run(launch.bind(launch.plan(problem, HOPPER, config)), **tensors | {written: out})
+        return out
+
+    expected = computed_with(replace(config, copy=True))
+    assert torch.equal(computed_with(config), expected)
+    cut = computed_with(config, lambda ptx: re.sub(r"cvt\.rna\.tf32\.f32 (%\w+), (%\w+);", r"mov.b32 \1, \2;", ptx))
+    assert not torch.equal(cut, expected)
+
+
+def without_copies_waits(ptx):
+    return re.sub(r"cp\.async\.wait_group\s+\w+;", "", ptx)
+
+
+def test_copies_that_nobody_waits_for_are_found():
+    problem, config = problem_and_config("as it lies")
+    with emulated("nvidia_h200", exact=True, races=True) as emulator:
+        emulator.edit = without_copies_waits
+        with pytest.raises(Failed, match="wait|NaN|pending|wrong|differ"):
+            Cases(emulator).run(*computed(problem, config, HOPPER))
 
 
 def test_what_an_activation_needs_is_kept():
