@@ -138,7 +138,8 @@ def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, BUNDLE:
     PRODUCTS: gl.constexpr = products_of(WALK, GROUP, BUNDLE)
     BLOCKS: gl.constexpr = WALK.blocks
     FRESH: gl.constexpr = first_of(WALK, BUNDLE) == WALK.span - 1  # nothing to add to
-    zero = here(number + (BUNDLE + 1))  # one of its own, or addresses would be kept from bundle to bundle
+    # One of its own, or addresses would be kept from bundle to bundle; but where those of single elements are kept, all share one.
+    zero = here(number if WALK.turned else number + (BUNDLE + 1))
     for i in gl.static_range(PRODUCTS):
         if reads(WALK, GROUP, BUNDLE, i, RESIDUE):
             for block in gl.static_range(BLOCKS):
