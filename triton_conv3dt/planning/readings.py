@@ -9,14 +9,14 @@ from .config import Config, copyable
 from .device import Device
 
 
-def readings(problem: Problem, device: Device, merge, block_n: int, thorough: bool):
+def readings(problem: Problem, device: Device, merge, block_m: int, block_n: int, thorough: bool):
     """Paths and boxes that may read a tile of positions, of a copy of x or not; what costs the same is better read by
     descriptor."""
     copied = problem.direction == "forward" and copyable(problem)
     if device.descriptors:
         yield from (("descriptor", box, copied) for box in boxes(problem, merge, block_n, thorough))
     still = device.warpgroups and all(axis.reads_in_place for axis in problem.axes)
-    if thorough or block_n <= 128 or still:  # addresses take registers, too, and more where taps shift them
+    if thorough or max(block_m, block_n) <= 128 or still:  # addresses take registers, too, and more where taps shift them
         yield "gather", (0, 0, 0), copied
         if copied and problem.item > 2:  # narrower neighbours that shift by one are read singly: only a copy is worth trying
             yield "gather", (0, 0, 0), False

@@ -201,7 +201,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
         joined = join_factor(problem, merge)
         for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), most, thorough, fewest=most // 64):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
-                read = list(readings.readings(problem, device, merge, block_n, thorough))
+                read = list(readings.readings(problem, device, merge, block_m, block_n, thorough))
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for path, box, copy in read:

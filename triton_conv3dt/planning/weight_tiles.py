@@ -13,10 +13,10 @@ from .device import Device
 def tiles(problem: Problem, device: Device, thorough: bool):
     """Ways of the taps and tiles for them: those that read and multiply the least for a position."""
     split, found = taps.split_factor(problem), []
-    # What passes through registers between load and product leaves accumulators half of them; but for pairs of 16 bits, whose
-    # columns are few beside 256 rows, where no tap of the border takes masks.
+    # What passes through registers between load and product leaves accumulators half of them; but for pairs of 16 bits in long
+    # rows, whose columns are few beside 256 rows, where each tap is a program and none takes masks.
     halves = problem.wide or split > 1 or problem.item == 4 and not device.warpgroups
-    pairs = device.warpgroups and split == 2 and problem.item == 2 and problem.exact and not problem.wide
+    pairs = device.warpgroups and split == 2 and problem.item == 2 and problem.exact and problem.in_size[2] % 8 == 0 and not problem.wide
     choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
     memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     for ways in product(*choices):
@@ -25,7 +25,8 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         rows, columns = taps.lines(problem, walked)
         for block_m in _powers(rows, 256):
             for block_n in _powers(columns, max(SMALLEST_DOT, 256 // split)):
-                if block_m * block_n * split > (64 if halves and not (pairs and block_m == 256) else 128) * 256:
+                wide = not halves or pairs and block_m == 256 and set(ways) == {"programs"}
+                if block_m * block_n * split > (128 if wide else 64) * 256:
                     continue
                 tried = replace(walked, block_m=block_m, block_n=block_n)
                 count, small = taps.tiles(problem, tried), device.warpgroups and block_m < 64
