@@ -199,7 +199,8 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     for merge in _merges(problem, thorough):
         merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
         joined = join_factor(problem, merge)
-        for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), most, thorough, fewest=most // 64):
+        least, fewest = max(SMALLEST_DOT, joined if merge[2] else 1), 3 if min(merged, most) > 128 else 2
+        for block_m in _around(merged, least, most, thorough, fewest):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
                 read = list(readings.readings(problem, device, merge, block_m, block_n, thorough))
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
