@@ -7,7 +7,7 @@ and narrower elements, which are never copied so, are stored as they lie; and so
 """
 
 from ..problems.problem import Problem
-from . import lowering, taps
+from . import flat, lowering, taps
 from .config import Config
 from .device import Device
 
@@ -18,11 +18,13 @@ WARPGROUP = 64  # rows of its products, which read their second operand from sha
 
 def conflicting(config: Config, problem: Problem, device: Device) -> int:
     """Bytes whose time the conflicts of one step take beside what it moves: none without a pipeline."""
-    split, threads = taps.split_factor(problem), BANKS * config.warps
+    split, threads = taps.split_factor(problem, config), BANKS * config.warps
     weights = problem.direction == "grad_weight"
     by_registers = split > 1 and not weights or device.warpgroups and config.block_m >= WARPGROUP
     if config.path != "gather" or config.stages == 1 or problem.item != COPIED or not by_registers:
         return 0
+    if config.flat and (not flat.at_once(problem, config) or config.flat == 3):
+        return 0  # lanes are along channels, or there is one step
     if weights:
         run, places, channels = taps.z_run(problem, config), config.block_k * split, config.block_n
     else:

@@ -29,6 +29,7 @@ class AxisConstants(NamedTuple):
     guard: bool = False  # phases are merged or the gathered tensor is split, and a tap may not exist: its weight is zero
     edge: bool = False  # written places may fall outside
     halo: bool = False  # gathered places may fall outside
+    flat: int = 1  # taps of this axis that are summed over beside the channels, instead of step by step
 
 
 class Shifts(NamedTuple):

@@ -71,7 +71,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         alignment = dense if weight == "packed" else p.w_alignment or dense
         constants |= dict(
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
-            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), join, lowering.phase_minor(p, c),
+            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None,
                       lowering.together(p, c) if p.epilogue.statistics else 1),
             DOT=Dot(p.precision, p.rounded and not c.copy))
