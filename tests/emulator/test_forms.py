@@ -100,11 +100,11 @@ def test_a_copied_dz(path, box, target, dtype):
 @pytest.mark.parametrize("i, layout", list(enumerate(LAYOUTS)))
 @pytest.mark.parametrize("target", (HOPPER, AMPERE))
 def test_taps_among_channels(target, i, layout, layer, axes, block_k, copy):
-    """r in one step or in several, runs of channels and of taps, single elements, in every order of the weight."""
+    """r in one step or in several, of one program or two, runs of channels and of taps, single elements, in every order of the weight."""
     device, order = Device.named(target), ("tap", "co", "ci", "tap")
     kinds = ("float16", "float32 tf32", "bfloat16", "float32 ieee")
     problem = replace(case.parse(f"grad_input {layer} {kinds[(axes + i) % 4]} {layout}"), w_minor=order[(axes + i) % 4])
-    config = Config("gather", 64 if "64" in layer or "80" in layer else 32, 64, block_k, 4, 3, flat=axes, copy=copy)
+    config = Config("gather", 64 if "64" in layer or "80" in layer else 32, 64, block_k, 4, 3, flat=axes, shares=1 + (axes + i) % 2)
     config = replace(config, copy=copy and layout == "channels_first")
     assert fits(config, problem, device) is None
     with emulated(target, exact=True) as emulator:

@@ -35,12 +35,12 @@ def computed(text: str, config: Config, w_minor: str = "tap") -> None:
 @pytest.mark.parametrize("layout", ("channels_first", "channels_last"))
 @pytest.mark.parametrize("i, layer", list(enumerate(LAYERS)))
 def test_exact(i, layer, layout, axes):
-    """r in one step and in several; weights in every order."""
+    """r in one step and in several, also of several programs; weights in every order."""
     rng = random.Random(f"{layer} {layout} {axes}")
     text = f"{layer} {('float16', 'float32')[(i + axes) % 2]} {layout}"
     for w_minor, block_k in zip(rng.sample(("tap", "co", "ci"), 3), (16, 32, 64)):
         for copy in (False, True):
-            config = Config("gather", rng.choice((16, 32)), 32, block_k, 4, 2, flat=axes, copy=copy)
+            config = Config("gather", rng.choice((16, 32)), 32, block_k, 4, 2, flat=axes, copy=copy, shares=rng.choice((1, 1, 2, 5)))
             if fits(config, case.parse(f"grad_input {text}"), H200) is None:
                 computed(text, config, w_minor)
 
@@ -50,7 +50,7 @@ def test_offsets_of_64_bits(layout, monkeypatch):
     text = f"ci17 co2 in3x4x5 k4 s2 p1 float16 {layout}"
     right = case.parse
     monkeypatch.setattr(case, "parse", lambda given: replace(right(given), wide=True))
-    computed(text, Config("gather", 32, 32, 32, 4, 2, flat=2))
+    computed(text, Config("gather", 32, 32, 32, 4, 2, flat=2, shares=2))
 
 
 @pytest.mark.parametrize("axes, block_k", ((1, 16), (2, 32), (3, 64)))
@@ -73,6 +73,11 @@ def test_nan_reaches_its_own_taps_alone(layer, layout, axes, block_k, monkeypatc
     assert torch.equal(found[~lost].double(), exact[~lost]), "what is finite is exact"
 
 
+def a_share_less(patch):
+    right = lowering.grid
+    patch.setattr(lowering, "grid", lambda p, c: (*right(p, c)[:2], right(p, c)[2] - 1))
+
+
 def no_halo(patch):
     right = lowering.axis_constants
     patch.setattr(lowering, "axis_constants", lambda p, c: [axis._replace(halo=False) for axis in right(p, c)])
@@ -89,13 +94,13 @@ def bits_of_one_axis(patch):
 
 
 FAULTS = {"halo not masked": no_halo, "a tap left out": a_tap_less,
-          "bits of another axis": bits_of_one_axis}
+          "bits of another axis": bits_of_one_axis, "a share left out": a_share_less}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_noticed(name, monkeypatch):
-    text, config = f"{LAYERS[2]} float16 channels_last", Config("gather", 32, 32, 32, 4, 2, flat=3)
+    text, config = f"{LAYERS[2]} float16 channels_last", Config("gather", 32, 32, 32, 4, 2, flat=3, shares=2)
     computed(text, config)
     FAULTS[name](monkeypatch)
     with pytest.raises((AssertionError, IndexError, ValueError, Wrong)):

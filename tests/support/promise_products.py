@@ -25,6 +25,8 @@ class Product:
         self.source, self.target = (call.x, call.y) if self.forward else (call.y, call.x)
         if config.copy:
             self.source = copy_of(call.x if self.forward else call.y)
+        if "parts" in launch.tensors and not problem.epilogue.statistics:  # shares of dx
+            self.target = copy_of(call.x).float()
         self.places, self.steps = launch.sizes[:2]
         self.rows, self.red = self.k["ROWS"], self.k["RED"]
         self.split, self.join, self.phase_minor, self.n = 1, self.k.get("JOIN"), False, config.block_n

@@ -55,7 +55,7 @@ def along(values, LANES: tl.constexpr, REDUCED: tl.constexpr):
 def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size, x_stride, w_stride, AXIS_D: tl.constexpr,
                     AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, X: tl.constexpr, W: tl.constexpr,
                     TILE: tl.constexpr, DOT: tl.constexpr, EVEN_M: tl.constexpr):
-    """The product of one tile: [TILE.m, TILE.n]."""
+    """The product of one tile, or a share of its steps: [TILE.m, TILE.n]."""
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
     BLOCK_K: tl.constexpr = TILE.k
@@ -66,6 +66,8 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size
     TAPS_W: tl.constexpr = AXIS_W.taps
     LENGTH: tl.constexpr = RED * AXIS_D.flat * AXIS_H.flat * AXIS_W.flat
     CHUNKS: tl.constexpr = (LENGTH + BLOCK_K - 1) // BLOCK_K
+    STEPS: tl.constexpr = AXIS_D.taps * TAPS_H * TAPS_W * CHUNKS
+    SHARE: tl.constexpr = (STEPS + TILE.shares - 1) // TILE.shares
     HALO: tl.constexpr = AXIS_D.halo or AXIS_H.halo or AXIS_W.halo
     FIRST_H: tl.constexpr = AXIS_D.kernel * AXIS_D.halo  # the bits of an axis follow those of the one before
     FIRST_W: tl.constexpr = FIRST_H + AXIS_H.kernel * AXIS_H.halo
@@ -80,7 +82,11 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size
         outside |= bits_outside(origin[2] + AXIS_W.offset, x_size[2], AXIS_W, FIRST_W)
     o_r = tl.arange(0, BLOCK_K)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in tl.range(0, AXIS_D.taps * TAPS_H * TAPS_W * CHUNKS, num_stages=TILE.stages):
+    first, last = 0, STEPS
+    if TILE.shares > 1:
+        first = tl.program_id(2) * SHARE
+        last = tl.minimum(first + SHARE, STEPS)
+    for step in tl.range(first, last, num_stages=TILE.stages):
         r = (step % CHUNKS) * BLOCK_K + o_r
         jd, jh, jw = tap_of_step(step // CHUNKS, TAPS_H, TAPS_W)
         fd, fh, fw, c = flat_parts(r, RED, AXIS_D.flat, AXIS_H.flat, AXIS_W.flat, X.last)

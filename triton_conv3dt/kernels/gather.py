@@ -216,6 +216,8 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
     if FLAT:
+        if TILE.shares > 1:
+            y += tl.program_id(2).to(tl.int64) * (P.to(tl.int64) * ROWS * tl.num_programs(1))  # shares lie one after the other
         tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, x_size, x_stride,
                                (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     else:

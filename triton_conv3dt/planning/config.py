@@ -33,7 +33,7 @@ class Config:
     phases among the rows.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
-    shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
+    shares: programs that share a reduction over positions, or, where it is flat, over taps and channels. taps: the way of each axis in a grad_weight on tensor cores:
     its taps are "programs", "columns" or "crossed", as taps.py explains.
     """
 
@@ -126,8 +126,10 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         value = getattr(config, name)
         if value < 1 or value & (value - 1):
             return f"{name} = {value} is not a power of two"
-    if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction in ("forward", "grad_input")):
-        return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
+    if min(config.stages, config.shares) < 1 or (
+            config.shares > 1 and problem.direction in ("forward", "grad_input") and not config.flat):
+        return (f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight, or of taps "
+                "among channels")
     if (beyond := overhang(config, problem)) > OVERHANG:
         return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):

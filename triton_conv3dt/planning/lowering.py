@@ -173,7 +173,7 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     tiles *= prod(c.phases for c in constants)
     rows = rows_and_reduction(problem)[0]
     merged = prod(c.merged for c in constants)
-    return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
+    return tiles * ceil_div(merged * rows, config.block_m), problem.groups, config.shares
 
 
 def together(problem: Problem, config: Config) -> int:

@@ -86,6 +86,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
+    if config.flat and config.shares > 1:
+        extra += LAUNCH + 8 * config.shares * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     problem = seen(problem, config)
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
@@ -120,7 +122,7 @@ def loop_steps(config: Config, problem: Problem) -> int:
     constants = lowering.axis_constants(problem, config)
     loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
     programs = prod(lowering.grid(problem, config)) // prod(c.phases for c in constants)
-    return programs * loops * ceil_div(flat.reduction(problem, config), config.block_k)
+    return programs * ceil_div(loops * ceil_div(flat.reduction(problem, config), config.block_k), config.shares)
 
 
 def step_bytes(config: Config, problem: Problem) -> int:
@@ -199,12 +201,16 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
         for block_m in _around(merged, max(SMALLEST_DOT, joined if merge[2] else 1), 256 if thorough else 128, thorough):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
                 read = list(readings.readings(problem, device, merge, block_n, thorough, axes))
-                for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough or axes else wide, thorough):
+                # Without warpgroups fragments of both operands stand in registers beside the accumulator.
+                long = thorough or axes and (device.warpgroups or block_m * block_n <= 64 * 64)
+                for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if long else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for path, box, copy in read:
                             config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy, flat=axes)
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
+                                if axes and (shares := _step_shares(config, problem, device)) > 1:
+                                    yield replace(config, stages=n_stages, shares=shares)
 
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
@@ -294,6 +300,12 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
     blocks = _positions(problem) // (8 * block)
     waves = (1, 2, 4) if thorough else (1, 2)
     return dict.fromkeys((*(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves), 1))
+
+
+def _step_shares(config: Config, problem: Problem, device: Device) -> int:
+    """Programs that share the steps of a tile whose taps are among the channels: as many as fill the device, with eight steps or more."""
+    programs = prod(lowering.grid(problem, config))
+    return min(device.sms // programs, loop_steps(config, problem) // programs // 8)
 
 
 def _positions(problem: Problem) -> int:
