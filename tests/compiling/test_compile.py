@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_rows import FORWARD, LAYERS, WIDE
+from compile_rows import FEW, FORWARD, LAYERS, WIDE
 
 from triton_conv3dt.compiling import compile
 from triton_conv3dt.launching import launch
@@ -32,6 +32,7 @@ ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
          for name in ("k2s2", "k2s2 channels_last")]
 ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
 ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
+FEW_ROWS = [(name, "grad_input", device) for device in TENSOR_CORES for name in FEW]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual",
                                           "k2s2 statistics")}
@@ -47,7 +48,7 @@ def compiled(tmp_path_factory) -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *map(",".join, ROWS)], env=environment,
+    result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *map(",".join, ROWS + FEW_ROWS)], env=environment,
                             capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
     return {tuple(row.split(",")): used for row, used in map(json.loads, result.stdout.splitlines())}
@@ -79,6 +80,19 @@ def test_compiled_kernel(compiled, row):
         assert direction == "grad_weight" or "channels_last" not in name or max(used["widths"]["STG"]) == 128, used
     elif direction != "grad_weight" or name in DENSE and "channels_last" in name:
         assert max(used["widths"]["STG"]) >= (128 if name in DENSE else 32), used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", FEW_ROWS, ids=" ".join)
+def test_few_channels(compiled, row):
+    """Taps beside the channels: on tensor cores, and what lies side by side is read so."""
+    used = compiled[row]
+    assert "error" not in used, used["error"]
+    assert used["spills"] == used["stack"] == 0 and used["shared"] <= min(used["limit"], used["budget"]), used
+    assert "among the channels" in used["config"], used
+    assert sum(used["instructions"].get(name, 0) for name in ("HMMA", *TENSOR_CORES.values())) > 0, used
+    if row[0] in ("k8s8 of three", "k32s32 of one"):
+        assert used["widths"]["LDGSTS"] == [128], used
 
 
 def check_loads(used: dict, row: tuple[str, str, str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from triton_conv3dt.planning import lowering, search
-from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
@@ -91,6 +91,27 @@ def test_a_copied_dz(path, box, target, dtype):
         cases.run(*computed(problem, config, Device.named(target)))
     assert cases.done == 1 and cases.kernels["to_channels_last"] and cases.kernels["pack"]
     assert cases.forms["tensor copies" if path == "descriptor" else "cp.async"]
+
+
+@pytest.mark.parametrize("layer, axes, block_k, copy", (
+    ("n2 ci64 co1 in2x4x5 k3 s2 p1 op1", 3, 32, False), ("ci64 co2 in2x3x8 k4 s2 p1", 2, 32, False),
+    ("ci80 co5 in2x3x5 k3 s2 p1", 3, 32, False), ("n2 ci64 co3 in2x3x8 k2x4x8 s2x4x8", 2, 32, False),
+    ("ci32 co8 in2x3x8 k4 s2 p1", 2, 64, True), ("ci64 co4 in3x3x4 k3 p2 d2", 1, 16, False)))
+@pytest.mark.parametrize("i, layout", list(enumerate(LAYOUTS)))
+@pytest.mark.parametrize("target", (HOPPER, AMPERE))
+def test_taps_among_channels(target, i, layout, layer, axes, block_k, copy):
+    """r in one step or in several, of one program or two, runs of channels and of taps, single elements, in every order of the weight."""
+    device, order = Device.named(target), ("tap", "co", "ci", "tap")
+    kinds = ("float16", "float32 tf32", "bfloat16", "float32 ieee")
+    problem = replace(case.parse(f"grad_input {layer} {kinds[(axes + i) % 4]} {layout}"), w_minor=order[(axes + i) % 4])
+    config = Config("gather", 64 if "64" in layer or "80" in layer else 32, 64, block_k, 4, 3, flat=axes, shares=1 + (axes + i) % 2)
+    config = replace(config, copy=copy and layout == "channels_first")
+    assert fits(config, problem, device) is None
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, device))
+    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 else "mma.sync"] \
+        or problem.precision == "ieee"
 
 
 @pytest.mark.parametrize("layout, w_minor, merge", (

@@ -9,7 +9,7 @@ from triton_conv3dt.launching.launch import plan
 from triton_conv3dt.planning import explain, lowering
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.planning.search import default
+from triton_conv3dt.planning.search import default, sensible
 from triton_conv3dt.planning.terms import terms
 from triton_conv3dt.problems.layers import layers
 from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
@@ -45,7 +45,7 @@ def assert_says_what_runs(p):
     copies, packs = p.config.copy, lowering.packs(p.problem, p.config)
     assert any(step.startswith("copy ") for step in p.steps) == copies
     assert any(step.startswith("pack the weight") for step in p.steps) == packs
-    sums = p.problem.direction == "grad_weight" and any(step.startswith("sum_parts") for step in p.steps)
+    sums = p.problem.direction != "forward" and any(step.startswith("sum_parts") for step in p.steps)
     assert len(p.steps) == 1 + copies + packs + sums
     text = str(p)
     assert (" to channels_last (" in text, "pack the weight" in text) == (copies, packs)
@@ -105,6 +105,7 @@ REFUSED = {  # problem, device, config: the reason
     "boxes beyond 31 bits": (LAST | {"ci": 8, "in_size": (2**31, 1, 1), "kernel": 3, "padding": 1}, "nvidia_h200",
                              replace(ROWS, box=(8, 1, 8)), "2147483648 places in a row are more than"),
     "shares": ({}, "nvidia_h200", replace(GATHER, shares=2), "shares are those of a grad_weight"),
+    "shares of steps": ({"direction": "grad_input"}, "nvidia_h200", replace(GATHER, shares=2), "or of taps among channels"),
     "descriptor on Ampere": (LAST, "nvidia_a100", ROWS, "no engine for tensor descriptors"),
     "descriptor of a weight gradient": (LAST | {"direction": "grad_weight"}, "nvidia_h200", ROWS, "has no descriptor form"),
     "descriptor of channels first": ({}, "nvidia_h200", ROWS, "a descriptor reads channels_last tensors"),
@@ -152,6 +153,14 @@ REFUSED = {  # problem, device, config: the reason
     "narrow rows of a walk": (WALKED, "nvidia_h200", replace(WALK, block_k=8), "rows have 32 to 128 bytes"),
     "columns of a walk": (WALKED, "nvidia_h200", replace(WALK, block_m=64, merge=(True,) * 3), "no product of 8 to 256 columns"),
     "sums of a walk": (WALKED, "nvidia_h200", replace(WALK, block_m=64), "sums of each thread leave it no registers"),
+    "taps of a forward among channels": ({"co": 2}, "nvidia_h200", replace(GATHER, flat=1), "by the gather of an input gradient alone"),
+    "taps among channels of a descriptor": (LAST | {"direction": "grad_input"}, "nvidia_h200", replace(ROWS, flat=1),
+                                            "by the gather of an input gradient alone"),
+    "taps of four axes": ({"direction": "grad_input"}, "nvidia_h200", replace(GATHER, flat=4), "flat = 4 is not a number of axes"),
+    "taps without bits": ({"direction": "grad_input", "co": 1, "kernel": 11, "padding": 4}, "nvidia_h200", replace(GATHER, flat=2),
+                          "33 taps of axes with places outside are more than the 29"),
+    "taps among channels, many addresses": ({"direction": "grad_input", "co": 2, "kernel": 5, "padding": 2}, "nvidia_h200",
+                                            replace(GATHER, block_n=128, block_k=64, flat=3), "addresses of 64x128 single elements"),
     "shared memory": ({"dtype": "float32"}, "nvidia_l4", Config("gather", 128, 128, 64, 8, stages=3),
                       "bytes of shared memory are needed, nvidia_l4 has 101376"),
 }
@@ -171,6 +180,41 @@ def test_a_given_config_is_used():
     p = plan(Problem.of_layer(**LAYER), H200, GATHER)
     assert (p.config, p.source) == (GATHER, "given")
     assert plan(Problem.of_layer(**LAYER), H200).source != "given"
+
+
+@pytest.mark.parametrize("device", ("nvidia_h200", "nvidia_a100"))
+@pytest.mark.parametrize("name", ("swinunetr_ssl_large_kernel", "pcc_geo_train64_2", "omnitok_to_pixels", "igev_train_2", "jax31662",
+                                  "grnet_dconv10", "monai_unet_train_up3"))
+def test_few_channels_are_summed_over_with_their_taps(name, device):
+    """By the default of an input gradient, and by no other config where the channels are many."""
+    layer = next(layer for layer in layers() if layer.name == name)
+    assert plan(layer.problem("grad_input"), Device.named(device)).config.flat, name
+    assert not any(c.flat for c in sensible(replace(layer.problem("grad_input"), co=16), Device.named(device)))
+
+
+@pytest.mark.parametrize("layout, w_minor, copy, packs, minor, runs", (
+    ("channels_first", "tap", False, False, "tap", (4, 8)), ("channels_first", "co", False, False, "red", (4, 1)),
+    ("channels_first", "ci", False, False, "row", (4, 8)), ("channels_last", "tap", False, True, "red", (2, 2)),
+    ("channels_last", "co", False, False, "red", (2, 2))))
+def test_runs_of_taps_among_channels(layout, w_minor, copy, packs, minor, runs):
+    """Taps or channels run fastest, as in memory; of dz and of a weight in the same order, which is not packed."""
+    problem = Problem.of_layer("grad_input", n=2, ci=64, co=2, in_size=8, kernel=4, stride=4, layout=layout, w_minor=w_minor)
+    main = plan(problem, H200, Config("gather", 64, 64, 32, 4, 3, flat=3, copy=copy))
+    product = main.schedule.main.constants
+    assert lowering.packs(problem, main.config) == packs
+    assert (product["W"].minor, product["X"].run, product["W"].run) == (minor, *runs)
+    assert [product[name].flat for name in ("AXIS_D", "AXIS_H", "AXIS_W")] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("device", ("nvidia_h200", "nvidia_a100"))
+def test_few_positions_share_their_steps(device):
+    """Where tiles alone would leave most of a device idle, their steps are shared; and summed in order."""
+    layer = next(layer for layer in layers() if layer.name == "swinunetr_ssl_large_kernel")
+    p = plan(layer.problem("grad_input"), Device.named(device))
+    assert p.config.shares > 4 and math.prod(p.schedule.main.grid) > 0.75 * p.device.sms
+    assert p.steps[-1] == f"sum_parts of dx, {p.config.shares} shares in order"
+    assert terms(p).passes == 8 * p.config.shares * 4 * 768 * 27 / p.device.bandwidth
+    assert_says_what_runs(p)
 
 
 def test_shares_are_summed_in_order():

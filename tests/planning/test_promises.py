@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from triton_conv3dt.launching import tensors
-from triton_conv3dt.planning import lowering, taps
+from triton_conv3dt.planning import flat, lowering, taps
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.problems.problem import DIRECTIONS, Problem
 
@@ -62,6 +62,8 @@ FALSE = {  # what is said instead, and what is wrong then
     "run of x": (taps, "x_run", aligned, "x: "),
     "run of dz": (taps, "z_run", aligned, "dz: "),
     "weight gradient halo": (taps, "weight_axis", without_halos(taps.weight_axis), "outside the tensor"),
+    "run among channels": (flat, "gathered_run", most, "gathered: "),
+    "run of a weight among channels": (flat, "weight_run", most, "weight: "),
     "gradient halo": (lowering, "_gradient_axis", without_halo(lowering._gradient_axis), "outside the tensor"),
 }
 

@@ -33,6 +33,14 @@ FORWARD = {  # in this direction only: what an epilogue reads, and fp32 whose ta
     "k2s2 statistics": NNUNET | dict(statistics="instance", bias=True),
     "k3s2p1op1 channels_last statistics": NNUNET_K3 | dict(layout="channels_last", statistics="batch"),
 }
+FEW = {  # input gradients alone: few channels, which are summed over with their taps
+    "k3s2p1op1 of one": dict(n=2, ci=64, co=1, in_size=32, kernel=3, stride=2, padding=1, output_padding=1),
+    "k8s8 of three": dict(n=1, ci=512, co=3, in_size=(4, 32, 32), kernel=(4, 8, 8), stride=(4, 8, 8), dtype="bfloat16"),
+    "k32s32 of one": dict(n=4, ci=768, co=1, in_size=3, kernel=32, stride=32),
+    "k4s2p1 of one tf32": dict(n=8, ci=32, co=1, in_size=32, kernel=4, stride=2, padding=1, dtype="float32"),
+    "k9s2p3 of one channels_last tf32": dict(n=32, ci=32, co=1, in_size=32, kernel=9, stride=2, padding=3, dtype="float32",
+                                             layout="channels_last"),
+}
 WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
                                           layout="channels_last")}  # offsets of 64 bits
 
@@ -45,7 +53,7 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problems.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | WIDE)[name]
+    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | FEW | WIDE)[name]
     problem, device = Problem.of_layer(direction, **given), Device.named(device)
     if direction == "backward":
         given = search.one_pass(problem, device)

@@ -93,9 +93,12 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                 d, h = rng.choice((1, 1, 2)), rng.choice((1, 2, 4))
                 box = rng.choice(((d, h, blocks[1] // (d * h)), (0, 0, 0))) if path == "descriptor" else (0, 0, 0)
                 tried = Config(path, *blocks, merge=merge, box=box)
+                if path == "gather" and problem.direction == "grad_input":
+                    tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)))
                 if problem.direction == "grad_weight":
                     tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)))
-            tried = replace(tried, shares=rng.choice((1, 2, 5)) if problem.direction == "grad_weight" else 1)
+            shared = problem.direction == "grad_weight" or tried.flat
+            tried = replace(tried, shares=rng.choice((1, 2, 5)) if shared else 1)
             if fits(tried, problem, device) is None:
                 return tried
     return choose

@@ -25,6 +25,8 @@ class Product:
         self.source, self.target = (call.x, call.y) if self.forward else (call.y, call.x)
         if config.copy:
             self.source = copy_of(call.x if self.forward else call.y)
+        if "parts" in launch.tensors and not problem.epilogue.statistics:  # shares of dx
+            self.target = copy_of(call.x).float()
         self.places, self.steps = launch.sizes[:2]
         self.rows, self.red = self.k["ROWS"], self.k["RED"]
         self.split, self.join, self.phase_minor, self.n = 1, self.k.get("JOIN"), False, config.block_n
@@ -49,6 +51,10 @@ class Product:
         if min(t for t, _, _ in taps) > 0:
             j = [which(self.rng, t) for t, _, _ in taps]
             first, offset = [f for _, f, _ in taps], [o for _, _, o in taps]
+            if self.c.flat:
+                yield from self.flat(j)
+                yield from self.written()
+                return
             if self.k["X"].reading == "pointers":
                 yield self.gathered([o + i * a.move for o, i, a in zip(offset, j, self.axes)])
             else:
@@ -73,6 +79,31 @@ class Product:
         return Access("gathered", self.source, offsets, live, self.k["X"].run, None if last else 0, (offsets, farthest),
                       beyond)
 
+    def flat(self, j):
+        """kernels/flat.py: dz and the weight, with the parts of r side by side."""
+        k, axes = self.k, self.axes
+        length = self.red * prod(a.flat for a in axes)
+        r = which(self.rng, -(-length // self.c.block_k)) * self.c.block_k + some(self.rng, self.c.block_k)
+        (fd, fh, fw), taps = (a.flat for a in axes), length // self.red
+        c, tap = (r % self.red, r // self.red) if k["X"].last else (r // taps, r % taps)
+        tap = [i + first for i, first in zip((tap // (fw * fh) % fd, tap // fw % fh, tap % fw), j)]
+        q = some(self.rng, self.n)
+        n, *t = position(self.tile * self.n + q, self.steps)
+        at = [(i * a.in_step + a.offset)[:, None] + (k * a.move)[None, :] for i, a, k in zip(t, axes, tap)]
+        live = (self.tile * self.n + q < self.places)[:, None] & (r < length)[None, :]
+        live = live & inside(at, self.source.shape[2:], [a.halo for a in axes])
+        strides = self.source.stride()
+        step, beyond = 1 if k["X"].last else strides[1], (self.source.shape[1] - self.red) * strides[1]
+        offsets = place((strides[0], step, *strides[2:]), n[:, None], c[None, :], *at)
+        yield Access("gathered", self.source, offsets, live, k["X"].run, 1, (offsets,), beyond)
+        w, (row, red, step) = self.given_weight()
+        m = which(self.rng, -(-self.rows // self.c.block_m)) * self.c.block_m + some(self.rng, self.c.block_m)
+        columns = c * red + ((tap[0] * axes[1].kernel + tap[1]) * axes[2].kernel + tap[2]) * step
+        live = (m < self.rows)[:, None] & (r < length)[None, :]
+        offsets = (m * row)[:, None] + columns[None, :]
+        yield Access("weight", w, offsets, live, k["W"].run, 0 if k["W"].minor == "row" else 1, (offsets,),
+                     (self.p.groups - 1) * self.p.ci_group * row)
+
     def described(self) -> Access:
         """A descriptor asks for an address and strides of 16 bytes."""
         step = place_stride(self.source)
@@ -83,9 +114,9 @@ class Product:
         return Access("described", self.source, offsets, live, 16 // self.p.item, None, terms=(np.int64(0),),
                       beyond=-offsets.max())
 
-    def weight(self, first, j) -> Access:
-        k, axes, minor = self.k, self.axes, self.k["W"].minor
-        w, (ci, co, tap) = self.call.w, weight_strides(self.call.w) or (0, 0, 0)
+    def given_weight(self):
+        """The weight that a product reads, and its strides by (row, what is summed over, tap)."""
+        minor, w, (ci, co, tap) = self.k["W"].minor, self.call.w, weight_strides(self.call.w) or (0, 0, 0)
         if "packed" in self.launch.tensors:
             co_group, taps = self.p.co_group, self.p.taps
             w = torch.empty(self.p.ci, taps, co_group, dtype=w.dtype, device="meta")
@@ -93,7 +124,12 @@ class Product:
             if self.forward and lowering.rounded_before(self.p, self.c):
                 ci, co, tap = 1, taps * self.p.ci, self.p.ci
         row, red = (co, ci) if self.forward else (ci, co)
-        row, red = 1 if minor == "row" else row, 1 if minor == "red" else red
+        return w, (1 if minor == "row" else row, 1 if minor == "red" else red, tap)
+
+    def weight(self, first, j) -> Access:
+        k, axes, minor = self.k, self.axes, self.k["W"].minor
+        w, (row, red, tap) = self.given_weight()
+        ci = red if self.forward else row
         m, kk = some(self.rng, self.c.block_m), some(self.rng, self.c.block_k * self.split)
         md, mh, mw = (a.merged for a in axes)
         interleave = self.join if mw > 1 else 1

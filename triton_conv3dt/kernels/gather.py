@@ -16,6 +16,7 @@ A tile is TILE.m rows by TILE.n positions, reduced by TILE.k channels at a time.
 import triton
 import triton.language as tl
 
+from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
     axis_taps, box_origin, gathered, inside, phase_of_program, place, position, round_tf32, row_parts, tap_of_step, widen,
@@ -155,6 +156,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
     BLOCK_N: tl.constexpr = TILE.n
     SPLIT: tl.constexpr = TILE.split
     BOX: tl.constexpr = TILE.box
+    FLAT: tl.constexpr = AXIS_D.flat * AXIS_H.flat * AXIS_W.flat > 1  # then runs are along what is summed over
     INTERLEAVE: tl.constexpr = TILE.join if MW > 1 else 1  # w phases among the rows that the store wants among the columns
     ROW_TILES: tl.constexpr = (MD * MH * MW * ROWS + BLOCK_M - 1) // BLOCK_M
     PROGRAM_PHASES: tl.constexpr = AXIS_D.phases * AXIS_H.phases * AXIS_W.phases
@@ -176,7 +178,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
             n, td, th, tw = position(start + o_n, size)
         id0, ih0, iw0 = td * AXIS_D.in_step, th * AXIS_H.in_step, tw * AXIS_W.in_step + o_n % SPLIT
         x_offset = tl.multiple_of(place(n, 0, id0, ih0, 0, x_stride) + iw0 * x_stride[4], X_RUN)
-        x_offset = tl.max_contiguous(x_offset, 1 if X.last else X_RUN)
+        x_offset = tl.max_contiguous(x_offset, 1 if X.last or FLAT else X_RUN)
         x += group.to(tl.int64) * RED * x_stride[1]
     else:
         x_offset, x_live, id0, ih0, iw0 = 0, True, 0, 0, 0
@@ -213,8 +215,14 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
     first, residue = phase, (m_rd, m_rh, m_rw)
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
-    tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue, first, x_size,
-                      x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+    if FLAT:
+        if TILE.shares > 1:
+            y += tl.program_id(2).to(tl.int64) * (P.to(tl.int64) * ROWS * tl.num_programs(1))  # shares lie one after the other
+        tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, x_size, x_stride,
+                               (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
+    else:
+        tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue, first, x_size,
+                          x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     if TILE.join > INTERLEAVE:
         second = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue,
                             (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X,

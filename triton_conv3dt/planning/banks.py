@@ -9,7 +9,7 @@ so, and fragments are taken as they lie.
 """
 
 from ..problems.problem import Problem
-from . import lowering, taps
+from . import flat, lowering, taps
 from .config import Config
 from .device import Device
 
@@ -21,11 +21,13 @@ WARPGROUP = 64  # rows of its products, which read their second operand from sha
 
 def conflicting(config: Config, problem: Problem, device: Device) -> int:
     """Bytes whose time the conflicts of one step take beside what it moves."""
-    split, threads = taps.split_factor(problem), BANKS * config.warps
+    split, threads = taps.split_factor(problem, config), BANKS * config.warps
     weights = problem.direction == "grad_weight"
     by_registers = split > 1 and not weights or device.warpgroups and config.block_m >= WARPGROUP
     if config.path != "gather" or problem.item != COPIED or not by_registers:
         return 0
+    if config.flat and (not flat.at_once(problem, config) or config.flat == 3):
+        return 0  # lanes are along channels, or there is one step
     if not weights:
         turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem))
         return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)

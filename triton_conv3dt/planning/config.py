@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
-from . import taps, walks, weight_walks
+from . import flat, taps, walks, weight_walks
 from .device import Device
 from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
 
@@ -31,8 +31,10 @@ class Config:
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be. merge:
     which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
-    shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
-    its taps are "programs", "columns" or "crossed", as taps.py explains.
+    flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
+    (planning/flat.py).
+    shares: programs that share a reduction over positions, or, where it is flat, over taps and channels. taps: the way of each axis
+    in a grad_weight on tensor cores: its taps are "programs", "columns" or "crossed", as taps.py explains.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Config:
     box: tuple[int, int, int] = (0, 0, 0)
     copy: bool = False
     taps: tuple[str, str, str] = ("programs", "programs", "programs")
+    flat: int = 0
 
     @property
     def dense(self) -> bool:
@@ -60,6 +63,7 @@ class Config:
         words += ["a copy in channels_last"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
+        words += [f"taps of {', '.join('dhw'[-self.flat:])} among the channels"] * (self.flat > 0)
         words += [f"taps of {a} {way}" for a, way in zip("dhw", self.taps) if way != "programs"]
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
 
@@ -91,7 +95,7 @@ def walking(problem: Problem):
 def overhang(config: Config, problem: Problem) -> int:
     """How many positions beyond the last may be counted: by its tile, which splits or joins some, or by shares left idle."""
     block = config.block_k if config.dense and problem.direction not in ("forward", "grad_input") else config.block_n
-    return block * max(config.shares, taps.split_factor(problem), join_factor(problem, config.merge))
+    return block * max(config.shares, taps.split_factor(problem, config), join_factor(problem, config.merge))
 
 
 def shared_memory(config: Config, problem: Problem) -> int:
@@ -105,7 +109,7 @@ def shared_memory(config: Config, problem: Problem) -> int:
         tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
         held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
         return problem.item * (config.stages * tile + held) + 1024
-    split = taps.split_factor(problem)
+    split = taps.split_factor(problem, config)
     if problem.direction == "grad_weight":
         tile = config.block_k * (config.block_m + config.block_n * split)
     else:
@@ -123,8 +127,10 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         value = getattr(config, name)
         if value < 1 or value & (value - 1):
             return f"{name} = {value} is not a power of two"
-    if min(config.stages, config.shares) < 1 or (config.shares > 1 and problem.direction in ("forward", "grad_input")):
-        return f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight"
+    if min(config.stages, config.shares) < 1 or (
+            config.shares > 1 and problem.direction in ("forward", "grad_input") and not config.flat):
+        return (f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight, or of taps "
+                "among channels")
     if (beyond := overhang(config, problem)) > OVERHANG:
         return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):
@@ -133,6 +139,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"path {config.path!r} takes no statistics of what it writes"
     if any(config.box) and config.path not in ("descriptor", "walk"):
         return f"path {config.path!r} has no boxes, received {config.box}"
+    if config.flat and (reason := flat.fits(config, seen(problem, config))):
+        return reason
     if config.path == "walk":
         return walking(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
     if config.copy and not (config.dense and copyable(problem)):

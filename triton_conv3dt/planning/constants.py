@@ -29,6 +29,7 @@ class AxisConstants(NamedTuple):
     guard: bool = False  # phases are merged or the gathered tensor is split, and a tap may not exist: its weight is zero
     edge: bool = False  # written places may fall outside
     halo: bool = False  # gathered places may fall outside
+    flat: int = 1  # taps of this axis that are summed over beside the channels, instead of step by step
 
 
 class Shifts(NamedTuple):
@@ -83,7 +84,8 @@ class Tile(NamedTuple):
     m, n, k: rows, columns and reduction of a product. split: neighbours along w of the gathered tensor that are read as one run
     and split after the load. join: w phases of the output that are written as one run. phase_minor: rows count (channel,
     phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
-    neighbours in flat order. together: phases of a channel in the lines of a tile whose statistics are added up there.
+    neighbours in flat order. together: phases of a channel in the lines of a tile whose statistics are added up there. shares:
+    programs among which the steps of a tile are parted.
     """
 
     m: int
@@ -95,6 +97,7 @@ class Tile(NamedTuple):
     phase_minor: bool = False
     box: tuple[int, int, int] | None = None
     together: int = 1
+    shares: int = 1
 
 
 class Dot(NamedTuple):

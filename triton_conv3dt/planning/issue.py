@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from . import walks
+from . import flat, walks
 from .config import seen
 from .plan import Plan
 from .taps import split_factor
@@ -30,6 +30,7 @@ COSTS = {
     ("grad_input", "descriptor"): Cost(0, 116.9, 4.26, 1.917, 0.1974),
     ("grad_input", "direct"): Cost(0, 380.1, 31.97, 0.1562, 0.6678),
     ("grad_input", "gather"): Cost(21.29, 118.3, 12.9, 2.568, 0.7346),
+    ("grad_input", "flat"): Cost(*flat.COSTS, 0.91),
     ("forward", "walk"): Cost(598.2, 137.3, 11.31, 0.3362, 0.4435),
     ("grad_input", "walk"): Cost(1033, 470.4, 8.357, 0.8715, 0.3996),
     ("grad_weight", "walk"): Cost(900, 600, 0, 0, 0.2),
@@ -41,10 +42,12 @@ COSTS = {
 def features(plan: Plan, trips: float) -> tuple[float, float, float, float]:
     """What the first four costs are multiplied by, for trips of the loop of a program."""
     p, c = seen(plan.problem, plan.config), plan.config
-    split = split_factor(p) if p.direction == "grad_input" else 1
+    split = split_factor(p, c) if p.direction == "grad_input" else 1
     threads, gathered = 32 * c.warps, (c.block_k * split if c.dense else 1) * c.block_n
     if c.path == "walk" and p.direction != "grad_weight":
         return walks.features(p, c, trips)
+    if c.flat:
+        return flat.features(p, c, trips)
     run = p.y_run if p.direction == "grad_input" else p.x_run
     return 1.0, trips, trips * gathered / threads / run, c.block_m * c.block_n / threads
 
@@ -58,4 +61,4 @@ def instructions(plan: Plan, trips: float) -> float:
 
 def kind(plan: Plan) -> tuple[str, str]:
     """What kernels with the same costs have in common."""
-    return plan.problem.direction, plan.config.path
+    return plan.problem.direction, "flat" if plan.config.flat else plan.config.path

@@ -6,6 +6,7 @@ are names, and so are types and activations.
 The tensors of a problem are the layer's x, w and y, or the gradients of these, whatever the direction.
 """
 
+from dataclasses import replace
 from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
@@ -32,6 +33,9 @@ def schedule(problem: Problem, config: Config) -> Schedule:
     if config.path == "walk":
         build = _walk_weight if problem.direction == "grad_weight" else _walk
     launches, workspaces = build(problem, config)
+    if config.flat and config.shares > 1:
+        launches[-1:], parts = _shared(problem, config, launches[-1])
+        workspaces.append(parts)
     operands = OPERANDS[problem.direction] + (("mean", "variance") if problem.epilogue.statistics else ())
     return Schedule(operands, tuple(launches), tuple(workspaces))
 
@@ -71,7 +75,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         alignment = dense if weight == "packed" else p.w_alignment or dense
         constants |= dict(
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
-            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), join, lowering.phase_minor(p, c),
+            TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None,
                       lowering.together(p, c) if p.epilogue.statistics else 1),
             DOT=Dot(p.precision, p.rounded and not c.copy))
@@ -94,6 +98,19 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         launches.append(combine)
         workspaces.append(shares)
     return launches, workspaces
+
+
+def _shared(p: Problem, c: Config, product: Launch) -> tuple[list, Workspace]:
+    """The product of an input gradient in shares, which lie in channels_last one after the other, and their sum."""
+    size, shape = p.n * p.ci * prod(p.in_size), (p.n, p.ci, *p.in_size)
+    tile, run = product.constants["TILE"]._replace(shares=c.shares), power_of_two_divisor(p.ci_group, 4)
+    shared = replace(
+        product, tensors=tuple("parts" if name == "x" else name for name in product.tensors),
+        strides=tuple(lowering.dense_strides(shape, "channels_last") if name == "x" else name for name in product.strides),
+        constants=product.constants | dict(TILE=tile, Y=Memory(True, run)))
+    total = Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", "x"), (size, c.shares, p.ci, prod(p.in_size), *p.in_size[1:]),
+                   ("x",), dict(BLOCK=BLOCK), f"sum_parts of dx, {c.shares} shares in order")
+    return [shared, total], Workspace("parts", (c.shares, size), (size, 1), _accumulator(p))
 
 
 def _walk(p: Problem, c: Config) -> tuple[list, list]:

@@ -9,7 +9,7 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import lanes, taps, weight_walks
+from . import flat, lanes, taps, weight_walks
 from .config import Config, join_factor, phase_origin, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
 
@@ -33,8 +33,8 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
     if problem.direction == "grad_weight":
         return weight_walks.axes(problem) if config.path == "walk" else taps.edges(problem, config)
     if problem.direction != "forward":
-        split = taps.split_factor(problem)
-        return [_gradient_axis(a, split if i == 2 else 1) for i, a in enumerate(problem.axes)]
+        split = taps.split_factor(problem, config)
+        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat) for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge)
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
             for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
@@ -59,13 +59,13 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> AxisConst
 
 
 @lru_cache(maxsize=4096)
-def _gradient_axis(a: Axis, split: int) -> AxisConstants:
+def _gradient_axis(a: Axis, split: int, among: bool = False) -> AxisConstants:
     if split > 1:
         m = a.split()
         halo = m.offset < 0 or (a.size + m.offset + m.taps - 1) * a.stride > a.out
         return AxisConstants(1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, guard=not m.full, halo=halo)
-    halo = a.padding > 0 or (a.size - 1) * a.stride - a.padding + (a.kernel - 1) * a.dilation >= a.out
-    return AxisConstants(1, 0, a.stride, a.dilation, a.kernel, 1, a.kernel, 0, -a.padding, halo=halo)
+    steps, together = (1, a.kernel) if among else (a.kernel, 1)
+    return AxisConstants(1, 0, a.stride, a.dilation, a.kernel, 1, steps, 0, -a.padding, halo=flat.halo(a), flat=together)
 
 
 def _lane_axes(problem: Problem, config: Config) -> list[AxisConstants]:
@@ -103,6 +103,8 @@ def packs(problem: Problem, config: Config) -> bool:
         return True
     if problem.w_minor == "scattered":
         return problem.direction in ("forward", "grad_input")
+    if config.flat and problem.w_minor == "tap" and flat.taps_first(problem, config):
+        return False
     return config.dense and problem.direction in ("forward", "grad_input") \
         and problem.w_minor in ("tap", "other") and not phase_minor(problem, config)
 
@@ -171,7 +173,7 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     tiles *= prod(c.phases for c in constants)
     rows = rows_and_reduction(problem)[0]
     merged = prod(c.merged for c in constants)
-    return tiles * ceil_div(merged * rows, config.block_m), problem.groups, 1
+    return tiles * ceil_div(merged * rows, config.block_m), problem.groups, config.shares
 
 
 def together(problem: Problem, config: Config) -> int:
@@ -211,10 +213,12 @@ def _lane_grid(problem: Problem, config: Config, phases: int) -> tuple[int, int,
 
 def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
     """The run of the gathered tensor: x forward, dz otherwise."""
+    if config.flat:
+        return flat.gathered_run(problem, layout, alignment)
     constants = axis_constants(problem, config)[2]
     if layout == "channels_last":  # along the channels of a place; that channel offsets keep it whole, the compiler sees
         return alignment
-    width, split = gcd(steps(problem, config)[2], config.block_n), taps.split_factor(problem) if config.dense else 1
+    width, split = gcd(steps(problem, config)[2], config.block_n), taps.split_factor(problem, config) if config.dense else 1
     if not config.dense:
         written = problem.x_layout if problem.direction == "grad_input" else problem.y_layout
         size = problem.in_size if problem.direction == "forward" else problem.out_size
@@ -259,6 +263,8 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
 
 def weight_run(problem: Problem, config: Config, minor: str, alignment: int) -> int:
     """The run of the weight, in the order the kernel finds it in ("tap", "co" or "ci" side by side)."""
+    if config.flat and minor != "ci":
+        return flat.weight_run(problem, config, minor, alignment)
     if minor == "tap":
         return gcd(alignment, problem.taps) if phase_minor(problem, config) else 1
     inner = problem.co_group if minor == "co" else problem.ci_group

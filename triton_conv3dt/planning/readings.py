@@ -9,11 +9,11 @@ from .config import Config, copyable
 from .device import Device
 
 
-def readings(problem: Problem, device: Device, merge, block_m: int, block_n: int, thorough: bool):
+def readings(problem: Problem, device: Device, merge, block_m: int, block_n: int, thorough: bool, flat: int = 0):
     """Paths and boxes that may read a tile of positions, of a copy of x or not; what costs the same is better read by
     descriptor."""
     copied = problem.direction == "forward" and copyable(problem)
-    if device.descriptors:
+    if device.descriptors and not flat:
         yield from (("descriptor", box, copied) for box in boxes(problem, merge, block_n, thorough))
     still = device.warpgroups and all(axis.reads_in_place for axis in problem.axes)
     if thorough or max(block_m, block_n) <= 128 or still:  # addresses take registers, too, and more where taps shift them

@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, lanes, lowering, readings, taps, walk_memory, walk_tiles, weight_tiles
+from . import banks, flat, lanes, lowering, readings, taps, walk_memory, walk_tiles, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen, shared_memory, walking
 from .constraints import NONE, VARIABLE, Constraints
 from .device import Device
@@ -89,6 +89,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
+    if config.flat and config.shares > 1:
+        extra += LAUNCH + 8 * config.shares * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     problem = seen(problem, config)
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
@@ -106,6 +108,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
     own = steps / programs * _step_time(config, problem, device, tile, cache)
+    if config.flat:
+        own = max(own, flat.instructions(problem, config, steps / programs) * config.warps / 4 / CLOCK)
     work = ceil_div(programs, device.sms) * own
     # One after another, each waiting for its first tile.
     alone = WAIT * steps / programs if config.stages == 1 else 0.0
@@ -124,14 +128,14 @@ def loop_steps(config: Config, problem: Problem) -> int:
     constants = lowering.axis_constants(problem, config)
     loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
     programs = prod(lowering.grid(problem, config)) // prod(c.phases for c in constants)
-    return programs * loops * ceil_div(rows_and_reduction(problem)[1], config.block_k)
+    return programs * ceil_div(loops * ceil_div(flat.reduction(problem, config), config.block_k), config.shares)
 
 
 def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
     if config.path == "walk":
         return walking(problem).step_bytes(problem, config)
-    split = taps.split_factor(seen(problem, config))
+    split = taps.split_factor(seen(problem, config), config)
     rows = config.block_m if problem.direction == "grad_weight" else config.block_m * split
     return problem.item * config.block_k * (rows + config.block_n * split)
 
@@ -143,13 +147,13 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     if device.warpgroups and config.block_m < banks.WARPGROUP:
         rate *= WARP_BY_WARP
-    split, item = taps.split_factor(problem), problem.item
+    split, item = taps.split_factor(problem, config), problem.item
     flops = 2 * config.block_m * config.block_n * config.block_k * split
     # Each warpgroup's 64 rows read all of the second operand.
     shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
     narrow = 1.0
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
-        narrow = 1.15 * max(1.0, 8 / (item * banks.source_run(config, problem)))
+        narrow = 1.15 * (1.0 if config.flat else max(1.0, 8 / (item * banks.source_run(config, problem))))
         shared += banks.conflicting(config, problem, device)
     return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / cache) + STEP
 
@@ -179,10 +183,11 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             if fits(config, problem, device) is None:
                 found = True
                 yield config
-        copied = Config("gather", 16, 16, copy=True)
-        if problem.direction == "grad_input" and copyable(problem):
-            of_a_copy = (replace(c, copy=True) for c in _products(seen(problem, copied), device, constraints, thorough))
-            yield from (c for c in filter(allowed, of_a_copy) if fits(c, problem, device) is None)
+        copies = (False, True) if problem.direction == "grad_input" and copyable(problem) else (False,)
+        for copy, axes in [*product(copies, (0, *flat.choices(problem, SMALLEST_DOT)))][1:]:
+            read = seen(problem, Config("gather", 16, 16, copy=copy))
+            otherwise = (replace(c, copy=copy) for c in _products(read, device, constraints, thorough, axes))
+            yield from (c for c in filter(allowed, otherwise) if fits(c, problem, device) is None)
         for config in filter(allowed, walk_tiles.tiles(problem, device, thorough)):
             if fits(config, problem, device) is None:
                 found = True
@@ -191,10 +196,10 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
         yield from filter(allowed, _direct(problem, device, thorough))
 
 
-def _products(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
+def _products(problem: Problem, device: Device, constraints: Constraints, thorough: bool, axes: int = 0):
     """Tiles of a forward or an input gradient on tensor cores."""
-    rows, reduction = rows_and_reduction(problem)
-    wide = (64 if problem.item == 2 else 32) // taps.split_factor(problem)
+    rows, shape = rows_and_reduction(problem)[0], Config("gather", 16, 16, flat=axes)
+    reduction, wide = flat.reduction(problem, shape), (64 if problem.item == 2 else 32) // taps.split_factor(problem, shape)
     stages, most = (2, 3, 4, 5) if thorough else (3, 4), 256 if thorough or device.warpgroups else 128
     for merge in _merges(problem, thorough):
         merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
@@ -202,13 +207,17 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
         least, fewest = max(SMALLEST_DOT, joined if merge[2] else 1), 3 if min(merged, most) > 128 else 2
         for block_m in _around(merged, least, most, thorough, fewest):
             for block_n in _around(_positions(problem), SMALLEST_DOT, 256, thorough, fewest=4):
-                read = list(readings.readings(problem, device, merge, block_m, block_n, thorough))
-                for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if thorough else wide, thorough):
+                read = list(readings.readings(problem, device, merge, block_m, block_n, thorough, axes))
+                # Without warpgroups fragments of both operands stand in registers beside the accumulator.
+                long = thorough or axes and (device.warpgroups or block_m * block_n <= 64 * 64)
+                for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if long else wide, thorough):
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for path, box, copy in read:
-                            config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy)
+                            config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy, flat=axes)
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
+                                if axes and (shares := _step_shares(config, problem, device)) > 1:
+                                    yield replace(config, stages=n_stages, shares=shares)
 
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
@@ -233,7 +242,10 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
 
 
 def _stages(config: Config, problem: Problem, device: Device, pipelined: tuple[int, ...]) -> tuple[int, ...]:
-    """How many stages may be worth it: one, too, where the banks of a pipeline's buffers conflict more."""
+    """How many stages may be worth it: one, too, where the banks of a pipeline's buffers conflict more; one alone where one step is
+    all."""
+    if config.flat == 3 and flat.at_once(problem, config):
+        return (1,)
     conflicts = [banks.conflicting(replace(config, stages=n), problem, device) for n in (1, 2)]
     return (*pipelined, 1) if conflicts[1] > conflicts[0] else pipelined
 
@@ -297,6 +309,12 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
     blocks = _positions(problem) // (8 * block)
     waves = (1, 2, 4) if thorough else (1, 2)
     return dict.fromkeys((*(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves), 1))
+
+
+def _step_shares(config: Config, problem: Problem, device: Device) -> int:
+    """Programs that share the steps of a tile whose taps are among the channels: as many as fill the device, with eight steps or more."""
+    programs = prod(lowering.grid(problem, config))
+    return min(device.sms // programs, loop_steps(config, problem) // programs // 8)
 
 
 def _positions(problem: Problem) -> int:

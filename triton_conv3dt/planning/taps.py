@@ -21,8 +21,11 @@ WAYS = ("programs", "columns", "crossed")
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
 
 
-def split_factor(problem: Problem) -> int:
-    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load."""
+def split_factor(problem: Problem, config=None) -> int:
+    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load; none by a config that is
+    flat."""
+    if config is not None and config.flat:
+        return 1
     axis = problem.axes[2]
     power = axis.stride & (axis.stride - 1) == 0
     if problem.direction == "forward" or problem.y_layout == "channels_last" or axis.dilation != 1 or not power:

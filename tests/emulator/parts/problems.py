@@ -21,6 +21,7 @@ LAYERS = (
     "n2 ci64 co48 in4x4x8 k1", "ci16 co24 in3x4x5 k5 s3 p2 op2", "ci32 co16 in2x4x4 k4 s4",
     "n2 ci64 co32 in3x4x8 k2 s2 g2",
     "ci64 co64 in3x4x8 k3 s2 p1 op1 g2", "n2 ci32 co32 in4x5x8 k5 s2 p2 op1 g32", "ci28 co28 in4x5x8 k3 p1 g28",
+    "ci64 co3 in3x4x5 k3 s2 p1 op1", "n2 ci32 co1 in3x4x6 k4 s2 p1", "ci16 co8 in3x4x6 k4 s2 p1",
     "ci3 co16 in4x5x8 k4 s2 p1", "ci16 co16 in4x5x8 k3 p2 d2")
 DTYPES = ("float16", "bfloat16", "float32 tf32", "float32 tf32", "float32 tf32x3", "float32 ieee")
 LARGEST_TILE = {True: 64 * 64, False: 128 * 128}  # ieee or not: larger ones say nothing more of so small layers
@@ -40,7 +41,8 @@ def configs(rng, device):
     # Small tiles are the many; drawn evenly, warpgroups and descriptors would hardly be met.
     wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.dense]
     described, walks = [c for c in wide if c.path == "descriptor"], [c for c in found if c.path == "walk"]
-    return computed(problem, rng.choice(rng.choice([pool for pool in (found, wide, described, walks) if pool])), device)
+    pools = found, wide, described, walks, [c for c in found if c.flat]
+    return computed(problem, rng.choice(rng.choice([pool for pool in pools if pool])), device)
 
 
 def random(rng, device):
