@@ -8,7 +8,7 @@ from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import lowering
+from . import lowering, taps
 from .config import Config
 
 BLOCK = 1024  # elements per program of an elementwise kernel
@@ -80,6 +80,24 @@ def copy(p: Problem, name: str) -> tuple[Launch, Workspace]:
              C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, BLOCK_C=block_c, BLOCK_P=block_p,
              INDEX=index(p)),
         f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})"), channels_last("copied", (p.n, channels, *size))
+
+
+def to_residues(p: Problem, c: Config, name: str) -> tuple[Launch, Workspace]:
+    """x, or dz ("y"), as a weight gradient reads it that copies both: rounded, as taps.py says; and the memory of the copy."""
+    channels, size, run = (p.ci, p.in_size, p.x_run) if name == "x" else (p.co, p.out_size, p.y_run)
+    axes, what = taps.copies(p, c)[name != "x"], "x" if name == "x" else "dz"
+    first, count, residues, _ = zip(*axes)
+    rows, block_w = p.n * channels * count[0] * count[1], min(256, 1 << (count[2] - 1).bit_length())
+    block_r, shape, copied = 2048 // block_w, (p.n, channels, *(axis.size for axis in axes)), f"copied_{what}"
+    w = axes[2]
+    return Launch(
+        "to_residues", (ceil_div(rows, block_r), ceil_div(w.count, block_w), 1), (name, copied),
+        (rows, channels, first, count, tuple(axis.places for axis in axes), size), (name, copied),
+        dict(RESIDUES=residues, X_RUN=gcd(run, w.first, w.count, size[2]) if w.residues == 1 else 1,
+             C_RUN=gcd(taps.RUN, w.count, w.size) if w.residues == 1 else 1, ROUND=True, BLOCK_R=block_r, BLOCK_W=block_w,
+             INDEX=index(p)),
+        f"copy {what}, rounded to TF32" + ", residue after residue" * any(n > 1 for n in residues),
+    ), Workspace(copied, shape, lowering.dense_strides(shape, "channels_first"))
 
 
 def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None) -> Launch:

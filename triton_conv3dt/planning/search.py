@@ -82,7 +82,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
     if config.copy:
-        extra += LAUNCH + 2 * walks.read_bytes(problem) / bandwidth
+        copied = weight_tiles.copied_bytes(config, problem) if problem.direction == "grad_weight" else [walks.read_bytes(problem)]
+        extra += sum(LAUNCH + 2 * size / bandwidth for size in copied)
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
@@ -127,7 +128,7 @@ def step_bytes(config: Config, problem: Problem) -> int:
     """Bytes that one step loads."""
     if config.path == "walk":
         return walking(problem).step_bytes(problem, config)
-    split = taps.split_factor(seen(problem, config))
+    split = taps.split_factor(seen(problem, config), config)
     rows = config.block_m if problem.direction == "grad_weight" else config.block_m * split
     return problem.item * config.block_k * (rows + config.block_n * split)
 
@@ -153,7 +154,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int) -> f
 def _resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
     threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n * (taps.split_factor(problem) if problem.direction == "grad_weight" else 1)
+    accumulators = config.block_m * config.block_n * (taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1)
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)
@@ -208,18 +209,17 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
-    split = taps.split_factor(problem)
     wide = 64 if problem.item == 2 else 32
     stages = (2, 3, 4) if thorough else (3,)
-    for ways, block_m, block_n in weight_tiles.tiles(problem, device, thorough):
-        accumulators = block_m * block_n * split
+    for tile in weight_tiles.tiles(problem, device, thorough):
+        accumulators = tile.block_m * tile.block_n * taps.split_factor(problem, tile)
         longest = 2 * wide if accumulators <= 4096 else wide
         if accumulators > 128 * 128 and not device.warpgroups:
             longest = wide // 2  # fragments of both operands stand in registers beside so many
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in _warps(accumulators, thorough):
-                tried = Config("gather", block_m, block_n, block_k, warps, taps=ways)
-                if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1:
+                tried = replace(tile, block_k=block_k, warps=warps)
+                if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1 and not tried.copy:
                     continue  # addresses of single elements leave such an accumulator no registers
                 programs = taps.tiles(problem, tried) * problem.groups
                 for n_stages in constraints.stages(_stages(tried, problem, device, stages)):

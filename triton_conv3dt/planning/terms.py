@@ -106,7 +106,7 @@ def _shared(plan: Plan, steps: float) -> float:
     if c.path not in ("gather", "descriptor") or not device.clock:
         return 0.0
     p = seen(p, c)
-    columns, split = (split_factor(p), 1) if p.direction == "grad_weight" else (1, split_factor(p))
+    columns, split = (split_factor(p, c), 1) if p.direction == "grad_weight" else (1, split_factor(p))
     m, n, k = c.block_m, c.block_n * columns, c.block_k * split
     read = p.item * k * (ceil(n / COLUMNS) * m + ceil(m / ROWS) * n)
     return steps * (search.step_bytes(c, p) + read) / (device.sms * WAVEFRONT * device.clock)
@@ -128,6 +128,6 @@ def _tensor(plan: Plan, steps: float) -> float:
     products = PRODUCTS[p.precision] if p.dtype == "float32" else 1
     if c.path == "walk":
         return 2 * steps * walking(p).multiplied(p, c) / (device.rate_16bit if p.item == 2 else device.rate_tf32)
-    of_a_step = 2 if p.direction == BACKWARD else split_factor(seen(p, c))  # dw and dx; or the columns that are split
+    of_a_step = 2 if p.direction == BACKWARD else split_factor(seen(p, c), c)  # dw and dx; or the columns that are split
     multiplied = 2 * products * of_a_step * steps * c.block_m * c.block_n * c.block_k
     return multiplied / (device.rate_16bit if p.item == 2 else device.rate_tf32)
