@@ -219,7 +219,8 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in _warps(accumulators, thorough):
                 tried = replace(tile, block_k=block_k, warps=warps)
-                if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1 and not tried.copy:
+                single = taps.z_run(problem, tried) == 1 and (not tried.copy or taps.x_run(problem, tried) == 1)
+                if (block_k > 16 or tried.copy) and accumulators >= 4096 * warps and single:
                     continue  # addresses of single elements leave such an accumulator no registers
                 programs = taps.tiles(problem, tried) * problem.groups
                 for n_stages in constraints.stages(_stages(tried, problem, device, stages)):
@@ -286,12 +287,14 @@ def _warps(accumulators: int, thorough: bool):
 
 
 def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: bool):
-    """Programs that share a reduction: enough for a wave or two, each with at least eight blocks of positions; or one."""
+    """Programs that share a reduction: as many as fill a wave or two, or begin another, each with at least eight blocks of
+    positions; or one."""
     if problem.direction != "grad_weight":
         return (1,)
     blocks = _positions(problem) // (8 * block)
     waves = (1, 2, 4) if thorough else (1, 2)
-    return dict.fromkeys((*(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves), 1))
+    wanted = (shares for n in waves for shares in (n * sms // programs, ceil_div(n * sms, programs)))
+    return dict.fromkeys((*(max(1, min(shares, blocks, 256)) for shares in wanted), 1))
 
 
 def _positions(problem: Problem) -> int:
