@@ -33,6 +33,7 @@ FORWARD = {  # in this direction only: what an epilogue reads, and fp32 whose ta
     "k2s2 statistics": NNUNET | dict(statistics="instance", bias=True),
     "k3s2p1op1 channels_last statistics": NNUNET_K3 | dict(layout="channels_last", statistics="batch"),
 }
+COPIES = {"k4s2p1 tf32 weight": dict(n=2, ci=256, co=128, in_size=16, kernel=4, stride=2, padding=1, dtype="float32")}  # grad_weight only
 WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
                                           layout="channels_last")}  # offsets of 64 bits
 
@@ -45,7 +46,7 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problems.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | WIDE)[name]
+    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | COPIES | WIDE)[name]
     problem, device = Problem.of_layer(direction, **given), Device.named(device)
     if direction == "backward":
         given = search.one_pass(problem, device)
