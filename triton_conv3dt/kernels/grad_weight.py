@@ -141,9 +141,11 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     ZW: tl.constexpr = AXIS_W.z
     ROWS: tl.constexpr = XD.count * XH.count * XW.count * CI
     COLUMNS: tl.constexpr = ZD.count * ZH.count * ZW.count * CO
-    CUT: tl.constexpr = XD.edge or XH.edge or XW.edge or BOX[0] * BOX[1] * BOX[2] < BLOCK_K
-    X_MASK: tl.constexpr = CUT or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
-    Z_MASK: tl.constexpr = CUT or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
+    CUT: tl.constexpr = BOX[0] * BOX[1] * BOX[2] < BLOCK_K
+    X_EDGE: tl.constexpr = XD.edge or XH.edge or XW.edge
+    Z_EDGE: tl.constexpr = ZD.edge or ZH.edge or ZW.edge
+    X_MASK: tl.constexpr = CUT or X_EDGE or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
+    Z_MASK: tl.constexpr = CUT or Z_EDGE or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
     ROW_TILES: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
     COLUMN_TILES: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
     pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
