@@ -40,7 +40,7 @@ WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=
 
 HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, BLOCK_C=32, BLOCK_P=64)
-APART = dict(ROUND=True, BLOCK_R=16, BLOCK_W=64)
+APART = dict(ROUND=True, BLOCK_H=16, BLOCK_W=64)
 BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
 ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
 NORM = dict(EPS=1e-5, ACTIVATION=None, PARAMETERS=(0.0, 0.0), BLOCK_C=32, BLOCK_P=32, ACC="float32")

@@ -36,18 +36,20 @@ class Residues:
 
     def __init__(self, call: Call, launch: Launch, copied: Workspace, rng: random.Random):
         self.source, self.copied, self.k, self.rng = call.x if launch.tensors[0] == "x" else call.y, meta(copied), launch.constants, rng
-        self.rows, self.channels, self.first, self.count, self.places, self.sizes = launch.sizes
+        self.channels, self.first, self.count, self.places, self.sizes = launch.sizes
+        self.samples = call.x.shape[0]
 
     def accesses(self):
-        x, block_r, block_w, (_, _, width) = self.source, self.k["BLOCK_R"], self.k["BLOCK_W"], self.count
-        row = which(self.rng, -(-self.rows // block_r)) * block_r + some(self.rng, block_r)
-        w = (which(self.rng, -(-width // block_w)) * block_w + some(self.rng, block_w))[None, :]
-        n, c, d, h = (part[:, None] for part in position(row, (self.channels, *self.count[:2])))
-        live = (row < self.rows)[:, None] & (w < width)
+        x, (deep, high, wide) = self.source, self.count
+        n, c, d = (which(self.rng, many) for many in (self.samples, self.channels, deep))
+        h, w = (which(self.rng, -(-many // block)) * block + some(self.rng, block)
+                for many, block in ((high, self.k["BLOCK_H"]), (wide, self.k["BLOCK_W"])))
+        h, w = h[:, None], w[None, :]
+        live = (h < high) & (w < wide)
         target = [apart(i, residues, places) for i, residues, places in zip((d, h, w), self.k["RESIDUES"], self.places)]
         yield Access("the copy", self.copied, place(self.copied.stride(), n, c, *target), live, self.k["C_RUN"], 1)
         at = [first + i for first, i in zip(self.first, (d, h, w))]
-        live = (row < self.rows)[:, None] & inside(at, self.sizes)
+        live = inside(at, self.sizes)
         yield Access("copied", x, place(x.stride(), n, c, *at), live, self.k["X_RUN"], 1)
 
 

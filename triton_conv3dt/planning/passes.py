@@ -87,17 +87,23 @@ def to_residues(p: Problem, c: Config, name: str) -> tuple[Launch, Workspace]:
     channels, size, run = (p.ci, p.in_size, p.x_run) if name == "x" else (p.co, p.out_size, p.y_run)
     axes, what = taps.copies(p, c)[name != "x"], "x" if name == "x" else "dz"
     first, count, residues, _ = zip(*axes)
-    rows, block_w = p.n * channels * count[0] * count[1], min(256, 1 << (count[2] - 1).bit_length())
-    block_r, shape, copied = 2048 // block_w, (p.n, channels, *(axis.size for axis in axes)), f"copied_{what}"
-    w = axes[2]
+    block_h, block_w = _tile(*count[1:])
+    w, shape, copied = axes[2], (p.n, channels, *(axis.size for axis in axes)), f"copied_{what}"
     return Launch(
-        "to_residues", (ceil_div(rows, block_r), ceil_div(w.count, block_w), 1), (name, copied),
-        (rows, channels, first, count, tuple(axis.places for axis in axes), size), (name, copied),
+        "to_residues", (p.n * channels * count[0] * ceil_div(count[1], block_h), ceil_div(w.count, block_w), 1), (name, copied),
+        (channels, first, count, tuple(axis.places for axis in axes), size), (name, copied),
         dict(RESIDUES=residues, X_RUN=gcd(run, w.first, w.count, size[2]) if w.residues == 1 else 1,
-             C_RUN=gcd(taps.RUN, w.count, w.size) if w.residues == 1 else 1, ROUND=True, BLOCK_R=block_r, BLOCK_W=block_w,
+             C_RUN=gcd(taps.RUN, w.count, w.size) if w.residues == 1 else 1, ROUND=True, BLOCK_H=block_h, BLOCK_W=block_w,
              INDEX=index(p)),
         f"copy {what}, rounded to TF32" + ", residue after residue" * any(n > 1 for n in residues),
     ), Workspace(copied, shape, lowering.dense_strides(shape, "channels_first"))
+
+
+def _tile(high: int, wide: int) -> tuple[int, int]:
+    """Sides (h, w) of the tiles of a plane that an elementwise kernel takes the fewest instructions for: what a program begins with
+    is worth that of about a thousand elements."""
+    tried = [(1 << i, 1 << j) for i in range(7) for j in range(5, 9) if BLOCK <= 1 << i + j <= 4 * BLOCK]
+    return min(tried, key=lambda tile: ceil_div(high, tile[0]) * ceil_div(wide, tile[1]) * (tile[0] * tile[1] + BLOCK))
 
 
 def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None) -> Launch:
