@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_rows import FEW, FORWARD, LAYERS, WIDE
+from compile_rows import COPIES, FEW, FORWARD, LAYERS, WIDE
 
 from triton_conv3dt.compiling import compile
 from triton_conv3dt.launching import launch
@@ -33,6 +33,7 @@ ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
 ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
 ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
 FEW_ROWS = [(name, "grad_input", device) for device in TENSOR_CORES for name in FEW]
+COPIED = [(name, "grad_weight", "nvidia_h200") for name in COPIES]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual",
                                           "k2s2 statistics")}
@@ -48,7 +49,8 @@ def compiled(tmp_path_factory) -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *map(",".join, ROWS + FEW_ROWS)], env=environment,
+    rows = map(",".join, ROWS + FEW_ROWS + COPIED)
+    result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *rows], env=environment,
                             capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
     return {tuple(row.split(",")): used for row, used in map(json.loads, result.stdout.splitlines())}
@@ -117,6 +119,16 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     else:
         assert max(copies) == 128, used
         assert row[:2] in MIXED or {*copies, *loads} == {128}, used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", COPIED, ids=" ".join)
+def test_weight_gradients_of_copies(compiled, row):
+    """x by 16 bytes, dz by single elements, and both from shared memory to the tensor cores as they lie."""
+    used = compiled[row]
+    assert "a copy first" in used["config"] and not used["rounds"] and used["spills"] == used["stack"] == 0, used
+    assert used["shared"] <= used["budget"] <= used["limit"] and {*used["widths"]["LDGSTS"]} == {32, 128}, used
+    assert used["instructions"][TENSOR_CORES[row[2]]] > 0 and used["register_operands"] == 0, used
 
 
 def test_interpreted_kernels_are_refused(monkeypatch):

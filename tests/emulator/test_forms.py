@@ -114,6 +114,23 @@ def test_taps_among_channels(target, i, layout, layer, axes, block_k, copy):
         or problem.precision == "ieee"
 
 
+@pytest.mark.parametrize("layer, tile, ways", (
+    ("n2 ci64 co32 in3x4x8 k3 s2 p1 op1", (64, 32, 32), ("programs", "columns", "programs")),
+    ("ci16 co24 in3x5x9 k4 s2 p3", (64, 32, 16), ("columns", "crossed", "columns")),
+    ("ci32 co16 in2x4x8 k2 s2 g2", (32, 16, 32), ("crossed", "programs", "columns")),
+    ("n2 ci24 co16 in3x4x7 k1x3x3 s1x3x1 p0x1x2 d1x1x2", (64, 64, 32), ("programs", "crossed", "columns"))))
+@pytest.mark.parametrize("target", (HOPPER, AMPERE))
+def test_weight_gradients_of_copies(target, layer, tile, ways):
+    """x and dz are rounded before, and dz lies residue after residue."""
+    problem = case.parse(f"grad_weight {layer} float32 tf32 channels_first")
+    config = Config("gather", *tile, 4, 3, shares=2, copy=True, taps=ways)
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, Device.named(target)))
+    assert cases.done == 1 and cases.kernels["to_residues"] == 4 and cases.forms["cp.async"]
+    assert cases.forms["wgmma"] == 2 * (target == HOPPER and tile[0] == 64)
+
+
 @pytest.mark.parametrize("layout, w_minor, merge", (
     ("channels_first", "tap", (False, True, True)), ("channels_first", "co", (True, True, False)),
     ("channels_last", "co", (True, True, True)), ("channels_last", "ci", (True, False, True))))

@@ -10,6 +10,7 @@ from cases import CORPUS
 from launched import BY_NAME, EPILOGUES, RELU, check, random_config, use
 from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.planning import search
+from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.problems.problem import DIRECTIONS
 
 each_direction = pytest.mark.parametrize("direction", DIRECTIONS)
@@ -49,6 +50,34 @@ def test_descriptors(i, asked, device, monkeypatch):
     dtype = (torch.float16, torch.float32)[i // 2 % 2]
     check(direction, case, case.tensors(dtype, layout, device=device), EPILOGUES[i % 7])
     assert [config.path for config in used] == ["descriptor"]
+
+
+@pytest.mark.parametrize("i, case", [pytest.param(i, case, id=case.name) for i, case in enumerate(CORPUS)
+                                     if case.n and case.groups < 3 and case.taps <= 64 and i % 3 != 2 and case.in_size != (1, 1, 1)])
+def test_weight_gradients_of_copies(i, case, device, monkeypatch):
+    """Any way to walk the taps, of copies of dense tensors and of channel slices, whose margins are NaN."""
+    choose, used, layout = random_config(random.Random(i), paths=("gather",)), [], ("channels_first", "concatenated")[i % 2]
+    case = replace(case, ci=4 * case.groups, co=16 * case.groups)
+
+    def copying(problem, device):
+        tried = replace(choose(problem, device), copy=True)
+        used.append(tried if fits(tried, problem, device) is None else copying(problem, device))
+        return used[-1]
+
+    use(monkeypatch, copying)
+    check("grad_weight", case, case.tensors(torch.float32, layout, device=device), precision="tf32")
+    assert used and all(config.copy for config in used)
+
+
+def test_what_is_not_finite_stays_with_its_taps(device, monkeypatch):
+    """Boxes that reach beyond the last position read what a copied dz has there, of another residue: it does not count."""
+    use(monkeypatch, Config("gather", 16, 16, 16, copy=True))
+    case = replace(BY_NAME["k2s2"], in_size=(2, 2, 13), out_size=(4, 4, 26))
+    t = case.tensors(torch.float32, device=device)
+    finite = check("grad_weight", case, t, precision="tf32")
+    t.dz[..., 1::2] = float("nan")
+    found = launch.grad_weight(t.x, t.dz, **case.geometry, precision="tf32", kernel=case.kernel, strides=t.w.stride())
+    assert torch.equal(found[..., 0], finite[..., 0]) and found[..., 1].isnan().all()
 
 
 @each_direction

@@ -1,6 +1,7 @@
 """The tests of the kernels notice what they are there for: each deliberate fault fails the check that passes without it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from launched import check, use
 from layouts import RedZone
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.trial_tensors import Wrong
-from triton_conv3dt.kernels import gather
+from triton_conv3dt.kernels import gather, reduce
 from triton_conv3dt.launching import binding, launch
-from triton_conv3dt.planning import lanes, lowering
+from triton_conv3dt.planning import lanes, launches, lowering, passes, taps
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.case import parse
@@ -25,6 +26,7 @@ GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 
 MERGED = Config("gather", 32, 32, 16, merge=(True, False, True))
 DIRECT_SHARES = replace(DIRECT, shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"))
+COPIES = replace(GATHER, taps=("columns", "crossed", "programs"), copy=True)
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
 PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
 
@@ -84,6 +86,25 @@ def rows_of_boxes_too_long(patch):
     patch.setattr(lowering, "described", wrong)
 
 
+def copies(change):
+    """A fault in where the copies of a weight gradient begin or how they lie, in the launches that make them alone."""
+    def install(patch):
+        right = passes.taps.copies
+        wrong = lambda p, c: tuple([change(axis) for axis in axes] for axes in right(p, c))
+        patch.setattr(passes, "taps", SimpleNamespace(RUN=taps.RUN, copies=wrong))
+    return install
+
+
+def residues_elsewhere(patch):
+    """As a copy is made, its residues are neighbours."""
+    right = passes.to_residues
+
+    def wrong(p, c, name):
+        made, memory = right(p, c, name)
+        return replace(made, constants=made.constants | dict(RESIDUES=(1, 1, 1))), memory
+    patch.setattr(launches, "to_residues", wrong)
+
+
 def kernel(name, fault):
     return lambda patch: patch.setitem(binding.load(), name, fault)
 
@@ -104,6 +125,13 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "halo of x not masked": (constant(x=lambda axis: axis.x._replace(halo=False)), "k3s2p1op1", "grad_weight", "sliced", CROSSED),
     "boxes not masked": (constant(x=lambda axis: axis.x._replace(edge=False)), "k2s3 holes", "grad_weight", "sliced", GATHER),
     "taps crossed wrongly": (constant(tap_row=lambda axis: 1), "k4s2p1", "grad_weight", "channels_last", CROSSED),
+    "residues of a copy taken for neighbours": (constant(z=lambda axis: axis.z._replace(residues=1)), "k3s2p1op1", "grad_weight",
+                                                "channels_first", COPIES),
+    "residues of a copy in another order": (residues_elsewhere, "k4s2p1", "grad_weight", "channels_first", COPIES),
+    "a copy that begins elsewhere": (copies(lambda axis: axis._replace(first=axis.first + 1)), "k3s2p1op1", "grad_weight",
+                                     "channels_first", COPIES),
+    "a copy without zeros around it": (lambda patch: patch.setattr(reduce, "inside", everywhere), "k3s2p1op1", "grad_weight", "sliced",
+                                       COPIES),
     "dilation ignored": (constant(dilation=lambda axis: 1), "dilation and stride coprime", "forward", "channels_first",
                          DIRECT),
     "height and width swapped": (strides(lambda s: ((*s[0][:3], s[0][4], s[0][3]), *s[1:])), "k2s2", "forward", "channels_first",
@@ -132,9 +160,9 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
 
 def run(case, direction, layout, config, patch):
     use(patch, config)
-    t = case.tensors(torch.float16, layout)
+    t = case.tensors(torch.float32 if config.copy else torch.float16, layout)
     zone = RedZone(case.shapes.y, torch.float16, layout) if direction == "forward" and layout == "sliced" else None
-    check(direction, case, t, (True, False, None), out=zone and zone.view)
+    check(direction, case, t, (True, False, None), "tf32" if config.copy else "ieee", out=zone and zone.view)
     if zone:
         zone.check()
 

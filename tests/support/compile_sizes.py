@@ -28,7 +28,7 @@ PARTS = 4  # of a large kernel's integers that are 1 at a time
 H200 = Device.named("nvidia_h200")
 LAYER = dict(n=2, ci=32, co=32, in_size=8, kernel=3, stride=2, padding=1, output_padding=1, bias=True, residual=True)
 LAST, WHOLE = dict(layout="channels_last"), dict(kernel=2, padding=0, output_padding=0)
-ONE_PHASE, DILATED = dict(stride=1, output_padding=0), dict(dilation=2, output_padding=0)
+TF32, ONE_PHASE, DILATED = dict(dtype="float32"), dict(stride=1, output_padding=0), dict(dilation=2, output_padding=0)
 GATHER = Config("gather", 64, 32, 32, stages=3)
 MERGED, DESCRIPTOR = replace(GATHER, merge=(True, True, True)), replace(GATHER, path="descriptor")
 DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
@@ -40,6 +40,7 @@ WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=
 
 HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, PADDED=False, BLOCK_C=32, BLOCK_P=64)
+APART = dict(ROUND=True, BLOCK_H=16, BLOCK_W=64)
 BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
 ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
 NORM = dict(EPS=1e-5, ACTIVATION=None, PARAMETERS=(0.0, 0.0), BLOCK_C=32, BLOCK_P=32, ACC="float32")
@@ -51,6 +52,9 @@ REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it take
     "to_channels_last": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int32")),
     "to_channels_last padded": ("to_channels_last", (HALF, HALF), COPY | dict(PADDED=True, INDEX="int32")),
     "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
+    "to_residues": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(2, 3, 2), X_RUN=1, C_RUN=1, INDEX="int32")),
+    "to_residues of one": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(1, 1, 1), X_RUN=4, C_RUN=4, INDEX="int32")),
+    "to_residues wide": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(2, 3, 2), X_RUN=1, C_RUN=1, INDEX="int64")),
     "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),
     "grad_bias wide": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int64")),
     "combine": ("combine", (SINGLE,) * 3, dict(BLOCK=1024)),
@@ -91,6 +95,7 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "grad_weight crossed": ("grad_weight", {}, CROSSED),
     "grad_weight crossed last": ("grad_weight", LAST | dict(groups=2), CROSSED),
     "grad_weight dilated": ("grad_weight", DILATED, replace(CROSSED, taps=("columns",) * 3)),
+    "grad_weight of copies": ("grad_weight", TF32, replace(CROSSED, copy=True)),
     "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
     "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
     "grad_weight_direct along all axes": ("grad_weight", dict(groups=32, kernel=(1, 3, 120)), replace(DIRECT, **SHARES)),
@@ -167,7 +172,8 @@ def row(name: str) -> Row:
         constants = {k: derivative(v) if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
         pointers = tuple(dtype and torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
         rest = known[kernel].arg_names[len(pointers):len(known[kernel].arg_names) - len(constants)]
-        several = dict.fromkeys(("size", "x_size"), (0,) * 3) | {name: (0,) * 5 for name in rest if name.endswith("_stride")}
+        tuples = dict.fromkeys(("size", "x_size", "first", "count", "places"), (0,) * 3)
+        several = tuples | {name: (0,) * 5 for name in rest if name.endswith("_stride")}
         return Row(known[kernel], pointers + tuple(several.get(name, 0) for name in rest), constants)
     direction, changed, config = PRODUCTS[name.removesuffix(WIDE)]
     problem = replace(Problem.of_layer(direction, **LAYER | changed), wide=name.endswith(WIDE))

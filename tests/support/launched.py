@@ -12,7 +12,7 @@ from triton_conv3dt.ops.autograd import dense_strides
 from triton_conv3dt.planning import constraints, search, weight_walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
-from triton_conv3dt.planning.taps import WAYS
+from triton_conv3dt.planning.taps import WAYS, copyable
 from triton_conv3dt.problems.activations import Activation
 
 # The interpreter keeps bfloat16 as 16-bit integers: its products are not those of the numbers, and it truncates.
@@ -96,7 +96,8 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                 if path == "gather" and problem.direction == "grad_input":
                     tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)))
                 if problem.direction == "grad_weight":
-                    tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)))
+                    copied = path == "gather" and copyable(problem) and rng.random() < 0.5
+                    tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)), copy=copied)
             shared = problem.direction == "grad_weight" or tried.flat
             tried = replace(tried, shares=rng.choice((1, 2, 5)) if shared else 1)
             if fits(tried, problem, device) is None:

@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from triton_conv3dt.launching.tensors import empty, problem_of
-from triton_conv3dt.planning import search
+from triton_conv3dt.planning import search, taps
 from triton_conv3dt.planning.config import Config, copyable, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.taps import WAYS
@@ -130,7 +130,7 @@ def choose(rng: random.Random, problem: Problem) -> Config | None:
                 blocks = power(4, 7), max(16, blocks[1]), power(3, 5) * 2
                 box = (d, h, blocks[1] // (d * h))
             merge = merge if problem.direction == "forward" else (False,) * 3
-            copy = copyable(problem) and rng.random() < 0.7
+            copy = (copyable(problem) or path == "gather" and taps.copyable(problem)) and rng.random() < 0.7
             tried = Config(path, *blocks, 8, stages, merge, shares, box, copy)
             if problem.direction == "grad_input" and path == "gather":
                 tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)))

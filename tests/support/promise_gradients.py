@@ -5,10 +5,10 @@ import random
 import numpy as np
 
 from promise_calls import Call
-from promise_tiles import Access, Counts, copy_of, inside, place, position, some, which
+from promise_tiles import Access, Counts, copy_of, inside, meta, place, position, some, which
 from triton_conv3dt.launching.tensors import empty
 from triton_conv3dt.planning.config import Config
-from triton_conv3dt.planning.launches import Launch
+from triton_conv3dt.planning.passes import Launch, Workspace
 from triton_conv3dt.problems.problem import Problem
 
 
@@ -32,11 +32,35 @@ class Copy:
         yield Access("the copy", copy_of(x), offsets, live, self.k["C_RUN"], 0)
 
 
+class Residues:
+    """x, or dz, as a weight gradient reads a copy: to_residues of kernels/reduce.py."""
+
+    def __init__(self, call: Call, launch: Launch, copied: Workspace, rng: random.Random):
+        self.source, self.copied, self.k, self.rng = call.x if launch.tensors[0] == "x" else call.y, meta(copied), launch.constants, rng
+        self.channels, self.first, self.count, self.places, self.sizes = launch.sizes
+        self.samples = call.x.shape[0]
+
+    def accesses(self):
+        x, (deep, high, wide) = self.source, self.count
+        n, c, d = (which(self.rng, many) for many in (self.samples, self.channels, deep))
+        h, w = (which(self.rng, -(-many // block)) * block + some(self.rng, block)
+                for many, block in ((high, self.k["BLOCK_H"]), (wide, self.k["BLOCK_W"])))
+        h, w = h[:, None], w[None, :]
+        live = (h < high) & (w < wide)
+        target = [apart(i, residues, places) for i, residues, places in zip((d, h, w), self.k["RESIDUES"], self.places)]
+        yield Access("the copy", self.copied, place(self.copied.stride(), n, c, *target), live, self.k["C_RUN"], 1)
+        at = [first + i for first, i in zip(self.first, (d, h, w))]
+        live = inside(at, self.sizes)
+        yield Access("copied", x, place(x.stride(), n, c, *at), live, self.k["X_RUN"], 1)
+
+
 class WeightGradient:
     """kernels/grad_weight.py, with tensor cores."""
 
-    def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
-        self.call, self.c, self.k, self.rng, self.groups = call, config, launch.constants, rng, problem.groups
+    def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random, copies=()):
+        self.c, self.k, self.rng, self.groups = config, launch.constants, rng, problem.groups
+        self.x, self.z = map(meta, copies) if config.copy else (call.x, call.y)
+        self.places = (launch.sizes[3], launch.sizes[4])  # of a residue, where there are copies
         self.axes = self.k["AXIS_D"], self.k["AXIS_H"], self.k["AXIS_W"]
         self.boxes, self.share, self.size = launch.sizes[:3]
         self.tile = self.k["TILE"]
@@ -55,20 +79,22 @@ class WeightGradient:
         t = [b + i for b, i in zip(begin, (o // (bw * bh), o // bw % bh, o % bw))]
         axes = [a.x for a in self.axes]
         at = [i * a.step + a.first for i, a in zip(t, axes)]
-        yield self.access("x", self.call.x, self.line(self.c.block_m, k["CI"], axes), n, at, t, o < bd * bh * bw, axes, k["X"])
+        yield self.access("x", self.x, self.line(self.c.block_m, k["CI"], axes, self.places[0]), n, at, t, o < bd * bh * bw, axes, k["X"])
         q, width = some(rng, self.c.block_k * split), bw * split
         t = [b + i for b, i in zip(begin, (q // (width * bh), q // width % bh, q % width // split))]
         axes = [a.z for a in self.axes]
-        at = [i * a.z.step + a.z.first + which(rng, a.programs) * a.z.move for i, a in zip(t, self.axes)]
+        at = [i * a.z.step + a.z.first + apart(which(rng, a.programs) * a.z.move, a.z.residues, places)
+              for i, a, places in zip(t, self.axes, self.places[1])]
         at[2] = at[2] + q % split
-        yield self.access("dz", self.call.y, self.line(self.c.block_n, k["CO"], axes), n, at, t, q < bd * bh * width, axes, k["Z"])
+        yield self.access("dz", self.z, self.line(self.c.block_n, k["CO"], axes, self.places[1]), n, at, t, q < bd * bh * width, axes, k["Z"])
 
-    def line(self, block: int, channels: int, axes):
+    def line(self, block: int, channels: int, axes, places):
         """Some rows or columns of a tile: how far (d, h, w) they shift, their channels, and which of them there are."""
         d, h, w = [a.count for a in axes]
         line = which(self.rng, -(-channels * d * h * w // block)) * block + some(self.rng, block)
         shift = line // channels
-        moved = [i * a.move for i, a in zip((shift // (w * h), shift // w % h, shift % w), axes)]
+        moved = [apart(i * a.move, a.residues, of_one)
+                 for i, a, of_one in zip((shift // (w * h), shift // w % h, shift % w), axes, places)]
         return moved, line % channels, line < channels * d * h * w
 
     def access(self, what, tensor, line, n, at, t, boxed, axes, memory) -> Access:
@@ -82,6 +108,11 @@ class WeightGradient:
         offsets = rows[:, None] + columns[None, :]
         return Access(what, tensor, offsets, live, memory.run, 0 if memory.last else 1, (offsets,),
                       (tensor.shape[1] - channels) * strides[1])
+
+
+def apart(place, residues: int, places: int):
+    """Where a place is, residue after residue."""
+    return place % residues * places + place // residues
 
 
 class OnePass:

@@ -8,6 +8,7 @@ import torch
 
 from triton_conv3dt.launching.tensors import extent
 from triton_conv3dt.planning.constants import AxisConstants
+from triton_conv3dt.planning.passes import Workspace
 
 LANES = 32  # of each axis of a tile that are looked at
 
@@ -87,6 +88,11 @@ def inside(places, sizes, asked=(True,) * 3):
 def copy_of(x: torch.Tensor) -> torch.Tensor:
     """x in channels_last."""
     return torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=torch.channels_last_3d)
+
+
+def meta(w: Workspace) -> torch.Tensor:
+    """The memory of a workspace of fp32."""
+    return torch.empty_strided(w.shape, w.strides, device="meta")
 
 
 def some(rng: random.Random, count: int, width: int = LANES) -> np.ndarray:

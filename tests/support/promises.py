@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 
 from promise_calls import H200, Call, choose, draw
-from promise_gradients import Copy, OnePass, WeightGradient
+from promise_gradients import Copy, OnePass, Residues, WeightGradient
 from promise_lanes import Lanes
 from promise_products import Product
 from triton_conv3dt.launching.tensors import empty, layout_of
@@ -31,7 +31,9 @@ def check(call: Call, rng: random.Random) -> tuple[str, list[str]]:
     schedule = plan(problem, H200, config).schedule
     kind = {"grad_weight": WeightGradient, BACKWARD: OnePass}.get(problem.direction, Product) if config.dense else Lanes
     found, runs = [], 1
-    tried = [kind(call, problem, config, schedule.main, rng)]
+    copies = [schedule.workspaces[:2]] if problem.direction == "grad_weight" and config.copy else []
+    tried = [kind(call, problem, config, schedule.main, rng, *copies)]
+    tried += [Residues(call, *made, rng) for each in copies for made in zip(schedule.launches, each)]
     tried += [Copy(call, launch, rng) for launch in schedule.launches if launch.kernel == "to_channels_last"]
     for access in (access for one in tried for access in one.accesses()):
         found += access.false_promises(problem.wide)

@@ -7,6 +7,9 @@ Along an axis either each tap is a program of its own, or all taps are shifts of
 residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once (planning/taps.py chooses the
 numbers). Positions are walked in boxes, so that only a box has its place divided.
 
+TF32 may be read from copies, which are rounded and have zeros around them. That of dz has every axis residue after residue of
+the stride (`apart`): whichever the tap, neighbouring positions then read neighbours.
+
 The reduction is split over programs. Each share is summed by one program in a fixed order, and `reduce.sum_parts` adds the
 shares in a fixed order: same bits every run, no atomics.
 """
@@ -14,7 +17,7 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
-from .tiles import box_origin, inside, place, position, round_tf32, widen
+from .tiles import apart, box_origin, inside, place, position, round_tf32, widen
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
 LINE = tl.constexpr(1 << 30)  # the bit that a line beyond the last needs and no place has
@@ -30,11 +33,19 @@ def line_parts(line, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W
 
 
 @triton.jit
-def offset_and_need(line, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, M: tl.constexpr):
+def moved(i, AXIS: tl.constexpr, places):
+    """By how many places shift i of an axis moves what is read; places: of a residue, where residues lie apart."""
+    return apart(i * AXIS.move, AXIS.residues, places)
+
+
+@triton.jit
+def offset_and_need(line, size, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+                    M: tl.constexpr):
     """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
     RUN: tl.constexpr = M.run
     d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
-    offset = tl.multiple_of(place(0, 0, d * D.move, h * H.move, w * W.move, stride) + channel * stride[1], RUN)
+    offset = place(0, 0, moved(d, D, size[0]), moved(h, H, size[1]), moved(w, W, size[2]), stride)
+    offset = tl.multiple_of(offset + channel * stride[1], RUN)
     need = tl.zeros_like(d) + SEEN
     if D.halo:
         need |= 1 << d
@@ -110,8 +121,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     """One share of dw for TILE.m rows and TILE.n columns (times TILE.split neighbours along w, where dz is contiguous along w
     and is split after the load), reduced by a box of up to TILE.k positions at a time. CI and CO are per group.
 
-    x [N, *, *x_size], z [N, *, *z_size]; size: positions (d, h, w) of a sample; BOXES of all samples, SHARE of them for a
-    share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is
+    x [N, *, *x_size], z [N, *, *z_size], of a copy the places of a residue; size: positions (d, h, w) of a sample; BOXES of all
+    samples, SHARE of them for a share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is
     a program), share, group.
     """
     BLOCK_M: tl.constexpr = TILE.m
@@ -130,9 +141,11 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     ZW: tl.constexpr = AXIS_W.z
     ROWS: tl.constexpr = XD.count * XH.count * XW.count * CI
     COLUMNS: tl.constexpr = ZD.count * ZH.count * ZW.count * CO
-    CUT: tl.constexpr = XD.edge or XH.edge or XW.edge or BOX[0] * BOX[1] * BOX[2] < BLOCK_K
-    X_MASK: tl.constexpr = CUT or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
-    Z_MASK: tl.constexpr = CUT or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
+    CUT: tl.constexpr = BOX[0] * BOX[1] * BOX[2] < BLOCK_K
+    X_EDGE: tl.constexpr = XD.edge or XH.edge or XW.edge
+    Z_EDGE: tl.constexpr = ZD.edge or ZH.edge or ZW.edge
+    X_MASK: tl.constexpr = CUT or X_EDGE or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
+    Z_MASK: tl.constexpr = CUT or Z_EDGE or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
     ROW_TILES: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
     COLUMN_TILES: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
     pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -141,14 +154,14 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     jw, rest = rest % AXIS_W.programs, rest // AXIS_W.programs
     jh, jd = rest % AXIS_H.programs, rest // AXIS_H.programs
     x_first = XD.first, XH.first, XW.first
-    z_first = ZD.first + jd * ZD.move, ZH.first + jh * ZH.move, ZW.first + jw * ZW.move
+    z_first = (ZD.first + moved(jd, ZD, z_size[0]), ZH.first + moved(jh, ZH, z_size[1]), ZW.first + moved(jw, ZW, z_size[2]))
     x_stride, z_stride = widen(x_stride, X.last, INDEX), widen(z_stride, Z.last, INDEX)
     x += tl.multiple_of(group.to(tl.int64) * CI * x_stride[1], X_RUN)
     z += tl.multiple_of(group.to(tl.int64) * CO * z_stride[1], Z_RUN)
     row = i_row * BLOCK_M + tl.arange(0, BLOCK_M)
     column = i_column * BLOCK_N + tl.arange(0, BLOCK_N)
-    x_line, x_need = offset_and_need(row, x_stride, CI, XD, XH, XW, X)
-    z_line, z_need = offset_and_need(column, z_stride, CO, ZD, ZH, ZW, Z)
+    x_line, x_need = offset_and_need(row, x_size, x_stride, CI, XD, XH, XW, X)
+    z_line, z_need = offset_and_need(column, z_size, z_stride, CO, ZD, ZH, ZW, Z)
     x_places, z_places = box_places(BOX, 1, BLOCK_K), box_places(BOX, SPLIT, BLOCK_K * SPLIT)
 
     HALVES: tl.constexpr = 2 if SPLIT == 2 else 1  # of the columns, each with a product of its own

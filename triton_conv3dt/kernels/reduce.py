@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .tiles import place, position, round_tf32
+from .tiles import apart, inside, place, position, round_tf32
 
 
 @triton.jit
@@ -100,3 +100,26 @@ def to_channels_last(x, copied, P, C, size, x_channels, x_size, x_stride, X_RUN:
     target = tl.multiple_of(index * C, C_RUN)
     channel = tl.max_contiguous(tl.multiple_of(channel, C_RUN), C_RUN)
     tl.store(copied + target[None, :] + channel[:, None], round_tf32(tile) if ROUND else tile, mask=mask)
+
+
+@triton.jit
+def to_residues(x, copied, C, first, count, places, size, x_stride, c_stride, RESIDUES: tl.constexpr, X_RUN: tl.constexpr,
+                C_RUN: tl.constexpr, ROUND: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, INDEX: tl.constexpr):
+    """copied[n, c, place] = x[n, c, first + place], zeros where x has no such place: `count` places along each axis, which lie
+    residue after residue, `places` from one to the next. Grid: (tile along h of a plane, tile along w).
+
+    X_RUN neighbours along w of x and C_RUN of the copy are moved at once. Lanes count places as x does, so those of one residue
+    write neighbours. Planes are counted by programs: no lane divides.
+    """
+    n, c, d, h = position(tl.program_id(0).to(INDEX), (C, count[0], tl.cdiv(count[1], BLOCK_H)))
+    h = h * BLOCK_H + tl.arange(0, BLOCK_H)
+    w = (tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)).to(INDEX)
+    target = tl.multiple_of(place(n, c, apart(d, RESIDUES[0], places[0]), apart(h, RESIDUES[1], places[1]), 0, c_stride), C_RUN)
+    across = tl.max_contiguous(tl.multiple_of(apart(w, RESIDUES[2], places[2]), C_RUN), C_RUN)
+    live = (h < count[1])[:, None] & (w // C_RUN < count[2] // C_RUN)[None, :]
+    source = tl.multiple_of(place(n, c, first[0] + d, first[1] + h, 0, x_stride), X_RUN)
+    along = tl.max_contiguous(tl.multiple_of((first[2] + w) * x_stride[4], X_RUN), X_RUN)
+    there = inside(first[0] + d, size[0]) & inside(first[1] + h, size[1])
+    there = there[:, None] & inside(first[2] // X_RUN + w // X_RUN, size[2] // X_RUN)[None, :]
+    tile = tl.load(x + (source[:, None] + along[None, :]), mask=there, other=0.0)
+    tl.store(copied + (target[:, None] + across[None, :]), round_tf32(tile) if ROUND else tile, mask=live)

@@ -88,6 +88,15 @@ def place(n, c, d, h, w, stride):
 
 
 @triton.jit
+def apart(place, RESIDUES: tl.constexpr, places):
+    """Where a copy of residue after residue has this place of an axis: so many places of each residue."""
+    if RESIDUES == 1:
+        return place
+    else:
+        return place % RESIDUES * places + place // RESIDUES
+
+
+@triton.jit
 def inside(place, size):
     return (place >= 0) & (place < size)
 

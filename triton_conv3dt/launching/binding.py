@@ -195,7 +195,8 @@ def load() -> dict:
         "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
         "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight_direct.grad_weight_direct,
         "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
-        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last, "combine": statistics.combine,
+        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last,
+        "to_residues": reduce.to_residues, "combine": statistics.combine,
         "normalise": statistics.normalise, "activations": activations,
         "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,
     }

@@ -24,6 +24,8 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     split, threads = taps.split_factor(problem, config), BANKS * config.warps
     weights = problem.direction == "grad_weight"
     by_registers = split > 1 and not weights or device.warpgroups and config.block_m >= WARPGROUP
+    if weights and config.copy:  # nothing passes through registers
+        return 0
     if config.path != "gather" or problem.item != COPIED or not by_registers:
         return 0
     if config.flat and (not flat.at_once(problem, config) or config.flat == 3):

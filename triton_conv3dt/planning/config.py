@@ -29,8 +29,9 @@ class Config:
     (planes along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be. merge:
-    which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
+    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be; of a
+    grad_weight both are copied as taps.py explains. merge: which axes have their phases among the rows; a walking input gradient may
+    sum residues along w side by side.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, where it is flat, over taps and channels. taps: the way of each axis
@@ -60,7 +61,7 @@ class Config:
                  f"{self.warps} warps", f"{self.stages} stages"]
         if any(self.box):
             words.append(f"boxes of {'x'.join(map(str, self.box))}")
-        words += ["a copy in channels_last"] * self.copy
+        words += ["a copy first"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
         words += [f"taps of {', '.join('dhw'[-self.flat:])} among the channels"] * (self.flat > 0)
@@ -143,9 +144,8 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return reason
     if config.path == "walk":
         return walking(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
-    if config.copy and not (config.dense and copyable(problem)):
-        return ("a copy to channels_last is made for tensor cores, of a channels-first x or dz whose taps shift along w or that is "
-                "TF32, and whose channels are a multiple of 16 bytes")
+    if config.copy and (reason := _fits_copy(config, problem)):
+        return reason
     problem = seen(problem, config)
     if any(way != "programs" for way in config.taps) and not (config.dense and problem.direction == "grad_weight"):
         return f"taps = {config.taps} are those of a grad_weight on tensor cores"
@@ -158,6 +158,19 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return "the direct path does not merge phases" if any(config.merge) else None
     return _fits_tensor_cores(config, problem, device) or (
         _fits_descriptor(config, problem, device) if config.path == "descriptor" else None)
+
+
+def _fits_copy(config: Config, problem: Problem) -> str | None:
+    """Why nothing can be copied first, or None."""
+    if problem.direction != "grad_weight":
+        return None if config.dense and copyable(problem) else (
+            "a copy to channels_last is made for tensor cores, of a channels-first x or dz whose taps shift along w or that is "
+            "TF32, and whose channels are a multiple of 16 bytes")
+    if config.path != "gather" or not taps.copyable(problem):
+        return "copies of x and dz are made for a weight gradient on tensor cores that is TF32 and channels-first"
+    if not problem.wide and exceed_31_bits(*taps.copied_elements(problem, config)):
+        return "a copy has more elements than 31 bits can count"
+    return None
 
 
 def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str | None:
@@ -173,7 +186,7 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
     if config.merge[2] and joined > 1 and config.block_m < joined:
         return f"block_m = {config.block_m} holds less than one joined run of {joined} phases"
     accumulators = config.block_m * config.block_n * (2 if joined > 1 and not config.merge[2] else 1)
-    accumulators *= taps.split_factor(problem) if problem.direction == "grad_weight" else 1
+    accumulators *= taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1
     # Offsets of 64 bits, the tile of a residual and places that are written one by one take registers, too.
     single = problem.direction == "forward" and problem.y_layout == "channels_first" and problem.y_run == 1 and any(config.box)
     if accumulators > (64 if problem.wide or problem.epilogue.residual or single else 128) * 32 * config.warps:

@@ -33,7 +33,8 @@ class AxisConstants(NamedTuple):
 
 
 class Shifts(NamedTuple):
-    """How a weight gradient reads x or dz along one axis: shift i of position t is the place step * t + first + i * move."""
+    """How a weight gradient reads x or dz along one axis: shift i of position t is the place step * t + first + i * move. Of a
+    copy that lies residue after residue, step is 1, and a shift counts places as they were before."""
 
     count: int
     step: int
@@ -41,6 +42,7 @@ class Shifts(NamedTuple):
     move: int
     halo: bool = False  # places may fall outside
     edge: bool = False  # boxes may reach beyond the last position
+    residues: int = 1  # of a copy, that lie apart
 
 
 class WeightAxis(NamedTuple):
@@ -57,6 +59,27 @@ class WeightAxis(NamedTuple):
     tap_row: int
     tap_column: int
     guard: bool = False  # a tap may not exist
+
+
+class CopiedAxis(NamedTuple):
+    """One axis of a copy that a weight gradient reads: places `first` up to first + count of x or dz, residue after residue, each
+    of which begins at a multiple of run."""
+
+    first: int
+    count: int
+    residues: int
+    run: int
+
+    @property
+    def places(self) -> int:
+        """From one residue to the next."""
+        return -(-self.count // self.residues // self.run) * self.run
+
+    @property
+    def size(self) -> int:
+        """In memory: the last residue may be shorter than others."""
+        last = min(self.residues, self.count) - 1
+        return last * self.places + -(-(self.count - last) // self.residues // self.run) * self.run
 
 
 class Memory(NamedTuple):

@@ -15,7 +15,7 @@ from . import config as configs
 from . import lanes, lowering, taps, walk_memory, walks, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
-from .passes import BLOCK, Launch, Schedule, Workspace, copy, index, pack, packed
+from .passes import BLOCK, Launch, Schedule, Workspace, copy, index, pack, packed, to_residues
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -155,15 +155,16 @@ def _combine(p: Problem, c: Config) -> tuple[Launch, Workspace]:
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """Shares of a weight gradient, and their sum; one share is the result."""
+    """Shares of a weight gradient, of copies or not, and their sum; one share is the result."""
     x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
     constants = _axes(p, c) | dict(CI=p.ci_group, CO=p.co_group)
     if c.dense:
         boxes = taps.boxes(p, c)
-        sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, p.out_size
+        z_size = tuple(axis.places for axis in taps.copies(p, c)[1]) if c.copy else p.out_size
+        sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, z_size
         constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c)),
-                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p), box=taps.box(p, c)),
-                          DOT=Dot(p.precision, p.rounded))
+                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c)),
+                          DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         boxes, width = lanes.boxes(p, c), lanes.sides(p, c)[2] if p.x_layout == p.y_layout else 1
         sizes = boxes, ceil_div(boxes, c.shares), p.in_size, p.out_size
@@ -172,10 +173,13 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
     whole = lowering.writes_whole(p, c)
     target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    copies, memory = zip(*(to_residues(p, c, name) for name in "xy")) if c.copy else ((), ())
+    x, z = (one.name for one in memory) if c.copy else "xy"
     product = Launch(
-        kernel, lowering.grid(p, c), ("x", "y", target), sizes, ("x", "y", strides), constants,
+        kernel, lowering.grid(p, c), (x, z, target), sizes, (x, z, strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    return ([product], []) if whole else ([product, _sum_weights(p, c.shares)], [_parts(p, c.shares)])
+    sums, parts = ([], []) if whole else ([_sum_weights(p, c.shares)], [_parts(p, c.shares)])
+    return [*copies, product, *sums], [*memory, *parts]
 
 
 def _walk_weight(p: Problem, c: Config) -> tuple[list, list]:

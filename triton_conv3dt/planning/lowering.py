@@ -90,8 +90,8 @@ def phase_minor(problem: Problem, config: Config) -> bool:
 
 
 def rounded_before(problem: Problem, config: Config) -> bool:
-    """x and w are rounded to TF32 by the launches that copy and pack them: products then take them from shared memory as they
-    lie, both with what is summed over side by side, since wgmma transposes 16-bit types alone."""
+    """What is multiplied is rounded to TF32 by the launches that copy and pack it: products then take both from shared memory as
+    they lie, with what is summed over side by side, since wgmma transposes 16-bit types alone."""
     return problem.rounded and config.copy
 
 
@@ -100,7 +100,7 @@ def packs(problem: Problem, config: Config) -> bool:
     if config.path == "walk":
         return walking(problem).packs(problem, config)
     if rounded_before(problem, config):
-        return True
+        return problem.direction != "grad_weight"
     if problem.w_minor == "scattered":
         return problem.direction in ("forward", "grad_input")
     if config.flat and problem.w_minor == "tap" and flat.taps_first(problem, config):

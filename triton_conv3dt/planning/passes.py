@@ -8,7 +8,7 @@ from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import lowering
+from . import lowering, taps
 from .config import Config
 
 BLOCK = 1024  # elements per program of an elementwise kernel
@@ -84,6 +84,30 @@ def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None 
              C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, PADDED=(channels, size) != given,
              BLOCK_C=block_c, BLOCK_P=block_p, INDEX=index(p)),
         f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})"), channels_last("copied", (p.n, channels, *size))
+
+
+def to_residues(p: Problem, c: Config, name: str) -> tuple[Launch, Workspace]:
+    """x, or dz ("y"), as a weight gradient reads it that copies both: rounded, as taps.py says; and the memory of the copy."""
+    channels, size, run = (p.ci, p.in_size, p.x_run) if name == "x" else (p.co, p.out_size, p.y_run)
+    axes, what = taps.copies(p, c)[name != "x"], "x" if name == "x" else "dz"
+    first, count, residues, _ = zip(*axes)
+    block_h, block_w = _tile(*count[1:])
+    w, shape, copied = axes[2], (p.n, channels, *(axis.size for axis in axes)), f"copied_{what}"
+    return Launch(
+        "to_residues", (p.n * channels * count[0] * ceil_div(count[1], block_h), ceil_div(w.count, block_w), 1), (name, copied),
+        (channels, first, count, tuple(axis.places for axis in axes), size), (name, copied),
+        dict(RESIDUES=residues, X_RUN=gcd(run, w.first, w.count, size[2]) if w.residues == 1 else 1,
+             C_RUN=gcd(taps.RUN, w.count, w.size) if w.residues == 1 else 1, ROUND=True, BLOCK_H=block_h, BLOCK_W=block_w,
+             INDEX=index(p)),
+        f"copy {what}, rounded to TF32" + ", residue after residue" * any(n > 1 for n in residues),
+    ), Workspace(copied, shape, lowering.dense_strides(shape, "channels_first"))
+
+
+def _tile(high: int, wide: int) -> tuple[int, int]:
+    """Sides (h, w) of the tiles of a plane that an elementwise kernel takes the fewest instructions for: what a program begins with
+    is worth that of about a thousand elements."""
+    tried = [(1 << i, 1 << j) for i in range(7) for j in range(5, 9) if BLOCK <= 1 << i + j <= 4 * BLOCK]
+    return min(tried, key=lambda tile: ceil_div(high, tile[0]) * ceil_div(wide, tile[1]) * (tile[0] * tile[1] + BLOCK))
 
 
 def pack(p: Problem, minor: str, rounded: bool = False, slots: tuple[int, ...] | None = None, channels: int = 0) -> Launch:

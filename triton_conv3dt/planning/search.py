@@ -84,7 +84,9 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
     if config.copy:
-        extra += LAUNCH + walk_memory.copied_bytes(problem, config) / bandwidth
+        weights = problem.direction == "grad_weight"
+        sizes = weight_tiles.copied_bytes(config, problem) if weights else [walk_memory.copied_bytes(problem, config)]
+        extra += sum(LAUNCH + size / bandwidth for size in sizes)
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
@@ -161,7 +163,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
 def _resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
     threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n * (taps.split_factor(problem) if problem.direction == "grad_weight" else 1)
+    accumulators = config.block_m * config.block_n * (taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1)
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)
@@ -222,18 +224,18 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
     """Tiles of a weight gradient on tensor cores, and how many programs share a reduction."""
-    split = taps.split_factor(problem)
     wide = 64 if problem.item == 2 else 32
     stages = (2, 3, 4) if thorough else (3,)
-    for ways, block_m, block_n in weight_tiles.tiles(problem, device, thorough):
-        accumulators = block_m * block_n * split
+    for tile in weight_tiles.tiles(problem, device, thorough):
+        accumulators = tile.block_m * tile.block_n * taps.split_factor(problem, tile)
         longest = 2 * wide if accumulators <= 4096 else wide
         if accumulators > 128 * 128 and not device.warpgroups:
             longest = wide // 2  # fragments of both operands stand in registers beside so many
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in _warps(accumulators, thorough):
-                tried = Config("gather", block_m, block_n, block_k, warps, taps=ways)
-                if block_k > 16 and accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1:
+                tried = replace(tile, block_k=block_k, warps=warps)
+                single = taps.z_run(problem, tried) == 1 and (not tried.copy or taps.x_run(problem, tried) == 1)
+                if (block_k > 16 or tried.copy) and accumulators >= 4096 * warps and single:
                     continue  # addresses of single elements leave such an accumulator no registers
                 programs = taps.tiles(problem, tried) * problem.groups
                 for n_stages in constraints.stages(_stages(tried, problem, device, stages)):
@@ -303,12 +305,14 @@ def _warps(accumulators: int, thorough: bool):
 
 
 def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: bool):
-    """Programs that share a reduction: enough for a wave or two, each with at least eight blocks of positions; or one."""
+    """Programs that share a reduction: as many as fill a wave or two, or begin another, each with at least eight blocks of
+    positions; or one."""
     if problem.direction != "grad_weight":
         return (1,)
     blocks = _positions(problem) // (8 * block)
     waves = (1, 2, 4) if thorough else (1, 2)
-    return dict.fromkeys((*(max(1, min(ceil_div(n * sms, programs), blocks, 256)) for n in waves), 1))
+    wanted = (shares for n in waves for shares in (n * sms // programs, ceil_div(n * sms, programs)))
+    return dict.fromkeys((*(max(1, min(shares, blocks, 256)) for shares in wanted), 1))
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:

@@ -7,6 +7,11 @@ k = stride * a + r + e and t = i + a, then x[t - a] meets dz[stride * t - paddin
 r columns, and each place is read once for all taps. Where a channels-first dz is split along w after the load, the residues
 are what is split, and what is left of its taps are shifts by whole strides.
 
+Of TF32 both may be copied first, rounded: then they pass from memory to products and by no registers. A copy begins with the
+first place that is read and ends with the last, for x with that of whole boxes, and has zeros where the tensor has no place:
+nothing is outside of it. That of dz lies residue after residue of the stride along each axis, so that what a tap reads at
+neighbouring positions are neighbours.
+
 A config is one of a weight gradient on tensor cores.
 """
 
@@ -15,16 +20,17 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from .constants import Shifts, WeightAxis
+from .constants import CopiedAxis, Shifts, WeightAxis
 
 WAYS = ("programs", "columns", "crossed")
+RUN = 4  # elements of TF32 in 16 bytes
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
 
 
 def split_factor(problem: Problem, config=None) -> int:
-    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load; none by a config that is
-    flat."""
-    if config is not None and config.flat:
+    """How many neighbours along w of a channels-first dz are loaded as one run and split after the load; none of a copy, or by a
+    config that is flat."""
+    if config is not None and (config.flat or config.copy):
         return 1
     axis = problem.axes[2]
     power = axis.stride & (axis.stride - 1) == 0
@@ -42,10 +48,34 @@ def ways(axis: Axis, split: int) -> tuple[str, ...]:
     return WAYS if crossed else WAYS[:2]
 
 
+def copyable(problem: Problem) -> bool:
+    """Whether x and dz may be copied for a weight gradient: both are rounded, and neither has its channels side by side."""
+    return problem.direction == "grad_weight" and problem.rounded and problem.x_layout == problem.y_layout == "channels_first"
+
+
+def copies(problem: Problem, config) -> tuple[list[CopiedAxis], list[CopiedAxis]]:
+    """The copies of x and dz, by axis."""
+    x, z, runs = [], [], (1, 1, z_run(problem, config))
+    for a, way, side, run in zip(problem.axes, config.taps, box(problem, config), runs):
+        axis, size = weight_axis(a, way, 1)
+        back, stride = axis.x.count - 1, axis.z.step
+        x.append(CopiedAxis(axis.x.first - back, back + ceil_div(size, side) * side, 1, 1))
+        last = stride * (size - 1) + (axis.z.count * axis.programs - 1) * axis.z.move
+        z.append(CopiedAxis(axis.z.first, last + 1, stride, run))
+    return x, z
+
+
+def copied_elements(problem: Problem, config) -> tuple[int, int]:
+    """Elements of the copies of x and dz."""
+    x, z = (prod(axis.size for axis in axes) for axes in copies(problem, config))
+    return problem.n * problem.ci * x, problem.n * problem.co * z
+
+
 def weight_axes(problem: Problem, config) -> list[tuple[WeightAxis, int]]:
     """Each axis (d, h, w), and how many positions are summed over along it."""
-    split = split_factor(problem)
-    return [weight_axis(a, way, split if i == 2 else 1) for i, (a, way) in enumerate(zip(problem.axes, config.taps))]
+    split = split_factor(problem, config)
+    found = [weight_axis(a, way, split if i == 2 else 1) for i, (a, way) in enumerate(zip(problem.axes, config.taps))]
+    return [(_of_copies(axis), size) for axis, size in found] if config.copy else found
 
 
 def positions(problem: Problem, config) -> tuple[int, int, int]:
@@ -55,7 +85,8 @@ def positions(problem: Problem, config) -> tuple[int, int, int]:
 
 def box(problem: Problem, config) -> tuple[int, int, int]:
     """The box of up to block_k positions that a step sums over."""
-    return _box(positions(problem, config), config.block_k, "channels_first" in (problem.x_layout, problem.y_layout))
+    sizes, narrow = positions(problem, config), "channels_first" in (problem.x_layout, problem.y_layout)
+    return _box(sizes, config.block_k, narrow, RUN if config.copy else power_of_two_divisor(sizes[2], 8) if narrow else 1)
 
 
 def boxes(problem: Problem, config) -> int:
@@ -83,9 +114,9 @@ def tiles(problem: Problem, config) -> int:
 
 
 def edges(problem: Problem, config) -> list[WeightAxis]:
-    """The axes, and whether boxes reach beyond their last position."""
+    """The axes, and whether boxes reach beyond their last position, where a copied x that is not shifted goes on with zeros."""
     cut = [size % side > 0 for size, side in zip(positions(problem, config), box(problem, config))]
-    return [axis._replace(x=axis.x._replace(edge=edge), z=axis.z._replace(edge=edge))
+    return [axis._replace(x=axis.x._replace(edge=edge and not (config.copy and axis.x.count == 1)), z=axis.z._replace(edge=edge))
             for (axis, _), edge in zip(weight_axes(problem, config), cut)]
 
 
@@ -94,6 +125,8 @@ def x_run(problem: Problem, config) -> int:
     if problem.x_layout == "channels_last":
         return gcd(problem.x_run, problem.ci_group)
     axis, size = weight_axes(problem, config)[2]
+    if config.copy:
+        return gcd(RUN, box(problem, config)[2]) if axis.x.count == 1 else 1
     if axis.x.count > 1 or axis.x.first:
         return 1
     return gcd(problem.x_run, problem.in_size[2], size, box(problem, config)[2])
@@ -103,7 +136,10 @@ def z_run(problem: Problem, config) -> int:
     """Elements of dz that are moved at once: along channels, or along w where positions are neighbours in it."""
     if problem.y_layout == "channels_last":
         return gcd(problem.y_run, problem.co_group)
-    (axis, size), split = weight_axes(problem, config)[2], split_factor(problem)
+    (axis, size), split = weight_axes(problem, config)[2], split_factor(problem, config)
+    if config.copy:
+        shifts = (i * axis.z.move // axis.z.residues for i in range(axis.z.count * axis.programs))
+        return gcd(RUN, size, box(problem, config)[2], *shifts)
     if axis.z.step != split:
         return 1
     shift = axis.z.move if axis.z.count * axis.programs > 1 else 0
@@ -130,6 +166,12 @@ def weight_axis(a: Axis, way: str, split: int) -> tuple[WeightAxis, int]:
                       tap_first, 1, tap_step, guard), a.size
 
 
+def _of_copies(axis: WeightAxis) -> WeightAxis:
+    """The axis as its copies have it, whose first places are 0."""
+    x, z = axis.x, axis.z
+    return axis._replace(x=x._replace(first=x.count - 1, halo=False), z=z._replace(step=1, first=0, halo=False, residues=z.step))
+
+
 def _crossed(a: Axis, e: int) -> tuple[WeightAxis, int]:
     """Offsets of x by residues of dz, where residue 0 is tap e modulo the stride."""
     s, low, high = a.stride, -(e > 0), (a.kernel - 1 - e) // a.stride
@@ -143,11 +185,10 @@ def _crossed(a: Axis, e: int) -> tuple[WeightAxis, int]:
 
 
 @lru_cache(maxsize=4096)
-def _box(sizes: tuple[int, int, int], places: int, narrow: bool) -> tuple[int, int, int]:
+def _box(sizes: tuple[int, int, int], places: int, narrow: bool, run: int) -> tuple[int, int, int]:
     """The sides of a box of at most so many places that takes the fewest steps. Rows that are read along w should be long, and
-    keep the runs that the width has."""
+    keep these runs."""
     d, h, w = sizes
-    run = power_of_two_divisor(w, 8) if narrow else 1
     short = lambda width: 1.5 if width < 4 else 1.15 if width < 8 else 1.0
     penalty = lambda width: (short(width) if narrow else 1.0) * (run // gcd(run, width)) ** 0.5
     tried = [(min(d, places // (i * j)), i, j) for j in range(1, min(w, places) + 1) for i in range(1, min(h, places // j) + 1)]

@@ -105,7 +105,7 @@ def _shared(plan: Plan, steps: float) -> float:
     if c.path not in ("gather", "descriptor") or not device.clock:
         return 0.0
     p = seen(p, c)
-    columns, split = (split_factor(p), 1) if p.direction == "grad_weight" else (1, split_factor(p, c))
+    columns, split = (split_factor(p, c), 1) if p.direction == "grad_weight" else (1, split_factor(p, c))
     m, n, k = c.block_m, c.block_n * columns, c.block_k * split
     read = p.item * k * (ceil(n / COLUMNS) * m + ceil(m / ROWS) * n)
     return steps * (search.step_bytes(c, p) + read) / (device.sms * WAVEFRONT * device.clock)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
@@ -11,8 +12,15 @@ from .device import Device
 
 
 def tiles(problem: Problem, device: Device, thorough: bool):
-    """Ways of the taps and tiles for them: those that read and multiply the least for a position."""
-    split, found = taps.split_factor(problem), []
+    """Ways of the taps and tiles for them, as configs: those that read and multiply the least for a position."""
+    yield from _tiles(problem, device, thorough, False)
+    if taps.copyable(problem):
+        yield from _tiles(problem, device, thorough, True)
+
+
+def _tiles(problem: Problem, device: Device, thorough: bool, copied: bool):
+    walked = Config("gather", SMALLEST_DOT, SMALLEST_DOT, SMALLEST_DOT, copy=copied)
+    split, found = taps.split_factor(problem, walked), []
     # What passes through registers between load and product leaves accumulators half of them; but for pairs of 16 bits in long
     # rows, whose columns are few beside 256 rows, where each tap is a program and none takes masks.
     halves = problem.wide or split > 1 or problem.item == 4 and not device.warpgroups
@@ -20,7 +28,8 @@ def tiles(problem: Problem, device: Device, thorough: bool):
     choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
     memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     for ways in product(*choices):
-        if taps.shifts(problem, walked := Config("gather", SMALLEST_DOT, SMALLEST_DOT, taps=ways)) > taps.MOST_SHIFTS:
+        walked = replace(walked, taps=ways)
+        if taps.shifts(problem, walked) > taps.MOST_SHIFTS:
             continue
         rows, columns = taps.lines(problem, walked)
         for block_m in _powers(rows, 256):
@@ -32,9 +41,9 @@ def tiles(problem: Problem, device: Device, thorough: bool):
                 count, small = taps.tiles(problem, tried), device.warpgroups and block_m < 64
                 read = count * (block_m + block_n * split) / memory
                 multiplied = 2 * count * block_m * block_n * split / tensor * (1.6 if small else 1)
-                found.append((max(read, multiplied) + 0.3 * min(read, multiplied), count, ways, block_m, block_n))
+                found.append((max(read, multiplied) + 0.3 * min(read, multiplied), count, tried))
     found.sort(key=lambda tile: tile[:2])
-    return [tile[2:] for tile in found[:40 if thorough else 10]]
+    return [tile[2] for tile in found[:40 if thorough else 10]]
 
 
 def _powers(lines: int, most: int) -> list[int]:
@@ -50,18 +59,24 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
     are fitted to what the compiler makes.
     """
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    m, n, k = config.block_m, config.block_n * taps.split_factor(problem), config.block_k
+    m, n, k = config.block_m, config.block_n * taps.split_factor(problem, config), config.block_k
     group = device.warpgroups and m >= 64
     tensor = 2 * m * n * k * products / rate * device.sms * (1.0 if group or not device.warpgroups else 1.6)
     shared = tile + problem.item * k * (ceil_div(n, 256) * m + ceil_div(m, 64 if group else 16 * config.warps) * n)
     loads = m * k / taps.x_run(problem, config) + n * k / taps.z_run(problem, config)
     shared += banks.conflicting(config, problem, device)
     issued = 5 * loads / 32 + 150 * config.warps
-    if problem.rounded:
+    if problem.rounded and not config.copy:
         issued += (m + n) * k / 32 * 2.5
-    elif taps.split_factor(problem) > 1:
+    elif taps.split_factor(problem, config) > 1:
         issued += n * k / 32
     if not group:
         issued += m * n * k * problem.item / (16 * 8 * 32) * 1.6
     clock = device.clock or 1.5e9
     return max(tensor, shared / (128 * clock), tile / cache, issued / (4 * clock))
+
+
+def copied_bytes(config: Config, problem: Problem) -> list[int]:
+    """What each launch that copies for a weight gradient reads and writes of memory."""
+    read = problem.ci * prod(problem.in_size), problem.co * prod(problem.out_size)
+    return [problem.item * (problem.n * one + copy) for one, copy in zip(read, taps.copied_elements(problem, config))]
