@@ -74,6 +74,10 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "gradient, ages in one": ("grad_input ci16 co16 in6x9x9 k3 p1 bfloat16 channels_first", (16, (6, 8, 8), NONE, TOGETHER)),
     "gradient, ages of residues": ("grad_input ci8 co16 in5x6x8 k5 s2 p1 float32 tf32 channels_first", (8, (4, 8, 8), NONE, TOGETHER)),
     "gradient, padded ages of residues": (f"grad_input ci16 co16 in5x6x8 {K4} float16 channels_last", (16, (4, 8, 8), NONE, PADDED)),
+    "one channel": ("forward n2 ci16 co1 in5x6x9 k4 s2 p1 float32 tf32 channels_last bias", (1, (3, 8, 8), ALL, TOGETHER)),
+    "one channel, odd taps": ("forward ci16 co1 in3x6x9 k5 s2 p1 float16 channels_first", (1, (2, 8, 8), ALL)),
+    "three channels": ("forward ci16 co3 in3x6x9 k4x5x5 s1x2x2 p1 bfloat16 channels_first bias", (4, (2, 8, 8), (False, True, True))),
+    "three channels last": ("forward ci16 co3 in3x6x9 k3 s2 p1 op1 float16 channels_last bias residual", (4, (2, 8, 8), ALL)),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
 }
 

@@ -50,7 +50,8 @@ def reads(WALK, group, bundle, i, residue):
 
 @gluon.constexpr_function
 def slot_of(WALK, group, bundle, i, block):
-    return block * len(WALK.slots) + WALK.products[group][bundle][i].slot
+    """The first of eight rows of weights that a product begins with."""
+    return (block * len(WALK.slots) + WALK.products[group][bundle][i].slot) * WALK.columns // 8
 
 
 @gluon.constexpr_function
@@ -74,7 +75,7 @@ def fetch_weights(w, weights, ready, first, WALK: gl.constexpr, BYTES: gl.conste
     mbarrier.expect(ready, FETCHES * WALK.together * WALK.blocks * WALK.columns * WALK.channels * BYTES)
     for i in range(FETCHES * WALK.blocks):
         block, slot = i // FETCHES, gl.minimum(i % FETCHES * WALK.together, SLOTS - WALK.together)
-        target = seen_as(weights.index(block * SLOTS + slot), w.dtype, w.block_type.shape, w.layout)
+        target = seen_as(weights.index((block * SLOTS + slot) * WALK.columns // 8), w.dtype, w.block_type.shape, w.layout)
         load_box(w, [slot, first, block * WALK.channels], ready, target)
 
 
@@ -164,7 +165,7 @@ def walk(patch, line, w, y, b, residual, pre, depth, planes, size, y_size, x_str
     t0, n = rest % tiles * planes, rest // tiles
 
     ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
-    weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks, WALK.columns, WALK.channels], OPERAND)
+    weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [WALK.stages + 1, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES + 1):
         mbarrier.init(ready.index(i), count=1)
