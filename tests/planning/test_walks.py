@@ -95,10 +95,10 @@ def test_a_ring_of_one_plane_costs_what_does_not_overlap():
     assert 1 not in walk_tiles._stages(config, problem, alone, False)
 
 
-@pytest.mark.parametrize("ways, reason", ((("programs", "columns", "programs"), "the taps of d alone"), (("rows", *WAYS[:1] * 2), "the taps of d")))
-def test_other_ways_are_refused(ways, reason):
+@pytest.mark.parametrize("ways", (("programs", "columns", "programs"), ("rows", *WAYS[:1] * 2)))
+def test_other_ways_are_refused(ways):
     problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")
-    assert reason in fits(Config("walk", 32, 64, 32, 4, 2, box=(32, 8, 8), taps=ways), problem, H200)
+    assert "the taps of d alone" in fits(Config("walk", 32, 64, 32, 4, 2, box=(32, 8, 8), taps=ways), problem, H200)
 
 
 def test_phases_that_begin_later_are_zeros_beside_others():
@@ -122,8 +122,9 @@ def test_few_channels_of_all_phases_are_columns():
 
 @pytest.mark.parametrize("name, direction, most", (
     ("kb_1_58", "forward", 7), ("kb_1_70", "forward", 4), ("igev_train_2", "grad_input", 4.5), ("igev_infer_2", "grad_input", 4.5),
-    ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc32_k5_s1", "grad_input", 3), ("torch_opbench_ic16_oc32_k5_s2", "grad_input", 6.5),
-    ("torch_opbench_ic32_oc32_k5_s1", "forward", 3.5), ("pcc_geo_infer512_2", "grad_input", 13)))
+    ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc32_k5_s1", "grad_input", 3),
+    ("torch_opbench_ic16_oc32_k5_s2", "grad_input", 6.5), ("torch_opbench_ic32_oc32_k5_s1", "forward", 3.5),
+    ("pcc_geo_infer512_2", "forward", 5), ("pcc_geo_infer512_2", "grad_input", 13)))
 def test_layers_that_read_every_tap_from_l2_walk(name, direction, most):
     problem = next(layer for layer in layers() if layer.name == name).problem(direction)
     found = plan(problem, H200, search.default(problem, H200))

@@ -119,7 +119,7 @@ def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, BUNDLE:
     PRODUCTS: gl.constexpr = products_of(WALK, GROUP, BUNDLE)
     BLOCKS: gl.constexpr = WALK.blocks
     FRESH: gl.constexpr = first_of(WALK, BUNDLE) == WALK.span - 1  # nothing to add to
-    zero = here(number + (BUNDLE + 1))  # one of its own, or addresses would be kept from bundle to bundle
+    zero = here(number + (GROUP * len(WALK.bundles) + BUNDLE + 1))  # one of its own, or addresses would be kept from sum to sum
     for i in gl.static_range(PRODUCTS):
         if reads(WALK, GROUP, BUNDLE, i, RESIDUE):
             for block in gl.static_range(BLOCKS):

@@ -32,7 +32,8 @@ class Config:
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be. merge:
     which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
     shares: programs that share a reduction over positions. taps: the way of each axis in a grad_weight on tensor cores:
-    its taps are "programs", "columns" or "crossed", as taps.py explains.
+    its taps are "programs", "columns" or "crossed", as taps.py explains. Of a walk, those along d: products of their own, columns of
+    few products, or of one (walk_tables.py).
     """
 
     path: str
