@@ -61,7 +61,8 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "odd channels": ("forward n2 ci5 co8 in4x6x9 k3 p1 bfloat16 channels_first bias", (8, (2, 8, 8), NONE)),
     "odd channels, tf32": (f"forward ci10 co8 in4x6x9 {K3} float32 tf32 channels_last", (8, (2, 8, 8), D)),
     "gradient, half rows": (f"grad_input ci16 co64 in4x6x9 {K3} float16 channels_last", (16, (2, 8, 8), NONE, dict(block_k=32))),
-    "gradient, padded channels": (f"grad_input n2 ci16 co24 in3x6x9 {K4} float16 channels_first", (16, (2, 8, 8), NONE, dict(block_k=32))),
+    "gradient, padded channels": (
+        f"grad_input n2 ci16 co24 in3x6x9 {K4} float16 channels_first", (16, (2, 8, 8), NONE, dict(block_k=32))),
     "gradient, odd channels": ("grad_input n2 ci8 co7 in3x6x9 k4x3x4 s2x1x2 p1 bfloat16 channels_last", (8, (2, 8, 8), NONE)),
     "gradient, padded size": ("grad_input n2 ci16 co16 in4x6x9 k3 s2 p1 bfloat16 channels_last", (16, (2, 8, 8), NONE)),
     "gradient, padded size, tf32": ("grad_input n2 ci8 co8 in3x5x9 k5 s2x3x2 float32 tf32 channels_first", (8, (2, 8, 8), NONE)),
@@ -72,11 +73,16 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "four ages in one": ("forward ci16 co8 in7x6x9 k5 p2 float32 tf32 channels_first bias", (8, (7, 8, 8), NONE, TOGETHER)),
     "padded ages": ("forward ci16 co8 in5x6x9 k3x5x3 p1 bfloat16 channels_last", (8, (4, 8, 8), NONE, PADDED)),
     "eight ages in one": ("forward ci8 co8 in9x6x9 k7x3x3 p2 float16 channels_first bias", (8, (5, 8, 8), NONE, PADDED)),
-    "ages of merged phases": ("forward ci16 co8 in4x6x10 k5x3x3 s1x2x2 p1 float16 channels_last", (8, (4, 8, 8), (False, True, True), TOGETHER)),
+    "ages of merged phases": (
+        "forward ci16 co8 in4x6x10 k5x3x3 s1x2x2 p1 float16 channels_last", (8, (4, 8, 8), (False, True, True), TOGETHER)),
     "ages of phases apart": (f"forward ci16 co8 in5x6x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE, TOGETHER)),
     "gradient, ages in one": ("grad_input ci16 co16 in6x9x9 k3 p1 bfloat16 channels_first", (16, (6, 8, 8), NONE, TOGETHER)),
     "gradient, ages of residues": ("grad_input ci8 co16 in5x6x8 k5 s2 p1 float32 tf32 channels_first", (8, (4, 8, 8), NONE, TOGETHER)),
     "gradient, padded ages of residues": (f"grad_input ci16 co16 in5x6x8 {K4} float16 channels_last", (16, (4, 8, 8), NONE, PADDED)),
+    "one channel": ("forward n2 ci16 co1 in5x6x9 k4 s2 p1 float32 tf32 channels_last bias", (1, (3, 8, 8), ALL, TOGETHER)),
+    "one channel, odd taps": ("forward ci16 co1 in3x6x9 k5 s2 p1 float16 channels_first", (1, (2, 8, 8), ALL)),
+    "three channels": ("forward ci16 co3 in3x6x9 k4x5x5 s1x2x2 p1 bfloat16 channels_first bias", (4, (2, 8, 8), (False, True, True))),
+    "three channels last": ("forward ci16 co3 in3x6x9 k3 s2 p1 op1 float16 channels_last bias residual", (4, (2, 8, 8), ALL)),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
     "as it lies": (f"forward n2 ci32 co16 in4x9x11 {K3} float32 tf32 channels_first bias residual", (16, (3, 8, 8), DW, LIES)),
     "as it lies, channels last": (
@@ -190,9 +196,14 @@ def without_barriers(ptx):
     return head + loop + re.sub(r"bar\.sync\s+0;", "", rest)
 
 
-@pytest.mark.parametrize("edit, found", ((without_waits, "wait|NaN|pending|wrong|differ"), (without_barriers, "warned|race|read|wrong")))
-def test_faults_are_found(edit, found):
-    problem, config = problem_and_config("d merged")
+WAITED = "wait|NaN|pending|wrong|differ"
+
+
+@pytest.mark.parametrize("name, edit, found", (
+    ("d merged", without_waits, WAITED), ("d merged", without_barriers, "warned|race|read|wrong"),
+    ("two ages in one", without_waits, WAITED), ("padded ages", without_waits, WAITED), ("one stage", without_waits, WAITED)))
+def test_faults_are_found(name, edit, found):
+    problem, config = problem_and_config(name)
     with emulated("nvidia_h200", exact=True, races=True) as emulator:
         emulator.edit = edit
         with pytest.raises(Failed, match=found):

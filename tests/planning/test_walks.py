@@ -95,23 +95,36 @@ def test_a_ring_of_one_plane_costs_what_does_not_overlap():
     assert 1 not in walk_tiles._stages(config, problem, alone, False)
 
 
-@pytest.mark.parametrize("ways, reason", ((("programs", "columns", "programs"), "the taps of d alone"), (("rows", *WAYS[:1] * 2), "the taps of d")))
-def test_other_ways_are_refused(ways, reason):
+@pytest.mark.parametrize("ways", (("programs", "columns", "programs"), ("rows", *WAYS[:1] * 2)))
+def test_other_ways_are_refused(ways):
     problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")
-    assert reason in fits(Config("walk", 32, 64, 32, 4, 2, box=(32, 8, 8), taps=ways), problem, H200)
+    assert "the taps of d alone" in fits(Config("walk", 32, 64, 32, 4, 2, box=(32, 8, 8), taps=ways), problem, H200)
 
 
-def test_ages_that_begin_later_stay_apart():
+def test_phases_that_begin_later_are_zeros_beside_others():
+    """Apart they are left out, where that leaves a product eight columns."""
     problem = case.parse("forward ci32 co16 in8x16x16 k3 s2 p1 op1 float16 channels_last")
-    config = Config("walk", 16, 64, 32, 4, 2, (True, False, False), box=(8, 8, 8))
+    live = lambda way, channels: walk_tables.tables(problem, (True, False, False), 8, way, channels)["live"]
+    assert [live(way, 16) for way in WAYS] == [(2, 1), (2, 2), (2, 2)] and live(WAYS[0], 4) == (2, 2)
+    one = "are no columns of a product", "forward ci32 co16 in1x16x16 k1x3x3 s1x2x2 p0x1x1 float16 channels_last"
+    config = Config("walk", 16, 64, 32, 4, 2, box=(1, 8, 8), taps=(walk_tables.TOGETHER, *WAYS[:1] * 2))
+    assert one[0] in fits(config, case.parse(one[1]), H200)
+
+
+def test_few_channels_of_all_phases_are_columns():
+    problem = case.parse("forward ci32 co1 in8x16x16 k4 s2 p1 float16 channels_last")
+    merges = [merge for merge in walk_tiles._merges(problem, True) if list(walk_tiles._few(1, problem, merge))]
+    assert merges == [(True, True, True)] and list(walk_tiles._few(3, problem, (True, False, True))) == [4]
+    config = Config("walk", 1, 64, 32, 4, 2, (True, True, True), box=(8, 8, 8))
     assert fits(config, problem, H200) is None
-    assert "are no columns of a product" in fits(replace(config, taps=(walk_tables.TOGETHER, *WAYS[:1] * 2)), problem, H200)
+    assert "no product of 8" in fits(replace(config, merge=(True, False, True)), problem, H200)
 
 
 @pytest.mark.parametrize("name, direction, most", (
     ("kb_1_58", "forward", 7), ("kb_1_70", "forward", 4), ("igev_train_2", "grad_input", 4.5), ("igev_infer_2", "grad_input", 4.5),
-    ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc32_k5_s1", "grad_input", 3), ("torch_opbench_ic16_oc32_k5_s2", "grad_input", 6.5),
-    ("torch_opbench_ic32_oc32_k5_s1", "forward", 3.5), ("pcc_geo_infer512_2", "grad_input", 13)))
+    ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc32_k5_s1", "grad_input", 3),
+    ("torch_opbench_ic16_oc32_k5_s2", "grad_input", 6.5), ("torch_opbench_ic32_oc32_k5_s1", "forward", 3.5),
+    ("pcc_geo_infer512_2", "forward", 5), ("pcc_geo_infer512_2", "grad_input", 13)))
 def test_layers_that_read_every_tap_from_l2_walk(name, direction, most):
     problem = next(layer for layer in layers() if layer.name == name).problem(direction)
     found = plan(problem, H200, search.default(problem, H200))

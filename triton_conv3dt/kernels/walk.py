@@ -52,7 +52,8 @@ def reads(WALK, group, bundle, i, residue):
 
 @gluon.constexpr_function
 def slot_of(WALK, group, bundle, i, block):
-    return block * len(WALK.slots) + WALK.products[group][bundle][i].slot
+    """The first of eight rows of weights that a product begins with."""
+    return (block * len(WALK.slots) + WALK.products[group][bundle][i].slot) * WALK.columns // 8
 
 
 @gluon.constexpr_function
@@ -76,7 +77,7 @@ def fetch_weights(w, weights, ready, first, WALK: gl.constexpr, BYTES: gl.conste
     mbarrier.expect(ready, FETCHES * WALK.together * WALK.blocks * WALK.columns * WALK.channels * BYTES)
     for i in range(FETCHES * WALK.blocks):
         block, slot = i // FETCHES, gl.minimum(i % FETCHES * WALK.together, SLOTS - WALK.together)
-        target = seen_as(weights.index(block * SLOTS + slot), w.dtype, w.block_type.shape, w.layout)
+        target = seen_as(weights.index((block * SLOTS + slot) * WALK.columns // 8), w.dtype, w.block_type.shape, w.layout)
         load_box(w, [slot, first, block * WALK.channels], ready, target)
 
 
@@ -138,8 +139,8 @@ def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, BUNDLE:
     PRODUCTS: gl.constexpr = products_of(WALK, GROUP, BUNDLE)
     BLOCKS: gl.constexpr = WALK.blocks
     FRESH: gl.constexpr = first_of(WALK, BUNDLE) == WALK.span - 1  # nothing to add to
-    # One of its own, or addresses would be kept from bundle to bundle; but where those of single elements are kept, all share one.
-    zero = here(number if WALK.turned else number + (BUNDLE + 1))
+    # One of its own, or addresses would be kept from sum to sum; but where those of single elements are kept, all share one.
+    zero = here(number if WALK.turned else number + (GROUP * len(WALK.bundles) + BUNDLE + 1))
     for i in gl.static_range(PRODUCTS):
         if reads(WALK, GROUP, BUNDLE, i, RESIDUE):
             for block in gl.static_range(BLOCKS):
@@ -185,7 +186,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     t0, n = rest % tiles * planes, rest // tiles
 
     ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
-    weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks, WALK.columns, WALK.channels], OPERAND)
+    weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [WALK.stages + 1, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES + 1):
         mbarrier.init(ready.index(i), count=1)

@@ -30,12 +30,13 @@ class Config:
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be; of a
-    grad_weight both are copied as taps.py explains. merge: which axes have their phases among the rows; a walking input gradient may
-    sum residues along w side by side.
+    grad_weight both are copied as taps.py explains. Without one, a walk reads TF32 as it lies. merge: which axes have their phases
+    among the rows; a walking input gradient may sum residues along w side by side.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, where it is flat, over taps and channels. taps: the way of each axis
-    in a grad_weight on tensor cores: its taps are "programs", "columns" or "crossed", as taps.py explains.
+    in a grad_weight on tensor cores: its taps are "programs", "columns" or "crossed", as taps.py explains. Of a walk, those along d:
+    products of their own, columns of few products, or of one (walk_tables.py).
     """
 
     path: str

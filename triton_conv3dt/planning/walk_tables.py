@@ -9,7 +9,7 @@ from .phases import phase_origin
 from .walk_memory import beside
 
 WARPGROUP = 64  # rows of its products
-MOST_AGES = 9
+FEWEST, MOST_AGES = 8, 9  # columns of a product; ages that may lie side by side
 APART, TOGETHER, PADDED = "programs", "columns", "crossed"  # taps along d: columns of products of their own, of fewer, or of one
 
 
@@ -39,6 +39,8 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
     # Where each product has a slot to itself, slots are taps in their order.
     live, slots, products = _live(merge[0], axes[0], columns), [], []
+    if way != APART or min(live) * channels < FEWEST:
+        live = (len(columns),) * len(live)  # zeros for what begins later
     bundles = _bundles(way, axes[0], merge[0], live, channels)
     several = len(columns) > 1 or residues_w > 1 or len(bundles) < len(live)
     for group in groups:
@@ -70,9 +72,9 @@ def _bundle(bundles: tuple[int, ...], age: int) -> int:
 
 def _bundles(way: str, axis, merged: bool, live: tuple[int, ...], channels: int) -> tuple[int, ...]:
     """How many ages are columns of one product, which then reads its rows once for all of them: powers of two, those of which least is
-    read; or one for all ages, some of which may be none. Ages with fewer phases stand apart."""
+    read; or one for all ages, some of which may be none."""
     span = len(live)
-    if way == APART or len(set(live)) > 1 or span > MOST_AGES:
+    if way == APART or span > MOST_AGES:
         return (1,) * span
     if way == PADDED:
         return (1 << (span - 1).bit_length(),)

@@ -32,7 +32,8 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         copied = not walk_memory.as_it_is(problem) or joined
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
-        sizes = product(PATCHES if thorough else PATCHES[:2], _halves(largest, 8 if thorough else max(8, largest // 4)), parts)
+        halves = *_halves(largest, 8 if thorough else max(8, largest // 4)), *_few(rows, problem, merge)
+        sizes = product(PATCHES if thorough else PATCHES[:2], halves, parts)
         for (high, wide), block_m, planes in sizes:
             for block_k, way in product(_rows(problem, merge, copied), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
@@ -86,6 +87,13 @@ def _merges(problem: Problem, thorough: bool):
     d, h, w = able
     joins = problem.y_layout == "channels_first" and w
     return list(dict.fromkeys([(d, False, joins), (d, False, w), (False, False, joins), (d, h, w)]))
+
+
+def _few(rows: int, problem: Problem, merge):
+    """Fewer columns of each phase than a product has, where phases together are as many."""
+    fewest = 1 << (rows - 1).bit_length()
+    phases = prod(axis.stride for axis, merged in zip(problem.axes, merge) if merged) if problem.direction == "forward" else 1
+    return (fewest,) if fewest < 8 <= fewest * phases else ()
 
 
 def _halves(largest: int, smallest: int):

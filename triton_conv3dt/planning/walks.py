@@ -18,7 +18,7 @@ from .constants import Walk
 from .device import Device
 from .phases import rows_and_reduction
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
-from .walk_tables import APART, PADDED, TOGETHER, WARPGROUP, tables, uses
+from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
 
 TURNING = 6  # instructions for an element that is copied by itself and rounded, over those for one that is written
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
@@ -179,7 +179,7 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{config.warps} warps do not share {config.block_n} places by 16, warpgroup by warpgroup"
     w = walk(problem, config)
     columns = len(w.phases) * w.columns
-    if w.columns < 8 or columns > 256 or columns & (columns - 1):
+    if min(w.live) * w.columns < FEWEST or columns > 256 or columns & (columns - 1):
         return f"{len(w.phases)} phases of {w.columns} channels are no product of 8 to 256 columns"
     if config.taps[0] not in (APART, TOGETHER, PADDED) or set(config.taps[1:]) != {APART}:
         return f"a walk has the taps of d alone side by side, received {', '.join(config.taps)}"
