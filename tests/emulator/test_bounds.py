@@ -15,7 +15,7 @@ from triton_conv3dt.compiling import bounds, machinecode
 from triton_conv3dt.compiling.compile import compile_plan
 from triton_conv3dt.compiling.conflicts import Program, wavefronts
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import search, terms
+from triton_conv3dt.planning import costs, terms
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
@@ -79,7 +79,7 @@ def test_instructions_and_bytes(target, direction, form, layer, layout, dtype, r
     machine = bounds.count(bounds.execution(machinecode.listing(compile_plan(plan))[1], terms.trips(plan))).total()
     ratio = found["warp_instructions"] / (programs * config.warps * machine)
     read = found["tensor_bytes"] + found["bytes_asked"]["copy"] + found["bytes_asked"]["load"]
-    planned = programs * terms.trips(plan) * search.step_bytes(config, problem)
+    planned = programs * terms.trips(plan) * costs.step_bytes(config, problem)
     print(f"RATIO {target} {direction} {form} {layer} {layout} {dtype}: {ratio:.2f} {read / planned:.2f} {config}")
     assert LEAST < ratio < MOST
     assert read <= 1.05 * planned, "masked places are not read, and nothing is read twice"

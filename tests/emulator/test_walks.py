@@ -14,7 +14,7 @@ import torch
 import triton_conv3dt as t3
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import lowering, search, walk_memory, walk_tiles, walks
+from triton_conv3dt.planning import costs, lowering, search, walk_memory, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -130,7 +130,7 @@ def test_every_plane_is_fetched_once():
     with emulated("nvidia_h200", exact=True, counting=True) as emulator:
         computed(problem, config, HOPPER)[1]()
         counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()
-    programs, steps = prod(lowering.grid(problem, config)), search.loop_steps(config, problem)
+    programs, steps = prod(lowering.grid(problem, config)), costs.loop_steps(config, problem)
     assert counted["tensor_bytes"] == steps * walks.step_bytes(problem, config) + programs * walks.weight_bytes(problem, config)
     assert counted["bank_conflict_factor"] == counted["sector_efficiency"] == 1.0
 

@@ -6,7 +6,7 @@ from math import prod
 
 import pytest
 
-from triton_conv3dt.planning import search, walk_memory, walk_tables, walk_tiles, walks
+from triton_conv3dt.planning import costs, search, walk_memory, walk_tables, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.plan import plan
@@ -80,7 +80,7 @@ def test_copies_are_padded_and_pay_for_it():
         packed = next(w for w in found.schedule.workspaces if w.name == "packed")
         passes = 2 * 2 * (prod(copied.shape) + prod(packed.shape)) / H200.bandwidth
         assert terms(found).passes == pytest.approx(passes)
-    assert search.cost(replace(apart, block_k=32), problem, H200) > search.cost(apart, problem, H200)
+    assert costs.cost(replace(apart, block_k=32), problem, H200) > costs.cost(apart, problem, H200)
     assert "may not end in the channels" in fits(replace(apart, block_k=8), problem, H200)
 
 
@@ -90,7 +90,7 @@ def test_a_ring_of_one_plane_costs_what_does_not_overlap():
     one = replace(config, stages=1)
     assert walks.shared_memory(problem, one) < walks.shared_memory(problem, config)
     alone = replace(H200, shared_memory=walks.shared_memory(problem, config))  # no second program, which would work meanwhile
-    assert search.cost(one, problem, alone) > search.cost(config, problem, alone)
+    assert costs.cost(one, problem, alone) > costs.cost(config, problem, alone)
     assert 1 in walk_tiles._stages(config, problem, replace(H200, shared_memory=walks.shared_memory(problem, one)), False)
     assert 1 not in walk_tiles._stages(config, problem, alone, False)
 

@@ -49,7 +49,7 @@ WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 
 def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.compiling import compile, machinecode
     from triton_conv3dt.launching import launch
-    from triton_conv3dt.planning import config, search
+    from triton_conv3dt.planning import config, costs, search
     from triton_conv3dt.planning.device import Device
     from triton_conv3dt.problems.problem import Problem
 
@@ -60,7 +60,7 @@ def compile_row(row: str) -> tuple[str, dict]:
         given = search.one_pass(problem, device)
     else:
         tried = [c for c in search.sensible(problem, device) if c.path in path]
-        given = min(tried, key=lambda c: search.cost(c, problem, device)) if path else None
+        given = min(tried, key=lambda c: costs.cost(c, problem, device)) if path else None
     plan = launch.plan(problem, device, given)
     try:
         kernel = compile.compile_plan(plan)

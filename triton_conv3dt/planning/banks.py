@@ -1,4 +1,4 @@
-"""Bank conflicts of a pipeline's buffer, before anything is compiled: what search.py pays for them.
+"""Bank conflicts of a pipeline's buffer, before anything is compiled: what costs.py pays for them.
 
 Single elements of 4 bytes are copied into a buffer with lanes along places. Where they go by registers to their product,
 and no thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements,

@@ -1,7 +1,6 @@
-"""Which configs are worth trying for a problem, what each is expected to cost, and so the default.
+"""Which configs are worth trying for a problem, and which is the default: the one that is expected to cost the least (costs.py).
 
-Pure functions of problem, device and constraints: nothing is timed here and no file is read. The costs are a model's, in
-seconds; they rank configs and prune a tuner's work, and no more is claimed of them.
+Pure functions of problem, device and constraints: nothing is timed here and no file is read.
 """
 
 from dataclasses import replace
@@ -10,24 +9,11 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, flat, lanes, lowering, readings, taps, walk_memory, walk_tiles, weight_tiles
-from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen, shared_memory, walking
+from . import banks, flat, lanes, lowering, readings, taps, walk_tiles, weight_tiles
+from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen
 from .constraints import NONE, VARIABLE, Constraints
+from .costs import cost, loop_steps
 from .device import Device
-
-LAUNCH = 3e-6  # of one more kernel
-LATENCY = 1.6e-6  # of a program's first load, and of its last store
-STEP = 3e-8  # barriers and bookkeeping of one step of a pipelined loop
-WAIT = 4e-7  # of a step without a pipeline, for what it loads
-SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
-CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM of all, where a device does not say
-CACHE_PORT = 64  # bytes that one SM takes from there in a clock, however few others ask
-CLOCK = 1.5e9  # instructions/s that a scheduler issues
-EXPOSED = 0.5  # of the time in which L2 hands out what all programs read: what nothing hides
-WAITING = 1.25  # slots of a direct product, in which its loads are waited for, over those that it fills
-IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
-WARP_BY_WARP = 0.6  # what is left of the rate where too few rows for a warpgroup are multiplied warp by warp
-PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
 
 
 def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
@@ -77,98 +63,6 @@ def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) 
         if refused is None and tiles(block_k) >= 4 * device.sms:
             return config
     return None
-
-
-def cost(config: Config, problem: Problem, device: Device) -> float:
-    """Expected seconds of a problem with a config that fits, every launch included."""
-    bandwidth = device.bandwidth or 1e12
-    extra = 0.0
-    if config.copy:
-        weights = problem.direction == "grad_weight"
-        sizes = weight_tiles.copied_bytes(config, problem) if weights else [walk_memory.copied_bytes(problem, config)]
-        extra += sum(LAUNCH + size / bandwidth for size in sizes)
-    if lowering.packs(problem, config):
-        extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
-    if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
-        extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
-    if config.flat and config.shares > 1:
-        extra += LAUNCH + 8 * config.shares * problem.n * problem.ci * prod(problem.in_size) / bandwidth
-    problem = seen(problem, config)
-    programs = prod(lowering.grid(problem, config))
-    if not config.dense:
-        issued = lanes.instructions(problem, config) * programs * config.warps
-        slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
-        return extra + max(WAITING * issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
-    l2 = device.l2 or CACHE_RATE * device.sms
-    cache = min(CACHE_PORT * (device.clock or CLOCK), l2 / min(programs, device.sms))
-    if config.path == "walk":
-        walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, cache, CLOCK) + LATENCY)
-        return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
-    steps, tile = loop_steps(config, problem), step_bytes(config, problem)
-    extra += EXPOSED * steps * tile / l2
-    resident = _resident(config, problem, device)
-    in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
-    memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
-    own = steps / programs * _step_time(config, problem, device, tile, cache)
-    if config.flat:
-        own = max(own, flat.instructions(problem, config, steps / programs) * config.warps / 4 / CLOCK)
-    work = ceil_div(programs, device.sms) * own
-    # One after another, each waiting for its first tile.
-    alone = WAIT * steps / programs if config.stages == 1 else 0.0
-    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own + alone)
-    return extra + max(memory, work, chain) + LATENCY
-
-
-def loop_steps(config: Config, problem: Problem) -> int:
-    """Steps of the loops of all programs together."""
-    problem = seen(problem, config)
-    if config.path == "walk":
-        return walking(problem).loop_steps(problem, config, lowering.steps(problem, config))
-    if problem.direction == "grad_weight":
-        return prod(lowering.grid(problem, config)) * ceil_div(taps.boxes(problem, config), config.shares)
-    # A tap belongs to one phase; where phases are merged, all of them take every step.
-    constants = lowering.axis_constants(problem, config)
-    loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
-    programs = prod(lowering.grid(problem, config)) // prod(c.phases for c in constants)
-    return programs * ceil_div(loops * ceil_div(flat.reduction(problem, config), config.block_k), config.shares)
-
-
-def step_bytes(config: Config, problem: Problem) -> int:
-    """Bytes that one step loads."""
-    if config.path == "walk":
-        return walking(problem).step_bytes(problem, config)
-    split = taps.split_factor(seen(problem, config), config)
-    rows = config.block_m if problem.direction == "grad_weight" else config.block_m * split
-    return problem.item * config.block_k * (rows + config.block_n * split)
-
-
-def _step_time(config: Config, problem: Problem, device: Device, tile: int, cache: float) -> float:
-    products = PRODUCTS[problem.precision] if problem.dtype == "float32" else 1
-    if problem.direction == "grad_weight":
-        return weight_tiles.step_time(config, problem, device, tile, products, cache) + STEP / 3
-    rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
-    if device.warpgroups and config.block_m < banks.WARPGROUP:
-        rate *= WARP_BY_WARP
-    split, item = taps.split_factor(problem, config), problem.item
-    flops = 2 * config.block_m * config.block_n * config.block_k * split
-    # Each warpgroup's 64 rows read all of the second operand.
-    shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
-    narrow = 1.0
-    if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
-        narrow = 1.15 * (1.0 if config.flat else max(1.0, 8 / (item * banks.source_run(config, problem))))
-        shared += banks.conflicting(config, problem, device)
-    return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / cache) + STEP
-
-
-def _resident(config: Config, problem: Problem, device: Device) -> int:
-    """Programs that share an SM."""
-    threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n * (taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1)
-    if join_factor(problem, config.merge) > 1 and not config.merge[2]:
-        accumulators *= 2
-    registers = min(255, 48 + accumulators // threads)
-    return max(1, min(device.shared_memory // shared_memory(config, problem), 65536 // (registers * threads),
-                      2048 // threads, 32))
 
 
 def _tried(problem: Problem, device: Device, constraints: Constraints, thorough: bool):

@@ -7,7 +7,7 @@ from math import ceil, prod
 from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
-from . import issue, lanes, search
+from . import costs, issue, lanes
 from .config import rows_and_reduction, seen, walking
 from .plan import Plan
 from .taps import split_factor
@@ -60,7 +60,7 @@ def terms(plan: Plan) -> Terms | None:
     if plan.roofline is None or p.dtype == "float64":
         return None
     steps = prod(plan.schedule.main.grid) * trips(plan)
-    read = steps * search.step_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
+    read = steps * costs.step_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
     if c.path == "walk":
         read = (read + prod(plan.schedule.main.grid) * walking(p).weight_bytes(p, c)) * walking(p).fetched(p, c)
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
@@ -82,7 +82,7 @@ def trips(plan: Plan) -> float:
     if p.direction == BACKWARD:
         return ceil(p.n * prod(p.in_size) / c.block_k) / prod(plan.schedule.main.grid)
     if c.dense:
-        return search.loop_steps(c, p) / prod(plan.schedule.main.grid)
+        return costs.loop_steps(c, p) / prod(plan.schedule.main.grid)
     if p.direction == "grad_weight":
         return ceil(lanes.boxes(p, c) / c.shares)
     phases = p.stride if p.direction == "forward" else (1, 1, 1)
@@ -108,7 +108,7 @@ def _shared(plan: Plan, steps: float) -> float:
     columns, split = (split_factor(p, c), 1) if p.direction == "grad_weight" else (1, split_factor(p, c))
     m, n, k = c.block_m, c.block_n * columns, c.block_k * split
     read = p.item * k * (ceil(n / COLUMNS) * m + ceil(m / ROWS) * n)
-    return steps * (search.step_bytes(c, p) + read) / (device.sms * WAVEFRONT * device.clock)
+    return steps * (costs.step_bytes(c, p) + read) / (device.sms * WAVEFRONT * device.clock)
 
 
 def described_bytes(plan: Plan) -> float:
