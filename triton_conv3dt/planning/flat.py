@@ -13,6 +13,7 @@ from ..problems.geometry import Axis
 from ..problems.problem import Problem
 
 MOST_TAPS = 29  # of axes along which some place is outside, added up: the kernel keeps a bit for each
+MOST_ADDRESSES = 32  # of single elements that a thread reads in a step
 COSTS = 340, 70, 8.1, 3.9  # instructions of a warp: once, for each step, access and element (planning/issue.py)
 
 
@@ -63,6 +64,19 @@ def at_once(problem: Problem, config) -> bool:
     return config.block_k >= reduction(problem, config)
 
 
+def addresses(problem: Problem, config) -> float:
+    """Single elements of dz that a thread reads in a step of several, each with an address and a place of its own."""
+    if at_once(problem, config) or gathered_run(problem, problem.y_layout, problem.y_run) > 1:
+        return 0
+    return config.block_k * config.block_n / (32 * config.warps)
+
+
+def crowded(problem: Problem, config, device) -> bool:
+    """Those and the accumulator leave hardly a register to the operands, which long steps and products without Hopper's hold there."""
+    held = problem.wide or config.block_k * problem.item > 128 or device.capability != (9, 0)
+    return held and addresses(problem, config) >= MOST_ADDRESSES // 2 and config.block_m * config.block_n >= 64 * 32 * config.warps
+
+
 def features(problem: Problem, config, trips: float) -> tuple[float, float, float, float]:
     """What COSTS are multiplied by, for trips of the loop of a program. Where r is one step, its taps are known to the compiler and
     lanes are positions; else lanes are neighbours in r, and a thread knows few taps and many positions."""
@@ -87,7 +101,6 @@ def fits(config, problem: Problem) -> str | None:
         return f"flat = {config.flat} is not a number of axes"
     if (bits := sum(axis.kernel for axis in problem.axes if halo(axis))) > MOST_TAPS:
         return f"{bits} taps of axes with places outside are more than the {MOST_TAPS} that the kernel has bits for"
-    single = gathered_run(problem, problem.y_layout, problem.y_run) == 1 and not at_once(problem, config)
-    if single and config.block_k * config.block_n > 32 * 32 * config.warps:
+    if addresses(problem, config) > MOST_ADDRESSES:
         return f"addresses of {config.block_k}x{config.block_n} single elements leave {config.warps} warps without registers"
     return None

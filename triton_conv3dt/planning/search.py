@@ -110,6 +110,8 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for path, box, copy in read:
                             config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy, flat=axes)
+                            if axes and flat.crowded(problem, config, device):
+                                continue
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
                                 if axes and (shares := _step_shares(config, problem, device)) > 1:
