@@ -41,7 +41,8 @@ def configs(rng, device):
     # Small tiles are the many; drawn evenly, warpgroups and descriptors would hardly be met.
     wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.dense]
     described, walks = [c for c in wide if c.path == "descriptor"], [c for c in found if c.path == "walk"]
-    pools = found, wide, described, walks, [c for c in found if c.flat]
+    copies = [c for c in found if c.copy and direction == "grad_weight"]
+    pools = found, wide, described, walks, copies, [c for c in found if c.flat]
     return computed(problem, rng.choice(rng.choice([pool for pool in pools if pool])), device)
 
 
