@@ -20,7 +20,6 @@ CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM of all, whe
 CACHE_PORT = 64  # bytes that one SM takes from there in a clock, however few others ask
 CLOCK = 1.5e9  # instructions/s that a scheduler issues
 EXPOSED = 0.5  # of the time in which L2 hands out what all programs read: what nothing hides
-WAITING = 1.25  # slots of a direct product, in which its loads are waited for, over those that it fills
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
 WARP_BY_WARP = 0.6  # what is left of the rate where too few rows for a warpgroup are multiplied warp by warp
 PRODUCTS = {"tf32": 1, "tf32x3": 3.5, "ieee": 12}  # time of an fp32 product by precision
@@ -45,7 +44,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     if not config.dense:
         issued = lanes.instructions(problem, config) * programs * config.warps
         slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
-        return extra + max(WAITING * issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
+        return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
     l2 = device.l2 or CACHE_RATE * device.sms
     cache = min(CACHE_PORT * (device.clock or CLOCK), l2 / min(programs, device.sms))
     if config.path == "walk":
