@@ -9,7 +9,7 @@ from triton_conv3dt.launching.launch import plan
 from triton_conv3dt.planning import explain, lowering
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.planning.search import default
+from triton_conv3dt.planning.search import default, sensible
 from triton_conv3dt.planning.terms import terms
 from triton_conv3dt.problems.layers import layers
 from triton_conv3dt.problems.problem import DIRECTIONS, LAYOUTS, Epilogue, Problem
@@ -82,6 +82,15 @@ def test_weight_gradients_of_copies(name, copies):
         read = sum(w.shape[0] * w.shape[1] * math.prod(w.shape[2:]) for w in p.schedule.workspaces[:2])
         alone = problem.n * (problem.ci * math.prod(problem.in_size) + problem.co * math.prod(problem.out_size))
         assert alone <= read < 1.7 * alone  # with zeros around: tats crops what would be most of them
+
+
+def test_copies_whose_addresses_spill_are_not_tried():
+    """Sums of 256x128 leave few registers: x is read 16 bytes at a time beside them, and columns are of 16 channels or of none."""
+    layer = LAYER | dict(ci=256, kernel=3, padding=1, dtype="float32")
+    large = lambda co: [c for c in sensible(Problem.of_layer("grad_weight", **layer | dict(co=co)), H200)
+                        if c.copy and c.block_m * c.block_n == 256 * 128]
+    assert large(112) and not large(120)
+    assert all(c.taps[2] != "crossed" for c in large(112))
 
 
 @pytest.mark.parametrize("layout, w_minor, copies, packs", (
