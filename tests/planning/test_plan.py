@@ -84,6 +84,15 @@ def test_weight_gradients_of_copies(name, copies):
         assert alone <= read < 1.7 * alone  # with zeros around: tats crops what would be most of them
 
 
+def test_copies_whose_addresses_spill_are_not_tried():
+    """Sums of 256x128 leave few registers: x is read 16 bytes at a time beside them, and columns are of 16 channels or of none."""
+    layer = LAYER | dict(ci=256, kernel=3, padding=1, dtype="float32")
+    large = lambda co: [c for c in sensible(Problem.of_layer("grad_weight", **layer | dict(co=co)), H200)
+                        if c.copy and c.block_m * c.block_n == 256 * 128]
+    assert large(112) and not large(120)
+    assert all(c.taps[2] != "crossed" for c in large(112))
+
+
 @pytest.mark.parametrize("layout, w_minor, copies, packs", (
     ("channels_first", "tap", True, True), ("channels_first", "co", True, False),
     ("channels_last", "tap", False, True), ("channels_last", "co", False, False)))

@@ -130,8 +130,8 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in _warps(accumulators, thorough):
                 tried = replace(tile, block_k=block_k, warps=warps)
-                single = taps.z_run(problem, tried) == 1 and (not tried.copy or taps.x_run(problem, tried) == 1)
-                if (block_k > 16 or tried.copy) and accumulators >= 4096 * warps and single:
+                many = accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1
+                if many and (block_k > 16 and not tried.copy or tried.copy and weight_tiles.scattered(problem, tried)):
                     continue  # addresses of single elements leave such an accumulator no registers
                 programs = taps.tiles(problem, tried) * problem.groups
                 for n_stages in constraints.stages(_stages(tried, problem, device, stages)):

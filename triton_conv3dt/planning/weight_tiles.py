@@ -52,6 +52,12 @@ def _powers(lines: int, most: int) -> list[int]:
     return [largest >> i for i in range(largest.bit_length()) if largest >> i >= SMALLEST_DOT]
 
 
+def scattered(problem: Problem, config: Config) -> bool:
+    """Whether the addresses of copies that a thread reads do not follow from a few: x is read by single elements, too, or the columns
+    of a thread, 8 apart, are of channels that the compiler cannot tell."""
+    return taps.x_run(problem, config) == 1 or problem.co_group % 16 > 0
+
+
 def step_time(config: Config, problem: Problem, device: Device, tile: int, products: float, cache: float) -> float:
     """Seconds of a step on one SM, which loads `tile` bytes: tensor cores, shared memory, the cache, or instructions.
 
