@@ -122,8 +122,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     and is split after the load), reduced by a box of up to TILE.k positions at a time. CI and CO are per group.
 
     x [N, *, *x_size], z [N, *, *z_size], of a copy the places of a residue; size: positions (d, h, w) of a sample; BOXES of all
-    samples, SHARE of them for a share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is
-    a program), share, group.
+    samples, SHARE of them for a share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile,
+    column tile, tap that is a program), share, group.
     """
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n

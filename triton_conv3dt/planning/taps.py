@@ -116,8 +116,9 @@ def tiles(problem: Problem, config) -> int:
 def edges(problem: Problem, config) -> list[WeightAxis]:
     """The axes, and whether boxes reach beyond their last position, where a copied x that is not shifted goes on with zeros."""
     cut = [size % side > 0 for size, side in zip(positions(problem, config), box(problem, config))]
-    return [axis._replace(x=axis.x._replace(edge=edge and not (config.copy and axis.x.count == 1)), z=axis.z._replace(edge=edge))
-            for (axis, _), edge in zip(weight_axes(problem, config), cut)]
+    zeros = [config.copy and way != "crossed" for way in config.taps]
+    return [axis._replace(x=axis.x._replace(edge=edge and not beyond), z=axis.z._replace(edge=edge))
+            for (axis, _), edge, beyond in zip(weight_axes(problem, config), cut, zeros)]
 
 
 def x_run(problem: Problem, config) -> int:
@@ -126,7 +127,7 @@ def x_run(problem: Problem, config) -> int:
         return gcd(problem.x_run, problem.ci_group)
     axis, size = weight_axes(problem, config)[2]
     if config.copy:
-        return gcd(RUN, box(problem, config)[2]) if axis.x.count == 1 else 1
+        return gcd(RUN, box(problem, config)[2]) if config.taps[2] != "crossed" else 1
     if axis.x.count > 1 or axis.x.first:
         return 1
     return gcd(problem.x_run, problem.in_size[2], size, box(problem, config)[2])
