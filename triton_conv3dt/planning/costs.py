@@ -48,6 +48,8 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     l2 = device.l2 or CACHE_RATE * device.sms
     cache = min(CACHE_PORT * (device.clock or CLOCK), l2 / min(programs, device.sms))
     if config.path == "walk":
+        read = loop_steps(config, problem) * step_bytes(config, problem) + programs * walking(problem).weight_bytes(problem, config)
+        extra += EXPOSED * read * walking(problem).fetched(problem, config) / l2
         walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, cache, CLOCK) + LATENCY)
         return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)

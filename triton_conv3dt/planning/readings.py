@@ -15,8 +15,10 @@ def readings(problem: Problem, device: Device, merge, block_m: int, block_n: int
     copied = problem.direction == "forward" and copyable(problem)
     if device.descriptors and not flat:
         yield from (("descriptor", box, copied) for box in boxes(problem, merge, block_n, thorough))
-    still = device.warpgroups and all(axis.reads_in_place for axis in problem.axes)
-    if thorough or max(block_m, block_n) <= 128 or still:  # addresses take registers, too, and more where taps shift them
+    # Neighbours that are split, of two warpgroups with 64 rows between them, go through shared memory one by one.
+    parted = problem.direction == "grad_input" and (problem.in_size[2] % 8 > 0 or block_m <= 64)
+    still = device.warpgroups and all(axis.reads_in_place for axis in problem.axes) and not parted
+    if thorough or max(block_m, block_n) <= 128 or still:  # addresses take registers, more where taps or rows shift them
         yield "gather", (0, 0, 0), copied
         if copied and problem.item > 2:  # narrower neighbours that shift by one are read singly: only a copy is worth trying
             yield "gather", (0, 0, 0), False
