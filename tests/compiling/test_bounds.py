@@ -71,7 +71,8 @@ def test_the_terms_of_a_product():
     ("LDSM.16.MT88.4 R4, [R1]", 4), ("LDSM.16.M88.2 R4, [R1]", 2), ("STSM.16.M88.4 [R1], R4", 4), ("LDG.E.128 R4, [R1]", 0),
     # 64 rows and 128 columns by 32 bytes, shared by the 4 warps of a warpgroup; rows in registers are not read
     ("HGMMA.64x128x16.F32 R24, gdesc[UR4], R24, gsb0", (64 + 128) * 32 / 128 / 4),
-    ("HGMMA.64x32x8.F32.TF32 R24, R4, gdesc[UR4], R24", 32 * 32 / 128 / 4), ("HMMA.16816.F32 R4, R8, R12, R4", 0)], ids=str)
+    ("HGMMA.64x32x8.F32.TF32 R24, R4, gdesc[UR4], R24", 32 * 32 / 128 / 4), ("HMMA.16816.F32 R4, R8, R12, R4", 0),
+    ("@P1 LDS R2, [R1]", 1), ("@!PT LDS RZ, [RZ]", 0)], ids=str)  # the last is issued before copies, and reads nothing
 def test_what_holds_shared_memory(text, clocks):
     assert wavefronts(execution(listing(text), 1)) == clocks
 

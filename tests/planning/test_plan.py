@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from triton_conv3dt.launching.launch import plan
-from triton_conv3dt.planning import explain, lowering
+from triton_conv3dt.planning import banks, costs, explain, lowering
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.search import default, sensible
@@ -68,10 +68,11 @@ def test_one_launch_for_kernel_2_stride_2(layout, w_minor):
 
 
 @pytest.mark.parametrize("name, copies", (
-    ("tats_up1", True), ("physicsnemo_pix2pix3d_1", True), ("memae_dec1", True), ("kb_2_61", False), ("dsgn_hg_0", False)))
+    ("tats_up1", True), ("physicsnemo_pix2pix3d_1", True), ("memae_dec1", True), ("kb_2_61", True), ("gwcnet_train_1", False),
+    ("dsgn_hg_0", False)))
 def test_weight_gradients_of_copies(name, copies):
-    """Worth it where taps overlap, strided, of many channels: what is split in registers allows small tiles only. One tap shifts
-    what lies beside it as it is, and few channels leave little to multiply for what is copied."""
+    """Worth it where taps overlap, of many channels: what is rounded in registers conflicts on its way, and what is split there allows
+    small tiles only. Few channels leave little to multiply for what is copied."""
     problem, = (layer.problem("grad_weight") for layer in layers() if layer.name == name)
     p = plan(problem, H200)
     assert p.config.copy == copies
@@ -172,7 +173,11 @@ REFUSED = {  # problem, device, config: the reason
     "walk of groups": (WALKED | {"groups": 2}, "nvidia_h200", WALK, "a walk takes one group"),
     "walk that copies channels last": (WALKED, "nvidia_h200", replace(WALK, copy=True), "of what cannot be read as it is"),
     "walk of channels first": (WALKED | {"layout": "channels_first"}, "nvidia_h200", WALK, "reads a copy, or channels_last tensors"),
-    "walk of unrounded fp32": (WALKED | {"dtype": "float32"}, "nvidia_h200", WALK, "that a copy has rounded"),
+    "walk of many single elements": (WALKED | {"direction": "grad_input", "dtype": "float32", "co": 64}, "nvidia_h200",
+                                     replace(WALK, merge=(False,) * 3, stages=1, box=(4, 8, 8)), "2 residues by 2 blocks of channels"),
+    "walk between single elements": (
+        LAST | dict(direction="grad_input", dtype="float32", kernel=5, padding=2, ci=64, layout="channels_first"), "nvidia_h200",
+        replace(WALK, block_m=64, merge=(False,) * 3), "96 sums of each thread leave it no registers"),
     "walk of an odd output": (WALKED | {"direction": "grad_input", "output_padding": 0}, "nvidia_h200", replace(WALK, merge=(False,) * 3),
                               "whose height and width the stride divides"),
     "walk of a merged gradient": (WALKED | {"direction": "grad_input"}, "nvidia_h200", WALK, "only a forward has phases to merge"),
@@ -210,6 +215,25 @@ def test_refusals_say_why(name):
     assert reason in str(raised.value) and str(config) in str(raised.value) and device.name in str(raised.value)
 
 
+@pytest.mark.parametrize("name, direction, path", (("genesis_up1", "forward", "descriptor"), ("map2map_up", "forward", "gather"),
+                                                   ("fnet_up2", "grad_input", "gather")))
+def test_tf32_that_products_would_turn_is_copied_where_that_is_less(name, direction, path):
+    """Side by side lie places, and products sum over channels: the buffer's banks conflict, or a copy is made."""
+    problem = next(layer for layer in layers() if layer.name == name).problem(direction)
+    found = default(problem, H200)
+    turned = lambda config: banks.conflicting(config, problem, H200)
+    assert not turned(replace(found, copy=True)) and turned(replace(found, path="gather", box=(0, 0, 0), copy=False, block_m=64))
+    assert found.copy == (path == "descriptor") and found.path == path
+
+
+def test_few_programs_are_given_more_of_the_cache():
+    """One SM takes 64 bytes in a clock, and all together what L2 has: tiles of a small layer may be large."""
+    problem = Problem.of_layer(**LAYER | dict(n=1, ci=768, co=32, in_size=6))
+    large, small = Config("gather", 128, 64, 64, 4, 3, (True,) * 3), Config("gather", 64, 16, 64, 4, 3, (True,) * 3)
+    slower = lambda config: costs.cost(config, problem, replace(H200, l2=H200.l2 / 4)) / costs.cost(config, problem, H200)
+    assert 1.05 < slower(large) < slower(small)
+
+
 def test_a_given_config_is_used():
     p = plan(Problem.of_layer(**LAYER), H200, GATHER)
     assert (p.config, p.source) == (GATHER, "given")
@@ -217,7 +241,7 @@ def test_a_given_config_is_used():
 
 
 @pytest.mark.parametrize("device", ("nvidia_h200", "nvidia_a100"))
-@pytest.mark.parametrize("name", ("swinunetr_ssl_large_kernel", "pcc_geo_train64_2", "omnitok_to_pixels", "igev_train_2", "jax31662",
+@pytest.mark.parametrize("name", ("swinunetr_ssl_large_kernel", "pcc_geo_train64_2", "omnitok_to_pixels", "jax31662",
                                   "grnet_dconv10", "monai_unet_train_up3"))
 def test_few_channels_are_summed_over_with_their_taps(name, device):
     """By the default of an input gradient, and by no other config where the channels are many."""
