@@ -15,7 +15,7 @@ from .device import Device
 
 BANKS = 32
 COPIED = 4  # bytes: the narrowest element that is copied asynchronously
-TURNED = 16  # counted in kernels of H200: 10 to 20, more with more warps; half of it where neighbours are split, or by weights
+TURNED = 16  # counted in kernels of H200: 10 to 20, more with more warps; half of it where neighbours are split
 WARPGROUP = 64  # rows of its products, which read their second operand from shared memory
 
 
@@ -33,9 +33,9 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     if not weights:
         turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem))
         return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)
-    x_turned, z_turned = (TURNED // 2 * (layout == "channels_last") for layout in (problem.x_layout, problem.y_layout))
-    return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, x_turned)
-            + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, z_turned))
+    turned = TURNED * (problem.y_layout == "channels_last")  # x is taken from registers
+    return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, 0)
+            + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, turned))
 
 
 def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: int) -> int:
