@@ -45,8 +45,9 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         issued = lanes.instructions(problem, config) * programs * config.warps
         slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
         return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
-    l2 = device.l2 or CACHE_RATE * device.sms
-    cache = min(CACHE_PORT * (device.clock or CLOCK), l2 / min(programs, device.sms))
+    l2, cache = device.l2 or float("inf"), CACHE_RATE
+    if device.l2 and device.clock:
+        cache = min(CACHE_PORT * device.clock, device.l2 / min(programs, device.sms))
     if config.path == "walk":
         read = loop_steps(config, problem) * step_bytes(config, problem) + programs * walking(problem).weight_bytes(problem, config)
         extra += EXPOSED * read * walking(problem).fetched(problem, config) / l2

@@ -54,9 +54,9 @@ def _powers(lines: int, most: int) -> list[int]:
 
 def scattered(problem: Problem, config: Config) -> bool:
     """Whether the addresses of copies that a thread reads do not follow from a few: x is read by single elements, too, or the columns
-    of a thread, 8 apart, are of channels that the compiler cannot tell, or they are many and of short rows."""
-    short = config.block_n > 128 and problem.in_size[2] % 8 > 0
-    return taps.x_run(problem, config) == 1 or problem.co_group % 16 > 0 or short
+    of a thread, 8 apart, are of channels that the compiler cannot tell, or they are many and of short rows, or of taps of w."""
+    many = config.block_n > 128 and (problem.in_size[2] % 8 > 0 or config.taps[2] == "columns")
+    return taps.x_run(problem, config) == 1 or problem.co_group % 16 > 0 or many
 
 
 def step_time(config: Config, problem: Problem, device: Device, tile: int, products: float, cache: float) -> float:
