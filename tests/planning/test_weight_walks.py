@@ -25,6 +25,7 @@ REFUSED = {  # what the layer has otherwise, what the config has, the device: th
     "dilated taps": ({"dilation": 3, "padding": 3}, {}, "nvidia_h200", "takes 16-bit tensors, one group and dilation 1"),
     "channels first": ({"layout": "channels_first"}, {}, "nvidia_h200", "a walk reads channels_last tensors"),
     "misaligned channels": ({"ci": 28}, {}, "nvidia_h200", "one stride for all places and 16-byte alignment"),
+    "copies": ({}, {"copy": True}, "nvidia_h200", "copies neither"),
     "an odd gradient": ({"output_padding": 0}, {}, "nvidia_h200", "whose height and width the stride divides"),
     "other taps": ({}, {"taps": ("columns",) * 3}, "nvidia_h200", "received columns, columns, columns"),
     "a narrow patch": ({}, {"box": (1, 32, 4)}, "nvidia_h200", "a patch is 1 x h x w places"),

@@ -165,6 +165,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if {problem.x_layout, problem.y_layout} != {"channels_last"} or min(problem.x_run, problem.y_run) * problem.item < 16 \
             or not problem.even:
         return "a walk reads channels_last tensors with one stride for all places and 16-byte alignment"
+    if config.copy:
+        return "a walking weight gradient reads x and dz as they are, and copies neither"
     if any(a.out % a.stride for a in problem.axes[1:]):
         return "a walk reads residues of a gradient whose height and width the stride divides"
     if config.taps not in WAYS:
