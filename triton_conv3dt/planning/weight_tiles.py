@@ -54,8 +54,8 @@ def _powers(lines: int, most: int) -> list[int]:
 
 def scattered(problem: Problem, config: Config) -> bool:
     """Whether the addresses of copies that a thread reads do not follow from a few: x is read by single elements, too, or the columns
-    of a thread, 8 apart, are of channels that the compiler cannot tell, or they are many and of short rows, or of taps of w."""
-    many = config.block_n > 128 and (problem.in_size[2] % 8 > 0 or config.taps[2] == "columns")
+    of a thread, 8 apart, are of channels that the compiler cannot tell, or they are many, of short rows or of many channels."""
+    many = config.block_n > 128 and (problem.in_size[2] % 8 > 0 or problem.co_group > 64)
     return taps.x_run(problem, config) == 1 or problem.co_group % 16 > 0 or many
 
 
