@@ -59,26 +59,34 @@ def beside(first, second, WARPS: gl.constexpr, BITS: gl.constexpr):
 
 
 @gluon.jit
-def paired(tiles, WARPS: gl.constexpr, BITS: gl.constexpr):
+def as_one(tiles, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """The columns of tiles, a power of two of them, in one."""
     HALF: gl.constexpr = len(tiles) // 2
-    found = ()
-    for i in gl.static_range(HALF):
-        found = found + (beside(tiles[2 * i], tiles[2 * i + 1], WARPS, BITS),)
-    return found
+    if HALF > 0:
+        found = ()
+        for i in gl.static_range(HALF):
+            found = found + (beside(tiles[2 * i], tiles[2 * i + 1], WARPS, BITS),)
+        return as_one(found, WARPS, BITS)
+    else:
+        return tiles[0]
 
 
 @gluon.jit
-def parted(tiles, WARPS: gl.constexpr, BITS: gl.constexpr):
-    """Tiles cut in half: what `paired` made one."""
+def as_many(tiles, BUNDLE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """Tiles cut in half until each has one age of a bundle: what `as_one` made one."""
     COUNT: gl.constexpr = len(tiles)
-    M: gl.constexpr = tiles[0].shape[0]
-    WIDTH: gl.constexpr = tiles[0].shape[1] // 2
-    found = ()
-    for i in gl.static_range(COUNT):
-        first, second = gl.split(tiles[i].reshape([M, 2, WIDTH]).permute((0, 2, 1)))
-        found = found + (gl.convert_layout(first, product_layout(WIDTH, WARPS, BITS), assert_trivial=True),
-                         gl.convert_layout(second, product_layout(WIDTH, WARPS, BITS), assert_trivial=True))
-    return found
+    WANTED: gl.constexpr = size_of(WALK, BUNDLE)
+    if COUNT < WANTED:
+        M: gl.constexpr = tiles[0].shape[0]
+        WIDTH: gl.constexpr = tiles[0].shape[1] // 2
+        found = ()
+        for i in gl.static_range(COUNT):
+            first, second = gl.split(tiles[i].reshape([M, 2, WIDTH]).permute((0, 2, 1)))
+            found = found + (gl.convert_layout(first, product_layout(WIDTH, WARPS, BITS), assert_trivial=True),
+                             gl.convert_layout(second, product_layout(WIDTH, WARPS, BITS), assert_trivial=True))
+        return as_many(found, BUNDLE, WALK, WARPS, BITS)
+    else:
+        return tiles
 
 
 @gluon.jit
@@ -98,31 +106,7 @@ def bundled(ages, BUNDLE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr,
     tiles = ()
     for i in gl.static_range(SIZE):
         tiles = tiles + (ages[FIRST + i],)
-    if SIZE > 1:
-        tiles = paired(tiles, WARPS, BITS)
-    if SIZE > 2:
-        tiles = paired(tiles, WARPS, BITS)
-    if SIZE > 4:
-        tiles = paired(tiles, WARPS, BITS)
-    if SIZE > 8:
-        tiles = paired(tiles, WARPS, BITS)
-    return tiles[0]
-
-
-@gluon.jit
-def ages_in(tile, BUNDLE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
-    """The tiles of the ages of a bundle, each by itself."""
-    SIZE: gl.constexpr = size_of(WALK, BUNDLE)
-    tiles = (tile,)
-    if SIZE > 1:
-        tiles = parted(tiles, WARPS, BITS)
-    if SIZE > 2:
-        tiles = parted(tiles, WARPS, BITS)
-    if SIZE > 4:
-        tiles = parted(tiles, WARPS, BITS)
-    if SIZE > 8:
-        tiles = parted(tiles, WARPS, BITS)
-    return tiles
+    return as_one(tiles, WARPS, BITS)
 
 
 @gluon.jit
@@ -132,7 +116,7 @@ def unbundled(sums, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr)
     SPAN: gl.constexpr = WALK.span
     tiles = ()
     for bundle in gl.static_range(BUNDLES):
-        tiles = tiles + ages_in(sums[bundle], bundle, WALK, WARPS, BITS)
+        tiles = tiles + as_many((sums[bundle],), bundle, WALK, WARPS, BITS)
     ages = ()
     for age in gl.static_range(SPAN):
         ages = ages + (tiles[age],)

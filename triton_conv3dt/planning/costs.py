@@ -48,13 +48,11 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     l2, cache = device.l2 or float("inf"), CACHE_RATE
     if device.l2 and device.clock:
         cache = min(CACHE_PORT * device.clock, device.l2 / min(programs, device.sms))
+    extra += EXPOSED * read_bytes(config, problem) / l2
     if config.path == "walk":
-        read = loop_steps(config, problem) * step_bytes(config, problem) + programs * walking(problem).weight_bytes(problem, config)
-        extra += EXPOSED * read * walking(problem).fetched(problem, config) / l2
         walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, cache, CLOCK) + LATENCY)
         return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
-    extra += EXPOSED * steps * tile / l2
     resident = _resident(config, problem, device)
     in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
@@ -66,6 +64,15 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     alone = WAIT * steps / programs if config.stages == 1 else 0.0
     chain = ceil_div(programs, device.sms * resident) * (LATENCY + own + alone)
     return extra + max(memory, work, chain) + LATENCY
+
+
+def read_bytes(config: Config, problem: Problem) -> float:
+    """Bytes that all programs of a product on tensor cores read: in their steps and, by a walk, of the weight before them."""
+    read = loop_steps(config, problem) * step_bytes(config, problem)
+    if config.path == "walk":
+        walks, programs = walking(problem), prod(lowering.grid(problem, config))
+        read = (read + programs * walks.weight_bytes(problem, config)) * walks.fetched(problem, config)
+    return read
 
 
 def loop_steps(config: Config, problem: Problem) -> int:

@@ -60,9 +60,7 @@ def terms(plan: Plan) -> Terms | None:
     if plan.roofline is None or p.dtype == "float64":
         return None
     steps = prod(plan.schedule.main.grid) * trips(plan)
-    read = steps * costs.step_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
-    if c.path == "walk":
-        read = (read + prod(plan.schedule.main.grid) * walking(p).weight_bytes(p, c)) * walking(p).fetched(p, c)
+    read = costs.read_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
     slots = issue.instructions(plan, trips(plan)) * warp_clocks(plan) / issue.SCHEDULERS
     return Terms(roofline=plan.roofline[0], dram=p.bytes / device.bandwidth, l2=read / device.l2 if device.l2 else 0.0,
