@@ -8,6 +8,7 @@ A process that interprets (TRITON_INTERPRET=1) cannot emulate: Triton's own func
 """
 
 import hashlib
+import math
 import os
 import re
 import time
@@ -95,20 +96,18 @@ class Launcher:
     def __call__(self, x, y, z, stream, function, kernel_metadata, launch_metadata, enter, leave, *args):
         if x * y * z == 0:
             return
-        if getattr(self.metadata, "num_ctas", 1) != 1:
-            raise NotImplementedError("clusters")
         emulator, start = _active[-1], time.perf_counter()
         program, arguments = emulator.program(self.ptx), Arguments(*self.parameters, args)
-        arguments.add_scratch(x * y * z * self.metadata.global_scratch_size)
-        arguments.add_scratch(x * y * z * self.metadata.profile_scratch_size)
+        grid = x * program.kernel.cluster, y, z  # who launches counts clusters
+        arguments.add_scratch(math.prod(grid) * self.metadata.global_scratch_size)
+        arguments.add_scratch(math.prod(grid) * self.metadata.profile_scratch_size)
         params, maps = arguments.buffer(program)
         regions, counters = arguments.regions(emulator.exact), Counters() if emulator.counting else None
         if counters or emulator.options.races:
             for region in regions:
                 region.watch()
         threads = program.kernel.threads or self.metadata.num_warps * 32
-        warnings = launch(program, (x, y, z), params, maps, regions, self.metadata.shared, threads, emulator.options,
-                          counters)
+        warnings = launch(program, grid, params, maps, regions, self.metadata.shared, threads, emulator.options, counters)
         for region in regions if emulator.options.races else ():
             if region.rewritten:
                 text = f"bytes of {region.name} were written more than once by {self.name}"

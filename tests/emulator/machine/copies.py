@@ -85,16 +85,22 @@ class Copies:
             raise Fault(f"{len(coordinates)} coordinates for a tensor map of rank {len(described.box)}; {ins}")
         return np.stack([self.wide(c)[threads].view(np.int32) for c in coordinates], 1)
 
-    def tensor_load(self, ins, target, address, coordinates, barrier, mask):
-        """cp.async.bulk.tensor into shared memory, one box for each thread that takes part."""
+    def tensor_load(self, ins, target, address, coordinates, barrier, mask, receivers=None):
+        """cp.async.bulk.tensor into shared memory, one box for each thread that takes part.
+
+        receivers: the ranks of the CTAs to which it goes, as bits; None: the thread's own.
+        """
         threads = self.taking(mask)
         if not len(threads):
             return
         described = self._map(ins, self.wide(address)[threads])
+        ctas, reads, away = self.cta[threads], None, None
+        if receivers is not None:
+            threads, ctas, reads, away = self.multicast(ins, threads, self.wide(receivers)[threads], self.wide(barrier))
         corner, target = self._corner(ins, described, coordinates, threads), self.wide(target)[threads]
-        copy = tma.Copy(self, ins, described, target, corner, self.wide(barrier)[threads], self.cta[threads])
+        copy = tma.Copy(self, ins, described, target, corner, self.wide(barrier)[threads], ctas, reads)
         if self.shared.races:
-            self.shared.check_overwrite(ins, copy.rows, self.warp[threads][:, None])
+            self.shared.check_overwrite(ins, copy.rows, self.warp[threads][:, None], away)
         if self.options.copies == "early":
             self.land(copy, copy.left.copy())
         else:

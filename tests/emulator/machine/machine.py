@@ -1,12 +1,13 @@
 """A batch of CTAs in lockstep, one numpy item per thread: their registers, and what every instruction uses.
 
-Execution is in the classes that a Machine inherits: scheduling (which threads run which block), copies, barriers, warps
-and products.
+Execution is in the classes that a Machine inherits: scheduling (which threads run which block), clusters, copies, barriers,
+warps and products.
 """
 
 import numpy as np
 
 from .barriers import Barriers
+from .clusters import Clusters
 from .copies import Copies
 from .faults import PARAM_BASE, Fault, Options, Warnings
 from .memory import Global, Region
@@ -25,7 +26,10 @@ def launch(program, grid, params: bytes, maps: dict, regions: list, shared_size:
         raise Fault(f"the kernel wants {program.kernel.threads} threads, launched with {threads}")
     warnings = Warnings()
     total = grid[0] * grid[1] * grid[2]
-    per_batch = max(1, options.threads // threads)
+    cluster = program.kernel.cluster
+    if grid[0] % cluster:
+        raise Fault(f"clusters of {cluster} CTAs in a grid of {grid[0]}")
+    per_batch = max(1, options.threads // threads // cluster) * cluster
     with np.errstate(all="ignore"):
         for first in range(0, total, per_batch):
             machine = Machine(program, params, maps, shared_size, options, counters, warnings)
@@ -35,7 +39,7 @@ def launch(program, grid, params: bytes, maps: dict, regions: list, shared_size:
     return warnings
 
 
-class Machine(Scheduling, Copies, Barriers, Warps, Products):
+class Machine(Scheduling, Clusters, Copies, Barriers, Warps, Products):
     """place() and prepare() it, then run() it, once."""
 
     def __init__(self, program, params, maps, shared_size, options, counters, warnings):
@@ -55,6 +59,7 @@ class Machine(Scheduling, Copies, Barriers, Warps, Products):
         places = ctas % grid[0], ctas // grid[0] % grid[1], ctas // grid[0] // grid[1]
         for axis, place, size in zip("xyz", places, grid):
             self.special |= {f"%ctaid.{axis}": each(place), f"%nctaid.{axis}": np.uint32(size)}
+        self.place_clusters()
 
     def prepare(self, regions):
         """Memory, registers, and the queues of what is asynchronous."""

@@ -2,7 +2,8 @@
 
 While all threads of the batch stand at the same block they run it together; where they part, the block that comes first
 in the program runs for those who stand there. A barrier holds a CTA's threads until all are there; who spins on an
-mbarrier that is not complete is left out until somebody has made progress.
+mbarrier that is not complete is left out until somebody has made progress. In a kernel of clusters their CTAs never run
+together.
 """
 
 import numpy as np
@@ -16,6 +17,9 @@ class Scheduling:
     def run(self):
         """From the first block until all threads have left."""
         at = 0
+        if self.turns:  # nothing keeps the CTAs of a cluster at one pace
+            self.pcs, self.waiting, self.alive = np.zeros(self.n, np.int64), np.zeros(self.n, bool), np.ones(self.n, bool)
+            at = self._apart()
         while at is not None:
             at = self._apart() if self._together(at) else None
         if self.wide_pending:
@@ -66,17 +70,21 @@ class Scheduling:
     def _apart(self) -> int | None:
         """Threads run where they stand. Returns the block where all stand again; None when all have left."""
         while self.alive.any():
-            ready = self._ready()
+            ready = self.ahead(self._ready())
             at = int(self.pcs[ready].min())
             mask, block = ready & (self.pcs == at), self.program.blocks[at]
             self.program.function(block, True)(self.registers, self, mask)
             if self.counters:
                 self.counters.block(self.program, block, int(mask.reshape(-1, 32).any(1).sum()))
             self.pcs[mask] = at + 1
-            if block.end is not None and block.end.op.startswith("bar"):
+            if block.end is not None and block.end.op.startswith("barrier.cluster"):
+                self.cluster_barrier(block.end, at, mask)
+            elif block.end is not None and block.end.op.startswith("bar"):
                 self._wait_at(block.end, mask)
             elif block.end is not None:
                 self._jump(block, mask)
+            if self.turns:
+                continue
             if self.alive.all() and not self.waiting.any() and self.stalled is None and (self.pcs == self.pcs[0]).all():
                 return int(self.pcs[0])
         return None
@@ -84,6 +92,8 @@ class Scheduling:
     def _ready(self):
         """The threads that may go on; there are some."""
         ready = self.alive & ~self.waiting
+        if self.stalled is not None and self.turns and self.progress != self.progress_then:
+            self.stalled = None  # who comes first goes on at once
         if self.stalled is not None:
             running = ready & ~self.stalled
             if running.any():

@@ -27,6 +27,7 @@ class Shared:
             self.read_tag = np.zeros(ctas * self.stride // 2, np.int64)
             self.fence = np.zeros(ctas, np.int64)  # clock of the last fence.proxy.async
             self.barrier = np.zeros(ctas, np.int64)  # clock of the last bar.sync of all threads
+            self.arrival, self.met = np.zeros((2, ctas), np.int64)  # at the cluster's barrier: last, and when it last opened
             self.clock = 1
 
     def view(self, item, count, of="bytes"):
@@ -117,6 +118,19 @@ class Shared:
             self.clock += 1
             self.barrier[slice(None) if ctas is None else ctas] = self.clock
 
+    def note_arrival(self, ctas):
+        """Threads of these CTAs arrive at the barrier of their cluster."""
+        if self.races:
+            self.clock += 1
+            self.arrival[ctas] = self.clock
+
+    def note_meeting(self, ctas, ordered):
+        """All threads of the clusters of these CTAs have arrived. ordered: a CTA sees what its threads wrote before."""
+        if self.races:
+            self.met[ctas] = self.arrival[ctas]
+            if ordered:
+                self.barrier[ctas] = np.maximum(self.barrier[ctas], self.arrival[ctas])
+
     def _cells(self, index, width):
         n = width // 2
         return (index[..., None] * n + np.arange(n)).reshape(-1), n
@@ -161,11 +175,17 @@ class Shared:
         self.clock += 1
         self.write_tag[cells] = self.clock * 64 + warp
 
-    def check_overwrite(self, ins, index, warp):
-        """A tensor copy into rows of 16 bytes begins: nobody else may have used them since the last barrier."""
+    def check_overwrite(self, ins, index, warp, away=None):
+        """A tensor copy into rows of 16 bytes begins: nobody else may have used them since the last barrier.
+
+        away: which of the boxes go to another CTA, which only the cluster's barrier keeps from using them; None: none.
+        """
         cells, n = self._cells(index, 16)
         warp = np.repeat(np.broadcast_to(warp, index.shape).reshape(-1), n)
         since = self._since(cells)
+        if away is not None:
+            away = np.repeat(away, index.shape[1] * n)
+            warp, since = np.where(away, -1, warp), np.where(away, self.met[cells // (self.stride // 2)], since)
         for tags in (self.read_tag[cells], self.write_tag[cells]):
             bad = (tags >> 6 > since) & ((tags & 63) != warp)
             if bad.any():

@@ -92,8 +92,10 @@ class TensorMap:
 class Copy:
     """One instruction's boxes, one for each thread that takes part; copied at once or when somebody waits for them."""
 
-    def __init__(self, machine, ins, described, target, coordinates, barrier, ctas):
+    def __init__(self, machine, ins, described, target, coordinates, barrier, ctas, reads):
+        """reads: of boxes that several CTAs receive, the one that is counted as read from memory; None: all."""
         self.machine, self.ins, self.map, self.ctas, self.barrier = machine, ins, described, ctas, barrier
+        self.reads = np.ones(len(ctas), bool) if reads is None else reads
         self.coordinates, self.left = coordinates, np.ones(len(ctas), bool)
         self.rows = described.shared_rows(machine, ins, target, ctas)
 
@@ -118,7 +120,7 @@ class Copy:
         machine.shared.view(8, 2, "ready")[target] = all_bytes(8)
         machine.shared.view(8, 2)[target] = data
         if machine.counters:
-            machine.counters.tensor_copy(machine, self.ins, m, offset, inside)
+            machine.counters.tensor_copy(machine, self.ins, m, offset[self.reads[which]], inside[self.reads[which]])
         return m.bytes
 
 

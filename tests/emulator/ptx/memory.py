@@ -5,7 +5,8 @@ import re
 from .operands import BITS
 from .parse import SIZES
 
-TENSOR_LOAD = r"cp\.async\.bulk\.tensor\.\dd\.shared::(cta|cluster)\.global\.mbarrier::complete_tx::bytes"
+TENSOR_LOAD = (r"cp\.async\.bulk\.tensor\.\dd\.shared::(cta|cluster)\.global\.mbarrier::complete_tx::bytes"
+               r"(?P<multicast>\.multicast::cluster)?")
 TENSOR_STORE = r"cp\.async\.bulk\.tensor\.\dd\.global\.shared::cta\.bulk_group"
 
 
@@ -82,8 +83,10 @@ class Memory:
         described = f"{self.value(base, 'b64')}, [{self.values(coordinates, 'b32')}]"
         shared = self.address(args[0 if into else 1], 4)
         if into:
-            barrier = self.address(args[2], 4)
-            return self.emit(f"X.tensor_load({self.me(ins)}, {shared}, {described}, {barrier}, {self.mask})")
+            barrier, ctas = self.address(args[2], 4), self.value(args[3], "b16") if into["multicast"] else "None"
+            if "shared::cluster" in ins.op and self.kernel.cluster > 1 and not into["multicast"]:
+                raise NotImplementedError("a tensor copy or its mbarrier may be of another CTA")
+            return self.emit(f"X.tensor_load({self.me(ins)}, {shared}, {described}, {barrier}, {self.mask}, {ctas})")
         self.emit(f"X.tensor_store({self.me(ins)}, {shared}, {described}, {self.mask})")
 
     def op_fence(self, ins, parts, args):

@@ -10,7 +10,9 @@ NAMES = {f"{k}{s}": np.dtype(f"{k}{s}").type for k in "ui" for s in (1, 2, 4, 8)
     f"f{s}": np.dtype(f"f{s}").type for s in (2, 4, 8)}
 BITS = {1: "b8", 2: "b16", 4: "b32", 8: "b64"}  # the untyped kind of a size
 DYNAMIC_SHARED = 1024  # where the dynamic shared memory begins; see machine/faults.py
-SPECIAL = {f"%{name}.{axis}" for name in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"} | {"%laneid", "%warpid"}
+SPECIAL = {f"%{name}.{axis}" for axis in "xyz" for name in (
+    "tid", "ctaid", "ntid", "nctaid", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid")}
+SPECIAL |= {"%laneid", "%warpid", "%cluster_ctarank", "%cluster_nctarank"}
 
 
 class Operands:

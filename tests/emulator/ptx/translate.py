@@ -5,6 +5,8 @@ bool for predicates. X is the machine. m is the mask of threads that execute the
 instruction that is not known raises NotImplementedError when its kernel is translated.
 """
 
+import re
+
 import numpy as np
 
 from . import arithmetic
@@ -18,6 +20,7 @@ from .warps import Warps
 
 TERMINATORS = ("bra", "bra.uni", "ret", "exit", "bar.sync", "barrier.sync", "barrier.sync.aligned",
                "barrier.cta.sync.aligned", "barrier.cta.sync", "trap")
+CLUSTER_BARRIER = re.compile(r"barrier\.cluster\.(arrive(\.release|\.relaxed)?|wait(\.acquire)?)(\.aligned)?")
 
 
 class Block:
@@ -81,7 +84,13 @@ def _blocks(kernel: Kernel) -> list[Block]:
                     close()
                 labels[item[1]] = len(blocks)
             continue
-        if item.op in TERMINATORS:
+        if CLUSTER_BARRIER.fullmatch(item.op):
+            if kernel.cluster == 1 or item.guard is not None:
+                raise NotImplementedError(f"without a cluster, or for some threads: {item}")
+            if code and "wait" in item.op:  # who has to wait comes back to the block, in which there is nothing else
+                close()
+            close(item)
+        elif item.op in TERMINATORS:
             close(item)
         else:
             code.append(item)
