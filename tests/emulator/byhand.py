@@ -21,6 +21,7 @@ MODULE = """
 {params}
 )
 .reqntid {threads}
+.reqnctapercluster {cluster}
 {{
 .reg .pred %p<50>; .reg .b16 %rs<50>; .reg .b32 %r<100>; .reg .b64 %rd<50>;
 {registers}
@@ -32,11 +33,13 @@ PREFIX = {2: "%rs", 4: "%r", 8: "%rd"}  # of registers, by their bytes
 DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def run_ptx(body, *args, registers="", grid=(1, 1, 1), threads=32, shared=0, counters=None, **options):
-    """Run a body of PTX; its warnings. A tensor is a parameter of 64 bits, an int one of 32; parameter i is p_i."""
+def run_ptx(body, *args, registers="", grid=(1, 1, 1), threads=32, cluster=1, shared=0, counters=None,
+            **options):
+    """Run a body of PTX; its warnings. grid: CTAs. A tensor is a parameter of 64 bits, an int one of 32; parameter i is p_i."""
     kinds = ["u64" if isinstance(a, torch.Tensor) else "u32" for a in args]
     params = ",\n".join(f".param .{kind} p_{i}" for i, kind in enumerate(kinds))
-    program = Program(parse(MODULE.format(params=params, threads=threads, registers=registers, body=body)))
+    text = MODULE.format(params=params, threads=threads, cluster=cluster, registers=registers, body=body)
+    program = Program(parse(text))
     raw = bytearray(program.param_size)
     for i, a in enumerate(args):
         value = struct.pack("<Q", a.data_ptr()) if isinstance(a, torch.Tensor) else struct.pack("<I", a % 2**32)

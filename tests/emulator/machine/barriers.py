@@ -43,6 +43,11 @@ class Barriers:
             rows = self.shared.index(ins, np.full(len(threads), a, np.uint32), None, 8, self.cta[threads])
             self.shared.poison(rows, 8)
 
+    def barrier_fence(self, ctas):
+        """The other CTAs of the cluster will see the mbarriers that these have initialised."""
+        for barrier in self.barriers.values():
+            barrier.seen[ctas] = True
+
     def barrier_arrive(self, ins, address, extra, expect, mask):
         """mbarrier.arrive: `extra` arrivals, or one that expects so many bytes."""
         for a, threads in self._each_barrier(address, mask):
@@ -98,13 +103,13 @@ class _Barrier:
 
     def __init__(self, ctas):
         self.count, self.pending, self.bytes, self.phase = (np.zeros(ctas, np.int64) for _ in range(4))
-        self.alive = np.zeros(ctas, bool)
+        self.alive, self.seen = np.zeros((2, ctas), bool)  # seen: by the other CTAs of the cluster
 
     def init(self, ins, ctas, count):
         if self.alive[ctas].any():
             raise Fault(f"an mbarrier is initialised while it is in use; {ins}")
         self.alive[ctas], self.count[ctas], self.pending[ctas] = True, count, count
-        self.bytes[ctas], self.phase[ctas] = 0, 0
+        self.bytes[ctas], self.phase[ctas], self.seen[ctas] = 0, 0, False
 
     def check(self, ins, ctas):
         if not self.alive[ctas].all():

@@ -58,11 +58,14 @@ class Clusters:
             raise Fault(f"a thread arrives twice at the barrier of its cluster with no wait between; {ins}")
         before = self._meetings()
         self.arrived[mask] += 1
-        self.shared.note_arrival(np.unique(self.cta[mask]))
+        relaxed, ctas = "relaxed" in ins.op, np.unique(self.cta[mask])
+        self.shared.note_arrival(ctas)
+        if not relaxed:
+            self.barrier_fence(ctas)
         met = self._meetings() > before
         if met.any():
             self.progress += 1
-            self.shared.note_meeting(np.repeat(met, self.cluster), "relaxed" not in ins.op)
+            self.shared.note_meeting(np.repeat(met, self.cluster), not relaxed)
 
     def multicast(self, ins, threads, receivers, barrier):
         """Boxes that these threads send to the CTAs of their clusters whose bits are set in `receivers`.
@@ -82,5 +85,8 @@ class Clusters:
         if not self.alive.reshape(self.count, self.threads).any(1)[ctas].all():
             raise Fault(f"the shared memory of a CTA that has left is written; {ins}")
         for a in np.unique(barrier[threads]):
-            self.barrier_at(ins, int(a)).check(ins, ctas[barrier[threads] == a])
+            here = barrier[threads] == a
+            self.barrier_at(ins, int(a)).check(ins, ctas[here])
+            if not self.barrier_at(ins, int(a)).seen[ctas[here & away]].all():
+                raise Fault(f"another CTA's mbarrier was initialised with no fence after; {ins}")
         return threads, ctas, np.diff(sender, prepend=-1) != 0, away

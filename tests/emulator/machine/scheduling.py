@@ -25,6 +25,9 @@ class Scheduling:
         if self.wide_pending:
             self.warn("the kernel ends with products that nobody waited for", self.wide_pending[0].ins,
                       len(self.wide_pending))
+        if self.turns and self.tensor_copies:
+            self.warn("the kernel ends with tensor copies that nobody waited for", self.tensor_copies[0].ins,
+                      len(self.tensor_copies))
 
     def _together(self, at: int) -> bool:
         """All threads run the same blocks, from this one. Whether they part in the end, else they have left."""

@@ -92,6 +92,8 @@ class Memory:
     def op_fence(self, ins, parts, args):
         if parts[0] == "proxy":
             return self.emit(f"X.proxy_fence({self.mask})")
+        if parts[0] == "mbarrier_init":
+            return self.emit(f"X.barrier_fence(X.cta[X.taking({self.mask})])")
         self.emit("pass")
 
     def op_membar(self, ins, parts, args):
@@ -113,6 +115,8 @@ class Memory:
 
     def op_mbarrier(self, ins, parts, args):
         what = parts[0]
+        if "shared::cluster" in parts and self.kernel.cluster > 1:
+            raise NotImplementedError("an mbarrier that may be of another CTA")
         if what in ("init", "inval"):
             count = args[1][1] if what == "init" else 0
             return self.emit(f"X.barrier_{what}({self.me(ins)}, {self.address(args[0], 4)}, {count}, {self.mask})")
