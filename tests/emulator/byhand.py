@@ -33,8 +33,7 @@ PREFIX = {2: "%rs", 4: "%r", 8: "%rd"}  # of registers, by their bytes
 DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def run_ptx(body, *args, registers="", grid=(1, 1, 1), threads=32, cluster=1, shared=0, counters=None,
-            **options):
+def run_ptx(body, *args, registers="", grid=(1, 1, 1), threads=32, cluster=1, shared=0, counters=None, **options):
     """Run a body of PTX; its warnings. grid: CTAs. A tensor is a parameter of 64 bits, an int one of 32; parameter i is p_i."""
     kinds = ["u64" if isinstance(a, torch.Tensor) else "u32" for a in args]
     params = ",\n".join(f".param .{kind} p_{i}" for i, kind in enumerate(kinds))

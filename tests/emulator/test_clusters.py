@@ -24,6 +24,21 @@ from triton.experimental.gluon.language.nvidia.hopper import (  # noqa: E402
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor  # noqa: E402
 
 
+if hasattr(cluster, "arrive"):
+    @gluon.jit
+    def meet():
+        cluster.arrive(relaxed=True)
+        cluster.wait()
+
+    begin = mbarrier.sync_cluster_init
+else:  # Triton 3.9, which fences mbarriers by itself
+    @gluon.jit
+    def meet():
+        cluster.barrier(relaxed=True)
+
+    begin = meet
+
+
 @gluon.jit
 def issue(a, b, k, full, to_a, to_b, live, A_SHARED: gl.constexpr, B_SHARED: gl.constexpr, BYTES: gl.constexpr):
     mbarrier.expect(full, BYTES, pred=live)
@@ -43,7 +58,7 @@ def product(a, b, c, K, N, STAGES: gl.constexpr, ACC: gl.constexpr, A_SHARED: gl
     full = mbarrier.allocate_mbarrier(batch=STAGES)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
-    mbarrier.sync_cluster_init()
+    begin()
     acc = gl.zeros([BM, BN], gl.float32, ACC)
     steps = gl.cdiv(K, BK)
     for i in gl.static_range(STAGES - 1):
@@ -53,8 +68,7 @@ def product(a, b, c, K, N, STAGES: gl.constexpr, ACC: gl.constexpr, A_SHARED: gl
         mbarrier.wait(full.index(s), (i // STAGES) & 1)
         acc = warpgroup_mma(to_a.index(s), to_b.index(s).permute([1, 0]), acc, is_async=True)
         acc = warpgroup_mma_wait(1, deps=[acc])
-        cluster.arrive(relaxed=True)
-        cluster.wait()
+        meet()
         ahead = i + STAGES - 1
         s = ahead % STAGES
         issue(a, b, ahead * BK, full.index(s), to_a.index(s), to_b.index(s), ahead < steps, A_SHARED, B_SHARED, BYTES)

@@ -83,9 +83,10 @@ class Memory:
         described = f"{self.value(base, 'b64')}, [{self.values(coordinates, 'b32')}]"
         shared = self.address(args[0 if into else 1], 4)
         if into:
-            barrier, ctas = self.address(args[2], 4), self.value(args[3], "b16") if into["multicast"] else "None"
-            if "shared::cluster" in ins.op and self.kernel.cluster > 1 and not into["multicast"]:
-                raise NotImplementedError("a tensor copy or its mbarrier may be of another CTA")
+            multicast = into["multicast"] is not None
+            if "shared::cluster" in ins.op and (self.kernel.cluster > 1) != multicast:
+                raise NotImplementedError("a tensor copy to another CTA but by multicast, or a multicast without a cluster")
+            barrier, ctas = self.address(args[2], 4), self.value(args[3], "b16") if multicast else "None"
             return self.emit(f"X.tensor_load({self.me(ins)}, {shared}, {described}, {barrier}, {self.mask}, {ctas})")
         self.emit(f"X.tensor_store({self.me(ins)}, {shared}, {described}, {self.mask})")
 
