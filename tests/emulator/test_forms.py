@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from triton_conv3dt.planning import lowering, search
+from triton_conv3dt.planning import lanes, lowering, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -142,6 +142,21 @@ def test_merged_phases_of_unequal_taps(target, layout, w_minor, merge):
         cases = Cases(emulator)
         cases.run(*computed(problem, Config("gather", 64, 32, 16, 4, 3, merge), Device.named(target)))
     assert cases.done == 1 and cases.forms["cp.async"]
+
+
+@pytest.mark.parametrize("target, block, layer", (
+    (HOPPER, 512, "n2 ci2 co2 in2x9x16 k5 s2 p2 float16"), (AMPERE, 1024, "ci2 co2 in3x8x12 k7x5x3 s2 p3x2x1 op1 float32 ieee"),
+    (HOPPER, 256, "ci2 co2 in3x5x8 k3 s1 p1 bfloat16")))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_columns_of_lanes(direction, layout, target, block, layer):
+    """Neighbours along w share what they read, of which what is always inside has no mask; with and without planes among lanes."""
+    problem, config = case.parse(f"{direction} {layer} g2 {layout}"), Config("direct", 2, block, warps=1)
+    assert lanes.lanes(problem, config).columns > 1
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, Device.named(target)))
+    assert cases.done == 1
 
 
 @pytest.mark.slow

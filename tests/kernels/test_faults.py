@@ -24,7 +24,7 @@ BY_NAME["long sums"] = replace(BY_NAME["more positions than a tile"], n=8)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
 GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 16, shares=3), Config("direct", 16, 32)
 MERGED = Config("gather", 32, 32, 16, merge=(True, False, True))
-DIRECT_SHARES = replace(DIRECT, shares=3)
+DIRECT_SHARES, COLUMNS = replace(DIRECT, shares=3), Config("direct", 2, 256, warps=1)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"))
 COPIES = replace(GATHER, taps=("columns", "crossed", "programs"), copy=True)
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
@@ -153,6 +153,11 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "lanes beyond the edge": (constant(edge=lambda axis: False), "depthwise k3s2", "forward", "sliced", DIRECT),
     "lanes of dz beyond the halo": (constant(halo=lambda axis: False), "depthwise k3s2", "grad_weight", "sliced", DIRECT),
     "lanes of x beyond the edge": (constant(edge=lambda axis: False), "depthwise k3s2", "grad_weight", "sliced", DIRECT),
+    "a halo taken for what is inside": (read(lambda r: dict(inside=(True,) * len(r.inside))), "depthwise k5s2", "forward", "sliced",
+                                        COLUMNS),
+    "columns in the wrong order": (read(lambda r: dict(line=r.line[::-1])), "depthwise k5s2", "grad_input", "channels_first", COLUMNS),
+    "columns of x in the wrong order": (read(lambda r: dict(line=r.line[::-1])), "depthwise k5s2", "grad_weight", "channels_first",
+                                        COLUMNS),
     "a direct share left out": (one_share_less, "depthwise k3s2", "grad_weight", "channels_last", DIRECT_SHARES),
     "weight packed as it was": (kernel("pack", pack_without_swap), "k3s2p1op1", "forward", "channels_first", GATHER),
 }

@@ -38,7 +38,7 @@ class Lanes:
         at, minor = lane // join, lane % join
         channel, at = (at % count, at // count) if self.lanes.last else (at // places, at % places)
         d, h, w = at // (box[1] * box[2]), at // box[2] % box[1], at % box[2]
-        t = [o + i for o, i in zip(self.origin, (d, h * self.lanes.lines, w))]
+        t = [o + i for o, i in zip(self.origin, (d, h * self.lanes.lines, w * self.lanes.columns))]
         return self.tile * self.lanes.channels + channel, t, minor
 
     def accesses(self):
@@ -46,7 +46,7 @@ class Lanes:
         channel, t, _ = self.parts()
         if self.weights:
             line = self.rng.randrange(self.lanes.lines)
-            at = [t[0], t[1] + line, t[2]]
+            at = [t[0], t[1] + line, t[2] + self.rng.randrange(self.lanes.columns)]
             live = inside(at, self.call.x.shape[2:], [a.edge for a in self.axes]) & (channel < self.call.y.shape[1])
             of_x = channel // self.k["CO"] * self.k["CI"] + self.rng.randrange(self.k["CI"])
             yield self.access("x", self.call.x, of_x, at, 0, live, self.k["X"])
@@ -57,24 +57,28 @@ class Lanes:
             yield from self.written()
 
     def moved(self):
-        """What a read adds to a place, the first column's part of it along w apart; None of a phase that reads nothing."""
-        found, column = [], 0
+        """What a read adds to a place, the first column's part of it along w apart, and along which axes it may leave the tensor;
+        None of a phase that reads nothing."""
+        found, column, halo = [], 0, [a.halo for a in self.axes]
         for axis, a, phase in zip("dhw", self.axes, self.phases):
             reads = self.reads["hw".index(axis)] if axis != "d" else None
             taps, _, offset = (1, 0, 0) if reads and reads.unrolled else axis_taps(a, phase)
             if taps == 0 or reads and not reads.offset:
                 return None
             shift = offset + which(self.rng, taps) * a.move if not (reads and reads.unrolled) else 0
+            if reads:
+                i = self.rng.randrange(len(reads.offset))
+                halo["dhw".index(axis)] &= not reads.inside[i]
             if axis == "w":
-                column, shift = self.rng.choice(reads.offset) - reads.offset[0], shift + reads.offset[0]
+                column, shift = reads.offset[i] - reads.offset[0], shift + reads.offset[0]
             elif reads:
-                shift += self.rng.choice(reads.offset)
+                shift += reads.offset[i]
             found.append(shift)
-        return found, column
+        return found, column, halo
 
-    def gathered(self, channel, t, moved, column) -> Access:
+    def gathered(self, channel, t, moved, column, halo) -> Access:
         at = [i * a.in_step + m for i, a, m in zip(t, self.axes, moved)]
-        live = inside([*at[:2], at[2] + column], self.source.shape[2:], [a.halo for a in self.axes])
+        live = inside([*at[:2], at[2] + column], self.source.shape[2:], halo)
         if self.weights:
             live &= inside(t, self.call.x.shape[2:], [self.axes[0].edge, False, self.axes[2].edge])
             of_source = channel

@@ -1,13 +1,13 @@
 """The gather product without tensor cores: depthwise and narrow groups, few reduction channels, and fp64.
 
 A program computes a box of coarse places. Taps along d are steps of a loop; those along h and w, with all phases, are
-unrolled where they are not too many (Reads): what a thread reads of a plane serves every line and phase that wants it.
+unrolled where they are not too many (Reads): what a thread reads of a plane serves every line, column and phase that wants it.
 """
 
 import triton
 import triton.language as tl
 
-from .lanes import lane_parts, side_by_side, within, zeros
+from .lanes import lane_parts, side_by_side, taps_within, within, zeros
 from .statistics import leave_lanes, tiles_of_sample
 from .tiles import axis_taps, box_origin, phase_of_program, tap_of_step, widen
 
@@ -72,6 +72,8 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
     SHARED: tl.constexpr = LANES.shared
     OFFSETS_H: tl.constexpr = READS_H.offset
     OFFSETS_W: tl.constexpr = READS_W.offset
+    INSIDE_H: tl.constexpr = READS_H.inside
+    INSIDE_W: tl.constexpr = READS_W.inside
     BOX: tl.constexpr = LANES.box
     SIZE: tl.constexpr = LANES.channels * BOX[0] * BOX[1] * BOX[2]
     CHANNELS: tl.constexpr = ROWS * GROUPS
@@ -86,7 +88,11 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
     w_offset = (channel % ROWS) * w_row + group * w_group
     x_channel = group * RED
     acc = zeros(READS_H.lines * READS_W.lines * SHARED, SIZE, ACC)
-    for step in range(0, taps_d * taps_h * taps_w * RED):
+    first_step, end = 0, taps_d
+    if AXIS_D.halo and BOX[0] == 1:  # a program has one plane: what it would read of others is left out and needs no mask
+        first_step, end = taps_within(id0 + offset_d, AXIS_D.move, taps_d, x_size[0])
+    inner = taps_h * taps_w * RED
+    for step in range(first_step * inner, end * inner):
         red, tap = step % RED, step // RED
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         kd, kh, kw = first_d + jd * AXIS_D.tap_step, first_h + jh * AXIS_H.tap_step, first_w + jw * AXIS_W.tap_step
@@ -98,7 +104,7 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
         m_plane = tl.full((SIZE,), True, tl.int1)
         if not EVEN:
             m_plane = m_plane & (channel < CHANNELS)
-        if AXIS_D.halo:
+        if AXIS_D.halo and BOX[0] > 1:
             m_plane = m_plane & within(d, x_size[0])
         plane = n * x_stride[0] + d * x_stride[2] + h * x_stride[3] + (iw0 + shift_w) * x_stride[4]
         if not X.last:
@@ -111,11 +117,11 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
             else:
                 x_offset = tl.max_contiguous(x_offset, X_RUN)
             p_x, m_row = x + x_offset, m_plane
-            if AXIS_H.halo:
+            if AXIS_H.halo and not INSIDE_H[i]:
                 m_row = m_row & within(row_h, x_size[1])
             for j in tl.static_range(len(OFFSETS_W)):
                 m_x = m_row
-                if AXIS_W.halo:
+                if AXIS_W.halo and not INSIDE_W[j]:
                     m_x = m_x & within(iw_run + (shift_w + (OFFSETS_W[j] - FIRST_W)), x_size[2])
                 b_x = tl.load(p_x + (OFFSETS_W[j] - FIRST_W) * x_stride[4], mask=m_x, other=0.0).to(ACC)
                 acc = use(acc, b_x, weights, i, j, READS_H, READS_W, SHARED)
@@ -123,31 +129,33 @@ def accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS
 
 
 @triton.jit
-def finish(tile, y, residual, pre, bias, channel, live, n, d, h, w, y_stride, r_stride, Y: tl.constexpr, R: tl.constexpr,
-           ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr):
-    """The epilogue of one row of lanes, one rounding, and the store. bias, residual and pre may be None. Returns what was
-    stored, as the accumulator's type."""
+def finish(tile, y, residual, pre, bias, channel, live, n, d, h, w, P: tl.constexpr, y_stride, r_stride, Y: tl.constexpr,
+           R: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr):
+    """The epilogue of one row of lanes, one rounding, and the store, P places beside w. bias, residual and pre may be None.
+    Returns what was stored, as the accumulator's type."""
     Y_RUN: tl.constexpr = Y.run
     R_RUN: tl.constexpr = R.run
     if bias is not None:
         tile += bias
     offset = n * y_stride[0] + d * y_stride[2] + h * y_stride[3] + w * y_stride[4]
+    beside = P * y_stride[4]  # added to a pointer, a constant is part of the instruction
     if Y.last:
-        offset = tl.multiple_of(offset, Y_RUN) + channel
+        offset, beside = tl.multiple_of(offset + beside, Y_RUN) + channel, 0
     else:
         offset = tl.max_contiguous(tl.multiple_of(offset + channel * y_stride[1], Y_RUN), Y_RUN)
     if residual is not None:
+        r_beside = P * r_stride[4]
         r_offset = n * r_stride[0] + d * r_stride[2] + h * r_stride[3] + w * r_stride[4]
         if R.last:
-            r_offset = tl.multiple_of(r_offset, R_RUN) + channel
+            r_offset, r_beside = tl.multiple_of(r_offset + r_beside, R_RUN) + channel, 0
         else:
             r_offset = tl.max_contiguous(tl.multiple_of(r_offset + channel * r_stride[1], R_RUN), R_RUN)
-        tile += tl.load(residual + r_offset, mask=live, other=0.0).to(tile.dtype)
+        tile += tl.load(residual + r_offset + r_beside, mask=live, other=0.0).to(tile.dtype)
     if pre is not None:
-        tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
+        tl.store(pre + offset + beside, tile.to(pre.dtype.element_ty), mask=live)
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
-    tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    tl.store(y + offset + beside, tile.to(y.dtype.element_ty), mask=live)
     return tile.to(y.dtype.element_ty).to(tile.dtype)
 
 
@@ -164,6 +172,7 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
     TILES: tl.constexpr = (CHANNELS + LANES.channels * SHARED - 1) // (LANES.channels * SHARED)
     PROGRAM_PHASES: tl.constexpr = AXIS_D.phases * AXIS_H.phases * AXIS_W.phases
     LINES: tl.constexpr = LANES.lines
+    COLUMNS: tl.constexpr = LANES.columns
     BOX: tl.constexpr = LANES.box
     SIDES: tl.constexpr = LANES.sides
     SIZE: tl.constexpr = LANES.channels * BOX[0] * BOX[1] * BOX[2]
@@ -183,8 +192,8 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
     w_stride = (w_row, w_red, w_tap, tl.cast(w_stride[3], INDEX))
     c, d, h, t = lane_parts(tl.arange(0, SIZE), LANES)
     channel = (tile * LANES.channels + c) * SHARED
-    origin = ((d0 + d) * AXIS_D.in_step, (h0 + h * LINES) * AXIS_H.in_step, (w0 + t) * AXIS_W.in_step,
-              (w0 + t // X_RUN * X_RUN) * AXIS_W.in_step)  # the same along a run
+    origin = ((d0 + d) * AXIS_D.in_step, (h0 + h * LINES) * AXIS_H.in_step, (w0 + t * COLUMNS) * AXIS_W.in_step,
+              (w0 + t * COLUMNS // X_RUN * X_RUN) * AXIS_W.in_step)  # the same along a run
     acc = accumulate(x, w, n, origin, channel, phase, x_size, x_stride, w_stride, AXIS_D, AXIS_H, AXIS_W,
                      READS_H, READS_W, ROWS, RED, GROUPS, X, LANES, ACC)
     lane = tl.arange(0, SIZE * JOIN)
@@ -194,7 +203,7 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
         channel += lane % JOIN
     y_d = (d0 + d) * AXIS_D.out_step + phase[0]
     y_h = (h0 + h * LINES) * AXIS_H.out_step + phase[1]
-    y_w = (w0 + t) * AXIS_W.out_step + phase[2]
+    y_w = (w0 + t * COLUMNS) * AXIS_W.out_step + phase[2]
     if JOIN_W > 1:
         y_w += lane % JOIN
     w_run = y_w
@@ -202,7 +211,7 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
         w_run = w0 * AXIS_W.out_step + lane % (BOX[2] * JOIN_W) // Y_RUN * Y_RUN
     LINES_H: tl.constexpr = READS_H.lines
     PHASES_H: tl.constexpr = READS_H.lines // LINES
-    PHASES_W: tl.constexpr = READS_W.lines
+    LINES_W: tl.constexpr = READS_W.lines
     for u in tl.static_range(SHARED // JOIN_C):
         bias = None
         if b is not None:
@@ -210,8 +219,8 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
         values, lives = (), ()
         for line in tl.static_range(LINES_H):
             line_h = y_h + (line // PHASES_H * AXIS_H.out_step + line % PHASES_H)
-            for p in tl.static_range(PHASES_W // JOIN_W):
-                each = side_by_side(acc, line * PHASES_W * SHARED + p * SHARED * JOIN_W + u * JOIN_C,
+            for p in tl.static_range(LINES_W // JOIN_W):
+                each = side_by_side(acc, line * LINES_W * SHARED + p * SHARED * JOIN_W + u * JOIN_C,
                                     SHARED if JOIN_W > 1 else 1, JOIN)
                 live = tl.full((SIZE * JOIN,), True, tl.int1)
                 if CHANNELS % (LANES.channels * SHARED) != 0:
@@ -222,7 +231,7 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
                     live = live & within(line_h, y_size[1])
                 if AXIS_W.edge:
                     live = live & within(w_run + p, y_size[2])
-                each = finish(each, y, residual, pre, bias, channel + u, live, n, y_d, line_h, y_w + p, y_stride, r_stride, Y,
+                each = finish(each, y, residual, pre, bias, channel + u, live, n, y_d, line_h, y_w, p, y_stride, r_stride, Y,
                               R, ACTIVATION, PARAMETERS)
                 if parts is not None:
                     values, lives = values + (each,), lives + (live,)
@@ -230,4 +239,4 @@ def direct(x, w, y, b, residual, pre, parts, size, x_size, y_size, x_stride, w_s
             i_box, boxes = rest // TILES, tiles_of_sample(size, 1, SIDES, INDEX)
             leave_lanes(parts, values, lives, tile * LANES.channels * SHARED + u, n, i_box % boxes * PROGRAM_PHASES +
                         pid % PROGRAM_PHASES, boxes * PROGRAM_PHASES, CHANNELS, LANES.channels * JOIN_C,
-                        SHARED if JOIN_C == 1 else 1, LINES_H * (PHASES_W // JOIN_W), LANES.last)
+                        SHARED if JOIN_C == 1 else 1, LINES_H * (LINES_W // JOIN_W), LANES.last)

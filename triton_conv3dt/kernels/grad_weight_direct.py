@@ -1,5 +1,5 @@
 """The weight gradient without tensor cores: depthwise and narrow groups, and fp64. All taps along h and w in one program, unrolled
-where they are not too many; what a thread reads of dz serves every line and tap that wants it.
+where they are not too many; what a thread reads of dz serves every line, column and tap that wants it.
 """
 
 import triton
@@ -10,19 +10,26 @@ from .tiles import box_origin, widen
 
 
 @triton.jit
-def use(acc, lines, b_z, I: tl.constexpr, J: tl.constexpr, READS_H: tl.constexpr, READS_W: tl.constexpr, SHARED: tl.constexpr):
+def use(acc, lines, b_z, I: tl.constexpr, J: tl.constexpr, READS_H: tl.constexpr, READS_W: tl.constexpr,
+        SHARED: tl.constexpr):
     """What the I-th read of dz along h and J-th along w is for."""
     STARTS_H: tl.constexpr = READS_H.start
     LINES: tl.constexpr = READS_H.line
     TAPS_H: tl.constexpr = READS_H.tap
+    STARTS_W: tl.constexpr = READS_W.start
+    COLUMNS: tl.constexpr = READS_W.line
     TAPS_W: tl.constexpr = READS_W.tap
-    FIRST: tl.constexpr = STARTS_H[I]
-    LAST: tl.constexpr = STARTS_H[I + 1]
-    for a in tl.static_range(FIRST, LAST):
-        for u in tl.static_range(SHARED):
-            more = acc[(TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u] + lines[LINES[a] * SHARED + u] * b_z
-            acc = (acc[:(TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u] + (more,)
-                   + acc[(TAPS_H[a] * READS_W.taps + TAPS_W[J]) * SHARED + u + 1:])
+    FIRST_H: tl.constexpr = STARTS_H[I]
+    LAST_H: tl.constexpr = STARTS_H[I + 1]
+    FIRST_W: tl.constexpr = STARTS_W[J]
+    LAST_W: tl.constexpr = STARTS_W[J + 1]
+    for a in tl.static_range(FIRST_H, LAST_H):
+        for c in tl.static_range(FIRST_W, LAST_W):
+            for u in tl.static_range(SHARED):
+                more = acc[(TAPS_H[a] * READS_W.taps + TAPS_W[c]) * SHARED + u] + lines[
+                    (LINES[a] * READS_W.lines + COLUMNS[c]) * SHARED + u] * b_z
+                acc = (acc[:(TAPS_H[a] * READS_W.taps + TAPS_W[c]) * SHARED + u] + (more,)
+                       + acc[(TAPS_H[a] * READS_W.taps + TAPS_W[c]) * SHARED + u + 1:])
     return acc
 
 
@@ -36,6 +43,8 @@ def multiply(acc, x, z, live, n, place, source, channel, shift, x_size, z_size, 
     SHARED: tl.constexpr = LANES.shared
     OFFSETS_H: tl.constexpr = READS_H.offset
     OFFSETS_W: tl.constexpr = READS_W.offset
+    INSIDE_H: tl.constexpr = READS_H.inside
+    INSIDE_W: tl.constexpr = READS_W.inside
     d, h, w, w_run, z_w, z_run = place
     if AXIS_D.edge:
         live = live & within(d, x_size[0])
@@ -48,14 +57,16 @@ def multiply(acc, x, z, live, n, place, source, channel, shift, x_size, z_size, 
         m_x = live
         if AXIS_H.edge:
             m_x = m_x & within(h + i, x_size[1])
-        for u in tl.static_range(SHARED):
+        for k in tl.static_range(LANES.columns * SHARED):
             if X.last:
-                x_offset = tl.multiple_of(offset, X_RUN) + source[u]
+                x_offset = tl.multiple_of(offset, X_RUN) + source[k % SHARED]
             else:
-                x_offset = tl.max_contiguous(tl.multiple_of(offset + source[u] * x_stride[1], X_RUN), X_RUN)
-            lines = lines + (tl.load(x + x_offset, mask=m_x, other=0.0).to(ACC),)
+                x_offset = tl.max_contiguous(tl.multiple_of(offset + source[k % SHARED] * x_stride[1], X_RUN), X_RUN)
+            p_x = x + x_offset + k // SHARED * x_stride[4]
+            lines = lines + (tl.load(p_x, mask=m_x, other=0.0).to(ACC),)
     z_d = d * AXIS_D.in_step + shift[0]
-    if AXIS_D.halo:
+    BOX: tl.constexpr = LANES.box
+    if AXIS_D.halo and BOX[0] > 1:
         live = live & within(z_d, z_size[0])
     z_h0 = h * AXIS_H.in_step + shift[1]
     plane = n * z_stride[0] + z_d * z_stride[2] + z_h0 * z_stride[3] + (z_w + (shift[2] + OFFSETS_W[0])) * z_stride[4]
@@ -69,11 +80,11 @@ def multiply(acc, x, z, live, n, place, source, channel, shift, x_size, z_size, 
         else:
             offset = tl.max_contiguous(offset, Z_RUN)
         p_z, m_row = z + offset, live
-        if AXIS_H.halo:
+        if AXIS_H.halo and not INSIDE_H[i]:
             m_row = m_row & within(z_h, z_size[1])
         for j in tl.static_range(len(OFFSETS_W)):
             m_z = m_row
-            if AXIS_W.halo:
+            if AXIS_W.halo and not INSIDE_W[j]:
                 m_z = m_z & within(z_run + (shift[2] + OFFSETS_W[j]), z_size[2])
             b_z = tl.load(p_z + (OFFSETS_W[j] - OFFSETS_W[0]) * z_stride[4], mask=m_z, other=0.0).to(ACC)
             acc = use(acc, lines, b_z, i, j, READS_H, READS_W, SHARED)
@@ -91,6 +102,7 @@ def grad_weight_direct(x, z, parts, BOXES, SHARE, size, z_size, x_stride, z_stri
     Grid: (tap that is not unrolled, input channels of the group, channel tile), share.
     """
     SHARED: tl.constexpr = LANES.shared
+    COLUMNS: tl.constexpr = LANES.columns
     BOX: tl.constexpr = LANES.box
     SIDES: tl.constexpr = LANES.sides
     PLACES: tl.constexpr = BOX[0] * BOX[1] * BOX[2]
@@ -126,10 +138,15 @@ def grad_weight_direct(x, z, parts, BOXES, SHARE, size, z_size, x_stride, z_stri
     for i_box in tl.range(first, tl.minimum(tl.cast(BOXES, INDEX), first + SHARE)):
         n, d0, h0, w0 = box_origin(i_box, size, SIDES)
         d0, h0, w0 = d0.to(tl.int32), h0.to(tl.int32), w0.to(tl.int32)
-        place = (d0 + d, h0 + h * LANES.lines, w0 + w, w0 + w // X_RUN * X_RUN, (w0 + w) * AXIS_W.in_step,
-                 (w0 + w // Z_RUN * Z_RUN) * AXIS_W.in_step)  # the same along a run
-        acc = multiply(acc, x, z, live, n, place, source, channel, shift, size, z_size, x_stride, z_stride, AXIS_D, AXIS_H,
-                       AXIS_W, READS_H, READS_W, X, Z, LANES, ACC)
+        w_run, z_run = w * COLUMNS // X_RUN * X_RUN, w * COLUMNS // Z_RUN * Z_RUN  # the same along a run
+        place = (d0 + d, h0 + h * LANES.lines, w0 + w * COLUMNS, w0 + w_run, (w0 + w * COLUMNS) * AXIS_W.in_step,
+                 (w0 + z_run) * AXIS_W.in_step)
+        reached = True
+        if AXIS_D.halo and BOX[0] == 1:  # a box has one plane: where that meets none of dz, no mask is needed
+            reached = within(d0 * AXIS_D.in_step + shift[0], z_size[0])
+        if reached:
+            acc = multiply(acc, x, z, live, n, place, source, channel, shift, size, z_size, x_stride, z_stride, AXIS_D, AXIS_H,
+                           AXIS_W, READS_H, READS_W, X, Z, LANES, ACC)
     o_c = tile * LANES.channels + tl.arange(0, LANES.channels)
     out = parts + share.to(tl.int64) * p_stride[0] + (o_c // CO * CI + ci).to(tl.int64) * p_stride[1]
     out += (o_c % CO).to(tl.int64) * p_stride[2]

@@ -134,14 +134,15 @@ class Dot(NamedTuple):
 
 class Lanes(NamedTuple):
     """What one program computes without tensor cores: the places of a box (d, h, w) in so many channels are lanes in one row,
-    channels fastest where last. Each lane has `lines` neighbours along h, with which a program's places have these sides, and
-    `shared` neighbouring channels that read the same (of a weight gradient: input channels). join of what a lane writes are
-    neighbours in memory, and written together.
+    channels fastest where last. Each lane has `lines` neighbours along h and `columns` along w, with which a program's places
+    have these sides, and `shared` neighbouring channels that read the same (of a weight gradient: input channels). join of what
+    a lane writes are neighbours in memory, and written together.
     """
 
     channels: int
     shared: int
     lines: int
+    columns: int
     box: tuple[int, int, int]
     sides: tuple[int, int, int]
     last: bool
@@ -150,11 +151,13 @@ class Lanes(NamedTuple):
 
 class Reads(NamedTuple):
     """What one lane reads along h or w, and what for: the place offset[i] beside its own serves the uses start[i] up to
-    start[i + 1], each a line (a place that is written, then its phase; `lines` in all) and a tap, of `taps`. Where the axis
-    is not unrolled, its taps and phases are counted elsewhere, and there is the one tap 0.
+    start[i + 1], each a line (a place that is written, then its phase; `lines` in all) and a tap, of `taps`. inside[i]: it is
+    a place of the tensor in every box. Where the axis is not unrolled, its taps and phases are counted elsewhere, and there is
+    the one tap 0.
     """
 
     offset: tuple[int, ...]
+    inside: tuple[bool, ...]
     start: tuple[int, ...]
     line: tuple[int, ...]
     tap: tuple[int, ...]

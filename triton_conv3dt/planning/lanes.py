@@ -3,7 +3,7 @@ for them. All follows from block_m channels and block_n places of a config.
 """
 
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div
 from ..problems.problem import Problem
@@ -13,6 +13,7 @@ from .constants import Lanes, Reads
 SUMS = 32  # of fp32 that a thread keeps of a lane
 WEIGHTS = 100  # or sums of a weight gradient, by tap, that it keeps besides
 MOST_REGISTERS = 264  # fitted to what the compiler makes of defaults of layers.json on sm_80 and sm_90
+MOST_ALONE = 304  # by the same scale, of a thread with one lane of more than two columns
 
 
 def places(problem: Problem) -> tuple[int, int, int]:
@@ -32,10 +33,21 @@ def lanes(problem: Problem, config: Config) -> Lanes:
     most = SUMS // (phases * (1 if weights else shared)) // max(1, problem.item // 4)
     lines = max(1, min(config.block_n, 8, 1 << (height - 1).bit_length(), most))
     lines = 1 << (lines.bit_length() - 1)
-    box = _box((sizes[0], ceil_div(height, lines), width), config.block_n // lines)
-    join = 1 if weights else shared if last else problem.stride[2] if forward and w else 1
-    return Lanes(config.block_m // (1 if weights else shared), shared, lines, box, (box[0], box[1] * lines, box[2]), last,
+    channels = config.block_m // (1 if weights else shared)
+    values = channels * config.block_n // lines // (32 * config.warps)  # lanes of a thread, if they were not its columns
+    # Twice as many of an input gradient would have the lanes of a warp read from twice as many lines of the cache.
+    columns = gcd(max(1, min(values, config.block_n // lines)), width, 4 if forward and not last else 2)
+    columns = columns if w and _overlap(problem.axes[2], forward) else 1
+    box = _box((sizes[0], ceil_div(height, lines), width // columns), config.block_n // lines // columns)
+    join = 1 if weights else shared if last else columns * (problem.stride[2] if forward and w else 1)
+    return Lanes(channels, shared, lines, columns, box, (box[0], box[1] * lines, box[2] * columns), last,
                  join if join in (1, 2, 4, 8) else 1)
+
+
+def _overlap(a: Axis, forward: bool) -> bool:
+    """Whether neighbouring places read some of the same."""
+    one, two = (len(_reads(a, forward, True, columns, 0).offset) for columns in (1, 2))
+    return two < 2 * one
 
 
 def _shared(problem: Problem, config: Config, last: bool) -> int:
@@ -88,17 +100,22 @@ def reads(problem: Problem, config: Config) -> tuple[Reads, Reads]:
     """What a lane reads along h and along w."""
     found, forward = lanes(problem, config), problem.direction == "forward"
     h, w = unrolled(problem, found.shared)
-    return _reads(problem.axes[1], forward, h, found.lines), _reads(problem.axes[2], forward, w, 1)
+    beyond = [ceil_div(all_, side) * side for all_, side in zip(places(problem), found.sides)]
+    return (_reads(problem.axes[1], forward, h, found.lines, beyond[1]),
+            _reads(problem.axes[2], forward, w, found.columns, beyond[2]))
 
 
 @lru_cache(maxsize=4096)
-def _reads(a: Axis, forward: bool, unroll: bool, lines: int) -> Reads:
+def _reads(a: Axis, forward: bool, unroll: bool, lines: int, beyond: int) -> Reads:
+    """beyond: where boxes end."""
     step, phases = 1 if forward else a.stride, a.stride if unroll and forward else 1
     uses = sorted((line * step + offset, line * phases + phase, tap) for line in range(lines) for phase in range(phases)
                   for tap, offset in (_taps(a, forward, phase) if unroll else [(0, 0)]))
     offsets = sorted({offset for offset, _, _ in uses})
+    last, size = (beyond - lines) * step, a.size if forward else a.out  # of what is read, beside which offsets count
+    inside = tuple(unroll and offset >= 0 and last + offset < size for offset in offsets)
     start = [sum(offset < each for offset, _, _ in uses) for each in offsets] + [len(uses)]
-    return Reads(tuple(offsets), tuple(start), tuple(line for _, line, _ in uses), tuple(tap for _, _, tap in uses),
+    return Reads(tuple(offsets), inside, tuple(start), tuple(line for _, line, _ in uses), tuple(tap for _, _, tap in uses),
                  lines * phases, a.kernel if unroll else 1, unroll)
 
 
@@ -108,6 +125,13 @@ def _taps(a: Axis, forward: bool, phase: int) -> list[tuple[int, int]]:
         return [(tap, tap * a.dilation - a.padding) for tap in range(a.kernel)]
     p = a.phase(phase)
     return [(p.first + j * a.tap_step, p.offset - j * a.input_step) for j in range(p.taps)]
+
+
+def kept(problem: Problem, config: Config, values: int) -> bool:
+    """Whether the registers of a thread hold what so many places of each of its lines need; of a single lane they should."""
+    columns = lanes(problem, config).columns
+    alone, needed = values <= columns, registers(problem, config, max(1, values // columns))
+    return needed <= MOST_REGISTERS or alone and (columns <= 2 or needed <= MOST_ALONE)
 
 
 def registers(problem: Problem, config: Config, values: int) -> float:
@@ -132,9 +156,10 @@ def instructions(problem: Problem, config: Config) -> float:
     narrow = 16 // problem.item
     wide = min(narrow, values) if found.last or (len(w.offset) == 1 and problem.stride[2] == 1) else 1
     loads, taps, uses = len(h.offset) * len(w.offset), h.taps * w.taps, len(h.tap) * len(w.tap)
-    step = values * (loads * (1.5 + 3 / wide) + found.shared * uses) + len(h.offset) * 8 * values / wide
+    masked = 1.5 if found.box[0] > 1 else 0.5  # by lanes of several planes everything
+    step = values * (loads * (masked + 1 + 3 / wide) + found.shared * uses) + len(h.offset) * 8 * values / wide
     if problem.direction == "grad_weight":
-        step += found.lines * found.shared * values * (2 + 5 / wide) + 60
+        step += found.lines * found.columns * found.shared * values * (2 + 5 / wide) + 60
         reduced = taps * found.shared * (10 * values_c + (14 if config.warps > 1 else 4))
         return step * ceil_div(boxes(problem, config), config.shares) + reduced + 150
     phases = problem.stride if problem.direction == "forward" else (1, 1, 1)

@@ -166,7 +166,8 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
                           TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c)),
                           DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
-        boxes, width = lanes.boxes(p, c), lanes.sides(p, c)[2] if p.x_layout == p.y_layout else 1
+        boxes, found = lanes.boxes(p, c), lanes.lanes(p, c)
+        width = found.box[2] if p.x_layout == p.y_layout and found.columns == 1 else 1  # of neighbours that are lanes
         sizes = boxes, ceil_div(boxes, c.shares), p.in_size, p.out_size
         constants |= dict(X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], width)),
                           Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)), CHANNELS=p.co, **_lanes(p, c))

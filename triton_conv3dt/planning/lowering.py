@@ -254,7 +254,7 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
     stride = problem.stride[2] if problem.direction == "forward" else 1
     if not config.dense:
         found, sizes = lanes.lanes(problem, config), problem.out_size if problem.direction == "forward" else problem.in_size
-        return gcd(alignment, sizes[2], found.box[2] * stride) if found.join == stride else 1
+        return gcd(alignment, sizes[2], found.sides[2] * stride) if found.join == stride * found.columns else 1
     joined = join_factor(problem, config.merge)
     if joined != stride:
         return 1

@@ -155,18 +155,21 @@ def _direct(problem: Problem, device: Device, thorough: bool):
     last = (problem.x_layout if problem.direction == "grad_input" else problem.y_layout) == "channels_last"
     most = 64 if last else 1 if weights else 8
     counts = {_power_of_two(channels if last else min(channels, rows & -rows), 1, n)
-              for n in ((4, 16, most) if thorough else (2, most))}
+              for n in ((4, 16, most) if thorough else (2, 32, most) if last else (2, most))}
     counts |= {1} if thorough else set()
     if not last and not weights and prod(lowering.steps(problem, Config("direct", 1, 1))[1:]) < 32:
         counts |= {16}  # lanes that a small volume leaves idle take other channels
+    spare = 512 // _power_of_two(prod(problem.in_size[1:]), 1, 512)
+    if not last and problem.direction != "forward" and spare <= 8:
+        counts |= {spare}  # and so do those that would take other planes, and need masks for what these read
     found = []
     for block_m, warps, values in product(sorted(counts), (1, 2, 4, 8) if thorough else (1,) if weights else (1, 4), (1, 2, 4, 8)):
         shape = Config("direct", block_m, 1, warps=warps)
         threads = max(1, 32 * warps * values * (1 if weights else lanes.lanes(problem, shape).shared) // block_m)
         for config in (replace(shape, block_n=threads * lines) for lines in (1, 2, 4, 8)):
             fewer = config.block_n <= 2 * _power_of_two(_positions(problem), 1, 8192)
-            kept = values == 1 or lanes.registers(problem, config, values) <= lanes.MOST_REGISTERS
-            if fewer and kept and lanes.lanes(problem, config).lines * threads == config.block_n:
+            whole = lanes.lanes(problem, config).lines * threads == config.block_n
+            if fewer and whole and lanes.kept(problem, config, values):
                 found.append(config)
     for config in found or [Config("direct", 1, 32, warps=1)]:
         tiles = lowering.grid(problem, config)[0]
