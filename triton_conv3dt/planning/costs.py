@@ -19,6 +19,7 @@ SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared 
 CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM of all, where a device does not say
 CACHE_PORT = 64  # bytes that one SM takes from there in a clock, however few others ask
 CLOCK = 1.5e9  # instructions/s that a scheduler issues
+ISSUING = 0.78  # of its clocks, a scheduler whose few warps wait for what they load
 EXPOSED = 0.5  # of the time in which L2 hands out what all programs read: what nothing hides
 IN_FLIGHT = 7e-7  # seconds that a byte of DRAM is under way: what must be in flight to keep the memory busy
 WARP_BY_WARP = 0.6  # what is left of the rate where too few rows for a warpgroup are multiplied warp by warp
@@ -43,7 +44,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     programs = prod(lowering.grid(problem, config))
     if not config.dense:
         issued = lanes.instructions(problem, config) * programs * config.warps
-        slots = min(programs * config.warps, 4 * device.sms)  # an instruction a clock each
+        slots = min(programs * config.warps, 4 * device.sms) * ISSUING  # an instruction a clock each
         return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
     l2, cache = device.l2 or float("inf"), CACHE_RATE
     if device.l2 and device.clock:
