@@ -3,6 +3,7 @@
 import numpy as np
 
 from .faults import UNSIGNED, Fault, all_bytes
+from ..ptx.arithmetic import to_tf32
 from .tensorcore import swizzled
 
 SPANS = {0: None, 1: 32, 2: 64, 3: 128}  # CU_TENSOR_MAP_SWIZZLE_*: bytes of the inner box at most
@@ -33,8 +34,7 @@ class TensorMap:
                         f"{self.strides} bytes, address {address:#x}, swizzle {swizzle}, items of {item} bytes)")
         if SPANS[swizzle] and self.box[0] * item != SPANS[swizzle]:
             raise NotImplementedError("an inner side of the box shorter than the span of the swizzle")
-        if kind == ROUNDS_TO_TF32:
-            raise NotImplementedError("tensor maps that round to tf32")
+        self.rounds = kind == ROUNDS_TO_TF32
 
     def _refused(self, rank, kind) -> str | None:
         if not 1 <= rank <= 5 or len(self.shape) != rank or len(self.strides) != rank:
@@ -115,6 +115,8 @@ class Copy:
             machine.warn("tensor copy reads outside a view", self.ins, 1)
         fill = NANS[m.item] if m.fill_nan else 0
         data = np.ascontiguousarray(np.where(inside, rows, rows.dtype.type(fill)))
+        if m.rounds:
+            data = to_tf32(data.view(np.float32), away=False)  # as triton#11751 found on hardware
         data, target = data.view(np.uint64).reshape(len(index), -1, 2), self.rows[which]
         # The copy engine is no warp: what it writes is ordered by its mbarrier, and is no race.
         machine.shared.view(8, 2, "ready")[target] = all_bytes(8)
