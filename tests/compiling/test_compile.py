@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_rows import COPIES, FEW, FORWARD, LAYERS, WIDE
+from compile_rows import COPIES, FEW, FORWARD, LAYERS, PAIRS, WIDE
 
 from triton_conv3dt.compiling import compile
 from triton_conv3dt.launching import launch
@@ -33,7 +33,8 @@ ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
 ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
 ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
 FEW_ROWS = [(name, "grad_input", device) for device in TENSOR_CORES for name in FEW]
-COPIED = [(name, "grad_weight", "nvidia_h200") for name in COPIES]
+COPIED = [(name, "grad_weight", "nvidia_h200", "gather") for name in COPIES]
+PAIRED = [(name, "grad_weight", "nvidia_h200", "pair") for name in ("k2s2 tf32", *PAIRS, *COPIES)]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual",
                                           "k2s2 statistics")}
@@ -49,7 +50,7 @@ def compiled(tmp_path_factory) -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": str(ROOT)}
-    rows = map(",".join, ROWS + FEW_ROWS + COPIED)
+    rows = map(",".join, ROWS + FEW_ROWS + COPIED + PAIRED)
     result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *rows], env=environment,
                             capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
@@ -70,8 +71,10 @@ def test_compiled_kernel(compiled, row):
         described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
         overlapping = name.startswith(("k3s2p1op1", "k4s2p1"))  # which may walk on Hopper, or merge phases
-        assert used["path"] == (path or [expected])[0] or overlapping and used["path"] in ("walk", "descriptor"), used
-        assert used["rounds"] == ("tf32" in name and "a copy" not in used["config"]), used  # else the copy and the packing do
+        paired = used["path"] == "pair" and device == "nvidia_h200"
+        assert used["path"] == (path or [expected])[0] or paired or overlapping and used["path"] in ("walk", "descriptor"), used
+        # Else the copy and the packing do, or the copy engine.
+        assert used["rounds"] == ("tf32" in name and "a copy" not in used["config"] and not paired), used
         check_loads(used, row[:3])
     # A weight gradient writes single sums of depthwise layers and, still, of a channels-first dz that is split along w.
     # Lanes of a depthwise layer lie side by side: a warp that writes 32 bits of each fills whole lines.
@@ -102,7 +105,10 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
     if FORWARD.get(row[0], {}).get("bias"):  # one value a row
         loads = [width for width in loads if width > 16]
-    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] in ("descriptor", "walk")), used
+    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] in ("descriptor", "walk", "pair")), used
+    if used["path"] == "pair":
+        assert not copies, used
+        return
     if used["path"] == "walk" and row[1] == "grad_weight":  # x waits in registers, and dz is multiplied as it lies
         assert used["register_operands"] == used["instructions"]["HGMMA"], used
     if used["path"] == "walk":  # all that is multiplied comes by descriptor
@@ -129,6 +135,17 @@ def test_weight_gradients_of_copies(compiled, row):
     assert "a copy first" in used["config"] and not used["rounds"] and used["spills"] == used["stack"] == 0, used
     assert used["shared"] <= used["budget"] <= used["limit"] and {*used["widths"]["LDGSTS"]} == {32, 128}, used
     assert used["instructions"][TENSOR_CORES[row[2]]] > 0 and used["register_operands"] == 0, used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", PAIRED, ids=" ".join)
+def test_weight_gradients_of_pairs(compiled, row):
+    """All by descriptor, to the tensor cores as it lies, or dz by registers where its residues are parted there."""
+    used = compiled[row]
+    assert "error" not in used and used["path"] == "pair" and used["spills"] == used["stack"] == 0, used
+    assert used["shared"] <= used["budget"] <= used["limit"] and not used["widths"].get("LDGSTS") and not used["rounds"], used
+    assert used["instructions"]["UTMALDG"] > 0 and used["instructions"]["HGMMA"] > 0, used
+    assert used["register_operands"] == (0 if "a copy" in used["config"] else used["instructions"]["HGMMA"]), used
 
 
 def test_interpreted_kernels_are_refused(monkeypatch):

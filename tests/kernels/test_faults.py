@@ -1,7 +1,6 @@
 """The tests of the kernels notice what they are there for: each deliberate fault fails the check that passes without it."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.trial_tensors import Wrong
 from triton_conv3dt.kernels import gather, reduce
 from triton_conv3dt.launching import binding, launch
-from triton_conv3dt.planning import lanes, launches, lowering, passes, taps
+from triton_conv3dt.planning import lanes, launches, lowering, passes
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.case import parse
@@ -89,9 +88,8 @@ def rows_of_boxes_too_long(patch):
 def copies(change):
     """A fault in where the copies of a weight gradient begin or how they lie, in the launches that make them alone."""
     def install(patch):
-        right = passes.taps.copies
-        wrong = lambda p, c: tuple([change(axis) for axis in axes] for axes in right(p, c))
-        patch.setattr(passes, "taps", SimpleNamespace(RUN=taps.RUN, copies=wrong))
+        right = passes.to_residues
+        patch.setattr(launches, "to_residues", lambda p, axes, name: right(p, [change(axis) for axis in axes], name))
     return install
 
 
@@ -99,8 +97,8 @@ def residues_elsewhere(patch):
     """As a copy is made, its residues are neighbours."""
     right = passes.to_residues
 
-    def wrong(p, c, name):
-        made, memory = right(p, c, name)
+    def wrong(p, axes, name):
+        made, memory = right(p, axes, name)
         return replace(made, constants=made.constants | dict(RESIDUES=(1, 1, 1))), memory
     patch.setattr(launches, "to_residues", wrong)
 

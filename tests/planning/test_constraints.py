@@ -69,11 +69,11 @@ def test_plans_do_without(name, direction):
     assert free.constraints == NONE and "without" not in str(free)
     pointers = launch.plan(problem, H200, constraints=parse("descriptor"))
     assert pointers.config.path == ("direct" if name.startswith("depthwise") else "gather")
-    assert free.config.path in ("descriptor", "walk") or pointers.config == free.config
+    assert free.config.path in ("descriptor", "walk", "pair") or pointers.config == free.config
     assert "without   descriptor\n" in str(pointers)
     for most in (1, 2):
         shallow = launch.plan(problem, H200, constraints=parse(f"stages>{most}"))
-        assert shallow.config.stages <= most and (shallow.config.path == free.config.path or free.config.path == "walk" and most == 1)
+        assert shallow.config.stages <= most and (shallow.config.path == free.config.path or free.config.path == "walk" and most == 1 or free.config.path == "pair")
     dense = launch.plan(problem, H200, constraints=parse("direct"))
     assert dense.config.dense and (dense.config == free.config or name.startswith("depthwise"))
     assert launch.plan(problem, H200, constraints=parse("gather,descriptor")).config.path == "direct"
@@ -82,7 +82,7 @@ def test_plans_do_without(name, direction):
 def test_descriptors_and_deep_pipelines_are_what_is_escaped():
     """Otherwise the plans above would hold of nothing."""
     default = search.default(Problem.of_layer(**LAST), H200)
-    assert default.path == "descriptor" and default.stages >= 3
+    assert default.path == "pair" and default.stages >= 3 and search.default(Problem.of_layer(**LAST), H200, parse("pair")).path == "descriptor"
 
 
 @pytest.mark.parametrize("text", ("stages>2", "descriptor,direct"))
@@ -132,8 +132,8 @@ def test_a_tuned_config_may_be_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("changed, text, allow", (
     ({"dtype": "float64"}, "direct", "allow direct again"),
-    ({}, "gather,descriptor,direct", "allow descriptor or gather or direct again"),
-    ({"layout": "channels_first"}, "gather,direct", "allow gather or direct again"),
+    ({}, "gather,descriptor,direct", "allow descriptor or gather or pair or direct again"),
+    ({"layout": "channels_first"}, "gather,direct,pair", "allow gather or pair or direct again"),
     ({"direction": "grad_weight"}, "gather,direct", "allow gather or direct again")))
 def test_where_nothing_is_left_it_says_what_would_do(changed, text, allow):
     problem = Problem.of_layer(**LAST | changed)
@@ -243,7 +243,7 @@ print([record.plan.config.path for call in functional._calls.values() for record
 
 @pytest.mark.parametrize("text, expected", (
     ("gather descriptor", "['direct']\n"),
-    ("descripter", ("refused: TRITON_CONV3DT_WITHOUT='descripter': expected words of gather, descriptor, direct, onepass, walk, "
+    ("descripter", ("refused: TRITON_CONV3DT_WITHOUT='descripter': expected words of gather, descriptor, direct, onepass, walk, pair, "
                     "and stages>N for pipelines of more than N stages, received 'descripter'\n") * 2 + "[]\n")))
 def test_the_environment_variable(text, expected):
     """A malformed one is an error of every call that needs it; importing and PyTorch's path do not."""

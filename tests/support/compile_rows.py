@@ -42,6 +42,7 @@ FEW = {  # input gradients alone: few channels, which are summed over with their
                                              layout="channels_last"),
 }
 COPIES = {"k4s2p1 tf32 weight": dict(n=2, ci=256, co=128, in_size=16, kernel=4, stride=2, padding=1, dtype="float32")}  # grad_weight only
+PAIRS = {"k3s2p1op1 tf32 weight": NNUNET_K3 | dict(dtype="float32")}  # as well
 WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
                                           layout="channels_last")}  # offsets of 64 bits
 
@@ -54,7 +55,7 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problems.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | FEW | COPIES | WIDE)[name]
+    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | FEW | COPIES | PAIRS | WIDE)[name]
     problem, device = Problem.of_layer(direction, **given), Device.named(device)
     if direction == "backward":
         given = search.one_pass(problem, device)

@@ -35,6 +35,8 @@ DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
+PAIR = Config("pair", 32, 128, 32, 4, 3, merge=(False, False, True), box=(2, 8, 8))
+PAIR_WEIGHT = Config("pair", 128, 128, 32, 4, 3, taps=("crossed", "columns", "crossed"), **SHARES)
 
 WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=(2, 8, 8), copy=True), dict(in_size=9, co=16)
 
@@ -104,11 +106,18 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "walk grad_input": ("grad_input", WALKED, replace(WALK, block_k=16, merge=(False,) * 3)),
     "walk_weight": ("grad_weight", LAST, WALK_WEIGHT),
     "walk_weight of residues along h": ("grad_weight", LAST, replace(WALK_WEIGHT, taps=("crossed", "programs", "columns"))),
+    "pair": ("forward", LAST, PAIR),
+    "pair of planes": ("forward", WHOLE, replace(PAIR, block_m=128, merge=(True, True, True), box=(0, 0, 0))),
+    "pair of lines": ("forward", TF32, PAIR),
+    "pair of strided lines": ("grad_input", {}, replace(PAIR, merge=(False,) * 3)),
+    "pair_weight": ("grad_weight", TF32, PAIR_WEIGHT),
+    "pair_weight of a copy": ("grad_weight", TF32, replace(PAIR_WEIGHT, copy=True)),
+    "pair_weight of four": ("grad_weight", TF32, replace(PAIR_WEIGHT, copy=True, cluster=4)),
     "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),
     "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
 }
 WIDE = " wide"
-NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS if not name.startswith("walk")))  # which 32 bits suffice
+NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS if not name.startswith(("walk", "pair"))))  # which 32 bits suffice
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class Row:
     @property
     def wide(self) -> bool:
         """Offsets have 64 bits, by its INDEX or always."""
-        return str(self.constants.get("INDEX", "int64")) == "int64" and not self.kernel.is_gluon()  # walks never are
+        return str(self.constants.get("INDEX", "int64")) == "int64" and not self.kernel.is_gluon()  # those in Gluon never are
 
     def called(self, **values: int) -> tuple:
         """The arguments with these values, and integers of no kind for the rest."""
@@ -187,7 +196,7 @@ def kernels_without_a_row() -> list[str]:
     from triton.runtime.jit import JITFunction
 
     tried = [row(name).kernel for name in NAMES]
-    known = binding.load() | binding.load_walk()
+    known = binding.load() | binding.load_gluon()
     return [name for name, value in known.items() if isinstance(value, JITFunction) and value not in tried]
 
 

@@ -87,6 +87,9 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                 (high, wide), m = rng.choice(((8, 8), (4, 8), (8, 16), (16, 8))), rng.choice((64, 128))
                 tried = Config("walk", m, rng.choice((16, 32)), high * wide, m // 16, 2, box=(1, high, wide),
                                taps=rng.choice(weight_walks.WAYS))
+            elif path == "pair" and problem.direction == "grad_weight":
+                tried = Config("pair", rng.choice((128, 256)), rng.choice((64, 128)), rng.choice((16, 32)), 4, rng.choice((2, 3)),
+                               copy=rng.random() < 0.5, taps=tuple(rng.choice(WAYS) for _ in range(3)), cluster=rng.choice((2, 4)))
             else:
                 blocks = (rng.choice((16, 32, 64)), rng.choice((16, 32)), rng.choice((16, 32)))
                 merge = tuple(rng.random() < 0.5 for _ in range(3)) if problem.direction == "forward" else (False,) * 3

@@ -1,8 +1,31 @@
-"""What versions of Gluon, from Triton 3.6 to 3.9, call by other names."""
+"""What kernels in Gluon share: what its versions, from Triton 3.6 to 3.9, call by other names, and how operands lie in shared memory."""
 
+from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 seen_as = getattr(gl.shared_memory_descriptor, "reinterpret", None) or gl.shared_memory_descriptor._reinterpret
+
+
+@gluon.constexpr_function
+def halves(rank, dimensions):
+    """The bases of a layout for the programs of a cluster: for each bit of their number the dimension that it halves, -1 where all have
+    the whole; none without a cluster."""
+    if dimensions is None:
+        return {}
+    dimensions = (dimensions,) if isinstance(dimensions, int) else tuple(dimensions)
+    return dict(cga_layout=[[int(i == halved) << dimensions[:bit].count(halved) for i in range(rank)]
+                            for bit, halved in enumerate(dimensions)])
+
+
+@gluon.constexpr_function
+def spread(dimension, programs):
+    """All bits of the number of a program halve one dimension."""
+    return (dimension,) * (programs.bit_length() - 1)
+
+
+@gluon.constexpr_function
+def shared_layout(channels, bits, rank, halved=None):
+    return gl.NVMMASharedLayout(min(128, channels * bits // 8), bits, rank, **halves(rank, halved))

@@ -13,15 +13,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma
 
-from .gluon_names import barrier, load_box, seen_as
+from .gluon_names import barrier, load_box, seen_as, shared_layout
 from .walk_store import write
 from .walk_sums import begun, first_of, nothing, unbundled, wait_for
 from .walk_turn import copy_sheet, round_plane
-
-
-@gluon.constexpr_function
-def shared_layout(channels, bits, rank):
-    return gl.NVMMASharedLayout(min(128, channels * bits // 8), bits, rank)
 
 
 @gluon.constexpr_function

@@ -17,7 +17,7 @@ from .tensors import DTYPES, place_stride, weight_strides
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
 
 
-WALKS = ("walk", "walk_weight")  # kernels in Gluon
+GLUON = ("walk", "walk_weight", "pair", "pair_weight")  # kernels in it
 
 
 @functools.lru_cache(maxsize=None)
@@ -104,10 +104,12 @@ def descriptors(launch: Launch, tensors: tuple) -> tuple[Descriptor, ...]:
     for (reading, problem, config), tensor in zip(launch.described, tensors):
         ci, co, tap = weight_strides(tensor) if reading == "weight" else (0, 0, 0)
         rows = (co, tap, ci) if problem.direction == "forward" else (ci, tap, co)
-        step = rows if reading == "weight" else place_stride(tensor)
+        steps = {"weight": rows} | dict.fromkeys(("planes", "lines", "strided lines"), tensor.stride()[:2])
+        steps |= dict.fromkeys(("x lines", "dz lines"), tensor.stride())
+        step = steps[reading] if reading in steps else place_stride(tensor)
         parts = lowering.described(reading, problem, config, step)
-        if launch.kernel in WALKS:
-            found.append(Descriptor(*load_walk()["descriptor"](tensor, parts)))
+        if launch.kernel in GLUON:
+            found.append(Descriptor(*load_gluon()["descriptor"](tensor, *parts)))
         else:
             found.append(Descriptor(load()["descriptor"], tensor, *parts))
     return tuple(found)
@@ -122,7 +124,7 @@ def _allocate(w, like):
 
 def kernel(launch: Launch):
     """The jit function of a launch."""
-    return (load_walk() if launch.kernel in WALKS else load())[launch.kernel]
+    return (load_gluon() if launch.kernel in GLUON else load())[launch.kernel]
 
 
 def numbers_of(launch: Launch, tensors: tuple) -> tuple[int | tuple[int, ...], ...]:
@@ -154,7 +156,7 @@ def constants_of(launch: Launch) -> dict[str, object]:
 
 def options_of(launch: Launch) -> dict[str, object]:
     """How the kernel is compiled."""
-    return dict(num_warps=launch.warps, num_stages=launch.stages, **FUSION)
+    return dict(num_warps=launch.warps, num_stages=launch.stages, num_ctas=launch.ctas, **FUSION)
 
 
 def _of_rows(w, ci_group: int):
@@ -203,14 +205,22 @@ def load() -> dict:
 
 
 @functools.lru_cache(maxsize=None)
-def load_walk() -> dict:
+def load_gluon() -> dict:
     """The kernels in Gluon, which not every Triton has, and what its descriptors are made of."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from ..kernels import walk, walk_weight
+    from ..kernels import gluon_names, walk, walk_weight
+    from ..planning.device import gluon
 
-    def descriptor(tensor, parts):
-        layout = walk.shared_layout(parts[2][-1], 8 * tensor.element_size(), len(parts[0]))
-        return TensorDescriptor, tensor, *parts, layout
+    def descriptor(tensor, shape, strides, block, halved=None, rounded=False):
+        """halved: the dimension of the block that each bit of the number of a cluster's programs halves; -1 where all have the whole.
+        rounded: to TF32, by the copy engine."""
+        layout = gluon_names.shared_layout(block[-1], 8 * tensor.element_size(), len(shape), halved)
+        return TensorDescriptor, tensor, shape, strides, block, layout, *(("zero", True) if rounded else ())
 
-    return {"walk": walk.walk, "walk_weight": walk_weight.walk_weight, "descriptor": descriptor}
+    found = {"walk": walk.walk, "walk_weight": walk_weight.walk_weight, "descriptor": descriptor}
+    if gluon() >= (3, 7):  # which know clusters
+        from ..kernels import pair, pair_weight
+
+        found |= {"pair": pair.pair, "pair_weight": pair_weight.pair_weight}
+    return found

@@ -33,6 +33,8 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     y_alignment, r_alignment = _alignment(y, y_minor), 0 if residual is None else _alignment(residual, y_minor)
     gathered = x if direction == "forward" else y
     even = place_stride(gathered) is not None and (direction != "grad_weight" or place_stride(x) is not None)
+    if layout_of(gathered) == "channels_first" and direction in ("forward", "grad_input"):
+        even = _in_planes(gathered)
     reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     # The direct path adds what lies between two taps along w to a pointer, in 32 bits: the first may lie before the tensor.
     reaches[0] = max(reaches[0], gathered.stride(4) * dilation[2] * (w.shape[4] - 1))
@@ -50,13 +52,14 @@ def layout_of(t) -> str:
 
 
 def _alignment(t, minor: int) -> int:
-    """The run length, in elements, that the address and every stride but that of the minor axis allow; 1 without runs."""
+    """The run length, in elements, that the address and every stride but that of the minor axis allow; 1 without runs, and where an
+    axis is expanded: no descriptor takes its stride of 0."""
     if t.stride(minor) != 1:
         return 1
     run = max(1, power_of_two_divisor(t.data_ptr(), 16) // t.element_size())  # the address may be that of half an element
     for axis, (size, stride) in enumerate(zip(t.shape, t.stride())):
         if size > 1 and axis != minor:
-            run = power_of_two_divisor(stride, run)
+            run = power_of_two_divisor(stride, run) if stride else 1
     return run
 
 
@@ -102,6 +105,14 @@ def place_stride(t) -> int | None:
     """
     n, _, *sizes = t.shape
     return _one_stride((n, *sizes), (t.stride(0), *t.stride()[2:]), 8) or None
+
+
+def _in_planes(t) -> bool:
+    """Whether the places of every channel of t [N, C, D, H, W] are dense, from multiples of 16 bytes on, and one stride steps through the
+    channels of all samples."""
+    channel = _one_stride(t.shape[:2], t.stride()[:2], 0)
+    return _one_stride(t.shape[2:], t.stride()[2:], 1) == 1 and channel is not None and not any(
+        start % 16 for start in (t.data_ptr(), channel * t.element_size()))
 
 
 def _one_stride(sizes, strides, single: int) -> int | None:

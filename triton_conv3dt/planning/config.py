@@ -2,18 +2,18 @@
 says.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
-from . import flat, taps, walks, weight_walks
+from . import boxes, flat, pairs, taps, walks, weight_pairs, weight_walks
+from .boxes import copyable, seen  # noqa: F401: asked of a config by others
 from .device import Device
 from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
 
-PATHS = ("gather", "descriptor", "direct", "onepass", "walk")
+PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
-LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Config:
     direct: block_m channels by block_n positions, without tensor cores.
     walk: the same sums, with every plane fetched once: block_m channels of each phase, block_n places (h, w) of a patch, of box
     (planes along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
+    pair: the gather product, or that of a weight gradient, by the programs of a cluster, so many: block_m by block_n of all together, of
+    which each has its part of one side and all of the other, which is fetched once for all (planning/pairs.py, weight_pairs.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be; of a
-    grad_weight both are copied as taps.py explains. Without one, a walk reads TF32 as it lies. merge: which axes have their phases
-    among the rows; a walking input gradient may sum residues along w side by side.
+    grad_weight both are copied as taps.py explains, by a pair dz as weight_pairs.py does. Without one, a walk reads TF32 as it lies.
+    merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, where it is flat, over taps and channels. taps: the way of each axis
@@ -51,17 +53,24 @@ class Config:
     copy: bool = False
     taps: tuple[str, str, str] = ("programs", "programs", "programs")
     flat: int = 0
+    cluster: int = 2
 
     @property
     def dense(self) -> bool:
         """A product on tensor cores."""
         return self.path != "direct"
 
+    @property
+    def ctas(self) -> int:
+        """Programs of a cluster, which the grid counts once."""
+        return self.cluster if self.path == "pair" else 1
+
     def __str__(self) -> str:
         words = [self.path, f"{self.block_m}x{self.block_n}" + f"x{self.block_k}" * self.dense,
                  f"{self.warps} warps", f"{self.stages} stages"]
         if any(self.box):
             words.append(f"boxes of {'x'.join(map(str, self.box))}")
+        words += [f"clusters of {self.ctas}"] * (self.ctas > 2)
         words += ["a copy first"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
@@ -70,28 +79,14 @@ class Config:
         return ", ".join(words + [f"{self.shares} shares"] * (self.shares > 1))
 
 
-def copyable(problem: Problem) -> bool:
-    """What is gathered is channels-first, and its taps shift along w by single elements, or it is TF32, whose products want channels
-    side by side: a copy in channels_last is read 16 bytes at a time, and as it lies."""
-    axis = problem.axes[2]
-    if problem.direction == "forward":
-        shifted, layout, channels = len(axis.reads) > 1 or axis.padding % axis.stride > 0, problem.x_layout, problem.ci_group
-    else:
-        shifted, layout, channels = axis.kernel > axis.stride, problem.y_layout, problem.co_group
-    worth = problem.direction != "grad_weight" and (shifted or problem.rounded)
-    return worth and layout == "channels_first" and channels * problem.item % 16 == 0
-
-
-def seen(problem: Problem, config: Config) -> Problem:
-    """The problem as the product of an input gradient sees it, whose dz may be a copy in channels_last."""
-    if problem.direction != "grad_input" or not config.copy or config.path == "walk":
-        return problem
-    return replace(problem, y_layout="channels_last", y_alignment=0, even=True)
-
-
 def walking(problem: Problem):
     """Who knows the walks of a problem: functions of one name answer for every direction."""
     return weight_walks if problem.direction == "grad_weight" else walks
+
+
+def pairing(problem: Problem):
+    """Who knows the pairs of programs of a problem, likewise."""
+    return weight_pairs if problem.direction == "grad_weight" else pairs
 
 
 def overhang(config: Config, problem: Problem) -> int:
@@ -107,6 +102,8 @@ def shared_memory(config: Config, problem: Problem) -> int:
         return 0
     if config.path == "walk":
         return walking(problem).shared_memory(problem, config)
+    if config.path == "pair":
+        return pairing(problem).shared_memory(problem, config)
     if config.path == "onepass":  # the weight, and per stage x, dy and what is saved; dz in the two orders of its products
         tile = config.block_k * (config.block_m + (2 if problem.epilogue.activation else 1) * config.block_n)
         held = config.block_m * config.block_n + 2 * config.block_k * config.block_n
@@ -139,12 +136,14 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"path {config.path!r} does not compute {problem.direction}"
     if problem.epilogue.statistics and config.path not in STATISTICS:
         return f"path {config.path!r} takes no statistics of what it writes"
-    if any(config.box) and config.path not in ("descriptor", "walk"):
+    if any(config.box) and config.path not in ("descriptor", "walk", "pair"):
         return f"path {config.path!r} has no boxes, received {config.box}"
     if config.flat and (reason := flat.fits(config, seen(problem, config))):
         return reason
     if config.path == "walk":
         return walking(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
+    if config.path == "pair":
+        return pairing(problem).fits(config, problem, device) or _fits_shared_memory(config, problem, device)
     if config.copy and (reason := _fits_copy(config, problem)):
         return reason
     problem = seen(problem, config)
@@ -197,11 +196,8 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
 
 def _fits_taps(config: Config, problem: Problem) -> str | None:
     """Why the axes of a weight gradient cannot be walked so, or None."""
-    for name, axis, way in zip("dhw", problem.axes, config.taps):
-        if way not in taps.WAYS:
-            return f"taps along {name} are {', '.join(taps.WAYS)}, received {way!r}"
-        if way == "crossed" and axis.dilation != 1:
-            return f"taps along {name} cannot be crossed: their dilation is {axis.dilation}"
+    if reason := taps.refused(problem, config.taps):
+        return reason
     if (shifts := taps.shifts(problem, config)) > taps.MOST_SHIFTS:
         return f"{shifts} shifts of the three axes are more than the {taps.MOST_SHIFTS} that the kernel has bits for"
     if exceed_31_bits(*problem.out_size, *(axis.size * axis.stride for axis in problem.axes)):
@@ -243,29 +239,4 @@ def _fits_descriptor(config: Config, problem: Problem, device: Device) -> str | 
         return f"{device.name} has no engine for tensor descriptors: capability 9.0 and later do"
     if problem.direction == "grad_weight":
         return "the weight gradient has no descriptor form; use the gather path"
-    copied = config.copy
-    forward = problem.direction == "forward"
-    layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
-    if not copied and (layout != "channels_last" or run * problem.item < 16 or not problem.even):
-        return "a descriptor reads channels_last tensors with one stride for all places and 16-byte alignment"
-    reduction = rows_and_reduction(problem)[1]
-    strided = not forward and problem.stride != (1, 1, 1)
-    if (strided or problem.groups > 1) and reduction % config.block_k:
-        return f"block_k = {config.block_k} does not divide {reduction} channels, and a box would read beyond them"
-    sizes = problem.in_size if forward else problem.out_size
-    places = max(problem.n * sizes[0] if strided else problem.n, *sizes) if any(config.box) else problem.n * prod(sizes)
-    if exceed_31_bits(places):
-        return f"{places} places in a row are more than a coordinate of 32 bits can count"
-    if not any(config.box):
-        if strided or not all(axis.reads_in_place for axis in problem.axes):
-            return "neighbours in flat order are not what a tap reads; a box is needed"
-        if config.block_n > LARGEST_BOX:
-            return f"block_n = {config.block_n} is above {LARGEST_BOX}"
-        return None
-    if min(config.box) < 1 or config.box[0] * config.box[1] * config.box[2] != config.block_n:
-        return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
-    if max(config.box) > LARGEST_BOX:
-        return f"a box of {'x'.join(map(str, config.box))} is above {LARGEST_BOX} on an axis"
-    if strided and (config.box[0] > 1 or any(a.out % a.stride for a in problem.axes[1:])):
-        return "a strided box lies in one plane of an output whose height and width the stride divides"
-    return None
+    return boxes.fits(config, problem)

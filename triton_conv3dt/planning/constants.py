@@ -61,6 +61,26 @@ class WeightAxis(NamedTuple):
     guard: bool = False  # a tap may not exist
 
 
+class WeightPair(NamedTuple):
+    """What a cluster of programs computes of a weight gradient, as kernels/pair_weight.py says: m rows and n columns, by boxes (d, h, w) of
+    positions, of which so many stages are kept, each with so many bytes in the shared memory of a program. halved: for each bit of a
+    program's number, whether of rows (0) or of columns (1) each has half, that is of the channels of every shift in a chunk. channels:
+    so many, of rows and of columns. x_chunks, z_chunks: in which rows and columns are fetched. apart: residues of dz along w lie apart,
+    in a copy. split: so many of its columns are residues of one line, which are parted in registers."""
+
+    m: int
+    n: int
+    box: tuple[int, int, int]
+    stages: int
+    bytes: int
+    halved: tuple[int, ...]
+    channels: tuple[int, int]
+    x_chunks: int
+    z_chunks: int
+    apart: bool
+    split: int
+
+
 class CopiedAxis(NamedTuple):
     """One axis of a copy that a weight gradient reads: places `first` up to first + count of x or dz, residue after residue, each
     of which begins at a multiple of run."""
@@ -95,10 +115,12 @@ class Memory(NamedTuple):
 
 
 class WeightMemory(NamedTuple):
-    """How the weight lies in memory. minor: what lies side by side, "row", "red" (what is summed over) or "tap". run: so many."""
+    """How the weight lies in memory. minor: what lies side by side, "row", "red" (what is summed over) or "tap". run: so many. reading:
+    as a Memory's."""
 
     minor: str
     run: int
+    reading: str = "pointers"
 
 
 class Tile(NamedTuple):

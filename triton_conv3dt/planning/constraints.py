@@ -39,8 +39,8 @@ class Constraints(NamedTuple):
         """Why a config may not be used, or None."""
         if config.path in self.without:
             return f"the {config.path} path is excluded by {str(self)!r}"
-        if config.path == "walk" and "descriptor" in self.without:
-            return f"the walk path reads by tensor descriptor, which is excluded by {str(self)!r}"
+        if config.path in ("walk", "pair") and "descriptor" in self.without:
+            return f"the {config.path} path reads by tensor descriptor, which is excluded by {str(self)!r}"
         if self.most_stages is not None and config.stages > self.most_stages:
             return f"a pipeline of {config.stages} stages is excluded by {str(self)!r}"
         return None

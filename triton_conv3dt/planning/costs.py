@@ -7,13 +7,14 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, flat, lanes, lowering, taps, walk_memory, walk_tiles, weight_tiles
+from . import banks, flat, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
 from .config import Config, join_factor, seen, shared_memory, walking
 from .device import Device
 
 LAUNCH = 3e-6  # of one more kernel
 LATENCY = 1.6e-6  # of a program's first load, and of its last store
 STEP = 3e-8  # barriers and bookkeeping of one step of a pipelined loop
+MEET = 6e-8  # of the programs of a cluster in each step, beside it
 WAIT = 4e-7  # of a step without a pipeline, for what it loads
 SHARED_RATE = 2.2e11  # bytes/s that tensor cores can read from one SM's shared memory
 CACHE_RATE = 5.5e10  # bytes/s from the second-level cache to one SM of all, where a device does not say
@@ -30,7 +31,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     """Expected seconds of a problem with a config that fits, every launch included."""
     bandwidth = device.bandwidth or 1e12
     extra = 0.0
-    if config.copy:
+    if config.copy or config.path == "pair" and problem.direction == "grad_weight":
         weights = problem.direction == "grad_weight"
         sizes = weight_tiles.copied_bytes(config, problem) if weights else [walk_memory.copied_bytes(problem, config)]
         extra += sum(LAUNCH + size / bandwidth for size in sizes)
@@ -46,24 +47,25 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         issued = lanes.instructions(problem, config) * programs * config.warps
         slots = min(programs * config.warps, 4 * device.sms) * ISSUING  # an instruction a clock each
         return extra + max(issued / slots / CLOCK, problem.bytes / bandwidth) + LATENCY
-    l2, cache = device.l2 or float("inf"), CACHE_RATE
+    l2, cache, sms = device.l2 or float("inf"), CACHE_RATE, device.sms // config.ctas  # a cluster counts as one, with as many SMs
     if device.l2 and device.clock:
-        cache = min(CACHE_PORT * device.clock, device.l2 / min(programs, device.sms))
+        cache = min(CACHE_PORT * device.clock * config.ctas, device.l2 / min(programs, sms))
     extra += EXPOSED * read_bytes(config, problem) / l2
     if config.path == "walk":
         walked = ceil_div(programs, device.sms) * (walk_tiles.time(config, problem, device, SHARED_RATE, cache, CLOCK) + LATENCY)
         return extra + max(problem.bytes / bandwidth / 0.92, walked) + LATENCY
     steps, tile = loop_steps(config, problem), step_bytes(config, problem)
     resident = _resident(config, problem, device)
-    in_flight = min(programs / device.sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
-    memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / device.sms * IN_FLIGHT))
+    in_flight = min(programs / sms, resident) * tile * max(1, min(config.stages, ceil_div(steps, programs)))
+    memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / sms * IN_FLIGHT))
     own = steps / programs * _step_time(config, problem, device, tile, cache)
-    if config.flat:
-        own = max(own, flat.instructions(problem, config, steps / programs) * config.warps / 4 / CLOCK)
-    work = ceil_div(programs, device.sms) * own
+    if config.flat or config.path == "pair" and problem.direction != "grad_weight":
+        counted = flat if config.flat else pairs
+        own = max(own, counted.instructions(problem, config, steps / programs) * config.warps / 4 / CLOCK)
+    work = ceil_div(programs, sms) * own
     # One after another, each waiting for its first tile.
     alone = WAIT * steps / programs if config.stages == 1 else 0.0
-    chain = ceil_div(programs, device.sms * resident) * (LATENCY + own + alone)
+    chain = ceil_div(programs, sms * resident) * (LATENCY + own + alone)
     return extra + max(memory, work, chain) + LATENCY
 
 
@@ -107,6 +109,10 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
     if device.warpgroups and config.block_m < banks.WARPGROUP:
         rate *= WARP_BY_WARP
     split, item = taps.split_factor(problem, config), problem.item
+    if config.path == "pair":
+        multiplied = 2 * config.block_m * config.block_n * config.block_k // config.ctas
+        shared = pairs.read_bytes(problem, config) + pairs.written_bytes(problem, config)
+        return max(multiplied * products / rate * device.sms, shared / SHARED_RATE, tile / cache) + MEET
     flops = 2 * config.block_m * config.block_n * config.block_k * split
     # Each warpgroup's 64 rows read all of the second operand.
     shared = item * config.block_k * split * (config.block_m + ceil_div(config.block_m, 64) * config.block_n)
@@ -120,7 +126,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
 def _resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
     threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n * (taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1)
+    accumulators = config.block_m * config.block_n // config.ctas * (taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1)
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)

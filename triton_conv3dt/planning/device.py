@@ -52,7 +52,12 @@ class Device:
     @property
     def walks(self) -> bool:
         """The walking form compiles for it, with the Triton that is installed."""
-        return self.capability == (9, 0) and not self.interpreted and gluon()
+        return self.capability == (9, 0) and not self.interpreted and (3, 6) <= gluon() < (3, 9)
+
+    @property
+    def pairs(self) -> bool:
+        """Two programs of a cluster may share what one of them fetches, with the Triton that is installed."""
+        return self.capability == (9, 0) and not self.interpreted and (3, 7) <= gluon() < (3, 9)
 
     @staticmethod
     def named(name: str) -> "Device":
@@ -70,13 +75,14 @@ class Device:
 
 
 @lru_cache(maxsize=None)
-def gluon() -> bool:
-    """Whether the installed Triton compiles kernels/walk.py: 3.9 refuses to see rows of shared memory as one operand."""
+def gluon() -> tuple[int, ...]:
+    """The version of the installed Triton, whose Gluon is experimental: 3.6 fetches nothing for a cluster, and 3.9 refuses to see rows of
+    shared memory as one operand."""
     try:
         installed = version("triton")
     except PackageNotFoundError:
-        return True  # to plan takes no Triton
-    return (3, 6) <= tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < (3, 9)
+        return 3, 7  # to plan takes no Triton
+    return tuple(int(part) for part in re.findall(r"\d+", installed)[:2])
 
 
 # Vendor data sheets (SXM parts, dense rates) and the CUDA programming guide's table of capabilities.

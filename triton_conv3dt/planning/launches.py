@@ -12,10 +12,11 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lanes, lowering, taps, walk_memory, walks, weight_walks
+from . import lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
-from .passes import BLOCK, Launch, Schedule, Workspace, copy, index, pack, packed, to_residues
+from .passes import (
+    BLOCK, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, sum_biases, sum_weights, to_residues)
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -24,7 +25,8 @@ OPERANDS = {  # what a caller brings, in this order
     BACKWARD: ("y", "x", "w", "saved", "dx", "dw", "db"),
 }
 READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row", "box": "a descriptor of boxes",
-            "strided": "a descriptor of strided boxes"}
+            "strided": "a descriptor of strided boxes", "planes": "a descriptor of planes",
+            "lines": "a descriptor of lines", "strided lines": "a descriptor of strided lines"}
 
 
 def schedule(problem: Problem, config: Config) -> Schedule:
@@ -32,6 +34,8 @@ def schedule(problem: Problem, config: Config) -> Schedule:
     build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
     if config.path == "walk":
         build = _walk_weight if problem.direction == "grad_weight" else _walk
+    if config.path == "pair":
+        build = _pair_weight if problem.direction == "grad_weight" else _pair
     launches, workspaces = build(problem, config)
     if config.flat and config.shares > 1:
         launches[-1:], parts = _shared(problem, config, launches[-1])
@@ -110,7 +114,7 @@ def _shared(p: Problem, c: Config, product: Launch) -> tuple[list, Workspace]:
         constants=product.constants | dict(TILE=tile, Y=Memory(True, run)))
     total = Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", "x"), (size, c.shares, p.ci, prod(p.in_size), *p.in_size[1:]),
                    ("x",), dict(BLOCK=BLOCK), f"sum_parts of dx, {c.shares} shares in order")
-    return [shared, total], Workspace("parts", (c.shares, size), (size, 1), _accumulator(p))
+    return [shared, total], Workspace("parts", (c.shares, size), (size, 1), accumulator(p))
 
 
 def _walk(p: Problem, c: Config) -> tuple[list, list]:
@@ -144,6 +148,38 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
     return launches, workspaces
 
 
+def _pair(p: Problem, c: Config) -> tuple[list, list]:
+    """A forward or an input gradient by two programs of a cluster."""
+    forward, launches, workspaces = p.direction == "forward", [], []
+    source, target, weight = ("x", "y", "w") if forward else ("y", "x", "w")
+    (layout, run), written_size = walk_memory.written(p), p.out_size if forward else p.in_size
+    reading, steps, last = lowering.reading(p, c), lowering.steps(p, c), layout == "channels_last"
+    if c.copy:
+        first, memory = copy(p, source)
+        source, launches, workspaces = "copied", [first], [memory]
+    if lowering.packs(p, c):
+        weight, minor = "packed", "ci" if forward else "co"
+        launches.append(pack(p, minor, p.rounded))
+        workspaces.append(packed(p, minor))
+    written = lambda alignment: lowering.written_run(p, c, layout, alignment)
+    r_run = written(p.r_run) if p.epilogue.residual else 1
+    rows, red = configs.rows_and_reduction(p)
+    constants = dict(
+        zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), ROWS=rows, RED=red, X=Memory(reading in ("rows", "box", "strided"), 1, reading),
+        W=WeightMemory("red", 1, pairs.weight_reading(p, c)), Y=Memory(last, written(run)), R=Memory(last and r_run > 1, r_run),
+        TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, pairs.split(p, c), pairs.joined(p, c), lowering.phase_minor(p, c), c.box if any(c.box) else None),
+        BOXES=pairs.weight_boxes(p, c), **activation_constants("ACTIVATION", p.epilogue.activation), WARPS=c.warps)
+    grid = lowering.grid(p, c)
+    launches.append(Launch(
+        "pair", grid, (weight, source, target, *(name if present else None for name, present in (
+            ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
+        (p.n * prod(steps), steps, p.in_size if forward else p.out_size, written_size),
+        ((source, "described") if constants["X"].last else source, target, "residual" if p.epilogue.residual else (0,) * 5), constants,
+        f"pairs of programs, reads by {READINGS[reading]}, grid {grid}, {_width(p)}", c.warps, c.stages,
+        (("weight", p, c), (reading, p, c)), c.ctas))
+    return launches, workspaces
+
+
 def _combine(p: Problem, c: Config) -> tuple[Launch, Workspace]:
     """Mean and variance of what is written, and the partial results from which they come."""
     shares, batch = lowering.statistics_shares(p, c), p.epilogue.statistics == "batch"
@@ -151,7 +187,7 @@ def _combine(p: Problem, c: Config) -> tuple[Launch, Workspace]:
     return Launch(
         "combine", (rows, 1, 1), ("parts", "mean", "variance"), (p.co, shares, samples), (), dict(BLOCK=BLOCK),
         f"combine the statistics of each {'channel' if batch else 'sample and channel'}, {samples * shares} shares"
-    ), Workspace("parts", (p.n, p.co, shares, 3), (3 * p.co * shares, 3 * shares, 3, 1), _accumulator(p))
+    ), Workspace("parts", (p.n, p.co, shares, 3), (3 * p.co * shares, 3 * shares, 3, 1), accumulator(p))
 
 
 def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
@@ -174,12 +210,12 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
     whole = lowering.writes_whole(p, c)
     target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
-    copies, memory = zip(*(to_residues(p, c, name) for name in "xy")) if c.copy else ((), ())
+    copies, memory = zip(*(to_residues(p, axes, name) for name, axes in zip("xy", taps.copies(p, c)))) if c.copy else ((), ())
     x, z = (one.name for one in memory) if c.copy else "xy"
     product = Launch(
         kernel, lowering.grid(p, c), (x, z, target), sizes, (x, z, strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    sums, parts = ([], []) if whole else ([_sum_weights(p, c.shares)], [_parts(p, c.shares)])
+    sums, parts = ([], []) if whole else ([sum_weights(p, c.shares)], [parts_of(p, c.shares)])
     return [*copies, product, *sums], [*memory, *parts]
 
 
@@ -193,7 +229,23 @@ def _walk_weight(p: Problem, c: Config) -> tuple[list, list]:
              WARPS=c.warps),
         f"walk_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in ("x", "patch", "line")))
-    return ([product], []) if whole else ([product, _sum_weights(p, c.shares)], [_parts(p, c.shares)])
+    return ([product], []) if whole else ([product, sum_weights(p, c.shares)], [parts_of(p, c.shares)])
+
+
+def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
+    """Shares of a weight gradient by pairs of programs, of copies where these are needed, and their sum; one share is the result."""
+    whole, boxes, grid = lowering.writes_whole(p, c), taps.boxes(p, c), lowering.grid(p, c)
+    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    made = {name: to_residues(p, axes, name) for name, axes in weight_pairs.copies(p, c).items()}
+    product = Launch(
+        "pair_weight", grid, (*(made[name][1].name if name in made else name for name in "xy"), target),
+        (boxes, ceil_div(boxes, c.shares), weight_pairs.boxes(p, c)), (strides,),
+        dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), CI=p.ci, CO=p.co, PAIR=weight_pairs.pair(p, c),
+             WARPS=c.warps),
+        f"pair_weight, boxes of {'x'.join(map(str, taps.box(p, c)))} positions, grid {grid} of {c.ctas}, {_width(p)}", c.warps, c.stages,
+        tuple((reading, p, c) for reading in ("x lines", "dz lines")), c.ctas)
+    sums, parts = ([], []) if whole else ([sum_weights(p, c.shares)], [parts_of(p, c.shares)])
+    return [*(launch for launch, _ in made.values()), product, *sums], [*(memory for _, memory in made.values()), *parts]
 
 
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
@@ -211,10 +263,10 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
         ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
         (p.n * prod(p.in_size), p.in_size), ("y", "x", "dx", ("w", "taps"), "parts"), constants,
         f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
-    launches.append(_sum_weights(p, c.shares, "dw"))
-    workspaces = [_parts(p, c.shares)]
+    launches.append(sum_weights(p, c.shares, "dw"))
+    workspaces = [parts_of(p, c.shares)]
     if p.epilogue.bias:
-        launches.append(_sum_biases(p.co, c.shares * residues, "sums", "db"))
+        launches.append(sum_biases(p.co, c.shares * residues, "sums", "db"))
         workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
     return launches, workspaces
 
@@ -230,7 +282,7 @@ def grad_bias(n: int, co: int, sizes: tuple[int, int, int], *, channels_last: bo
         "grad_bias", (ceil_div(co, block_c), shares, 1), ("z", "parts"), (places, share, co, sizes), ("z",),
         dict(BLOCK_C=block_c, BLOCK_P=block_p, ACC=accumulator, INDEX="int64" if wide else "int32"),
         f"grad_bias, {shares} shares")
-    return Schedule(("z", "db"), (product, _sum_biases(co, shares, "parts", "db")),
+    return Schedule(("z", "db"), (product, sum_biases(co, shares, "parts", "db")),
                     (Workspace("parts", (shares, co), (co, 1), accumulator),))
 
 
@@ -245,26 +297,6 @@ def activation_grad(n: int, c: int, sizes: tuple[int, int, int], activation: Act
         ("dy", "saved", "dz"), constants, f"activation_grad of {activation}"),))
 
 
-def _sum_weights(p: Problem, shares: int, target: str = "w") -> Launch:
-    """dw from its shares, in order."""
-    size = p.ci * p.taps * p.co_group
-    return Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", target),
-                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(BLOCK=BLOCK),
-                  f"sum_parts, {shares} share{'s' * (shares > 1)} in order")
-
-
-def _sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
-    """db from shares [shares, co], in order."""
-    return Launch("sum_parts", (ceil_div(co, BLOCK), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),
-                  dict(BLOCK=BLOCK), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
-
-
-def _parts(p: Problem, shares: int) -> Workspace:
-    """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
-    ci, co = p.ci, p.co_group
-    return Workspace("parts", (shares, ci, co, p.taps), (ci * co * p.taps, co * p.taps, 1, co), _accumulator(p))
-
-
 def _axes(p: Problem, c: Config) -> dict[str, object]:
     """What every product is specialised on."""
     return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=index(p))
@@ -273,17 +305,13 @@ def _axes(p: Problem, c: Config) -> dict[str, object]:
 def _lanes(p: Problem, c: Config) -> dict[str, object]:
     """What products without tensor cores are specialised on besides."""
     reads_h, reads_w = lanes.reads(p, c)
-    return dict(LANES=lanes.lanes(p, c), READS_H=reads_h, READS_W=reads_w, ACC=_accumulator(p))
+    return dict(LANES=lanes.lanes(p, c), READS_H=reads_h, READS_W=reads_w, ACC=accumulator(p))
 
 
 def activation_constants(parameter: str, activation: Activation | None) -> dict[str, object]:
     """An activation, by name, and its two parameters."""
     parameters = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
     return {parameter: activation.name if activation else None, "PARAMETERS": parameters}
-
-
-def _accumulator(p: Problem) -> str:
-    return "float64" if p.dtype == "float64" else "float32"
 
 
 def _width(p: Problem) -> str:

@@ -9,8 +9,8 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import flat, lanes, taps, weight_walks
-from .config import Config, join_factor, phase_origin, rows_and_reduction, walking
+from . import boxes, flat, lanes, pairs, taps, weight_pairs, weight_walks
+from .config import Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
 
 
@@ -31,11 +31,15 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
     if not config.dense:
         return _lane_axes(problem, config)
     if problem.direction == "grad_weight":
-        return weight_walks.axes(problem) if config.path == "walk" else taps.edges(problem, config)
+        known = {"walk": lambda: weight_walks.axes(problem), "pair": lambda: weight_pairs.axes(problem, config)}
+        return known.get(config.path, lambda: taps.edges(problem, config))()
     if problem.direction != "forward":
         split = taps.split_factor(problem, config)
+        if config.path == "pair":
+            return [_gradient_axis(a, 1)._replace(taps=ceil_div(a.kernel, n), tap_step=n, move=n * a.dilation)
+                    for a, n in zip(problem.axes, (1, 1, split))]
         return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat) for i, a in enumerate(problem.axes)]
-    joined = join_factor(problem, config.merge)
+    joined = join_factor(problem, config.merge) if config.path != "pair" else 1
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
             for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
 
@@ -83,6 +87,8 @@ def phase_minor(problem: Problem, config: Config) -> bool:
     if problem.direction != "forward" or problem.w_minor != "tap" or not config.dense or rounded_before(problem, config) \
             or config.path == "walk":
         return False
+    if config.path == "pair":
+        return pairs.weight_reading(problem, config) == "flat"
     if not all(c.first == 0 and c.taps == 1 and c.merged == a.kernel
                for a, c in zip(problem.axes, axis_constants(problem, config))):
         return False
@@ -99,6 +105,8 @@ def packs(problem: Problem, config: Config) -> bool:
     """The weight is brought into another order by a launch of its own."""
     if config.path == "walk":
         return walking(problem).packs(problem, config)
+    if config.path == "pair":
+        return pairing(problem).packs(problem, config)
     if rounded_before(problem, config):
         return problem.direction != "grad_weight"
     if problem.w_minor == "scattered":
@@ -128,6 +136,8 @@ def reading(problem: Problem, config: Config) -> str:
     """How the gathered tensor is read: the reading of constants.Memory."""
     if config.path == "walk":
         return "patch"
+    if config.path == "pair":
+        return pairs.reading(problem, config)
     if config.path != "descriptor":
         return "pointers"
     if problem.direction == "grad_input" and problem.stride != (1, 1, 1):
@@ -140,16 +150,9 @@ def described(kind: str, problem: Problem, config: Config, step) -> tuple[list[i
     reads, as `described` of walks.py and weight_walks.py say."""
     if config.path == "walk":
         return walking(problem).described(problem, config, kind, step)
-    forward = problem.direction == "forward"
-    channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
-    if kind == "rows":
-        return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]
-    if kind == "box":
-        return ([problem.n, d, h, w, channels], [d * h * w * step, h * w * step, w * step, step, 1],
-                [1, *config.box, config.block_k])
-    _, sh, sw = problem.stride
-    return ([problem.n * d, h // sh, sh, w // sw, (sw - 1) * step + channels],
-            [h * w * step, sh * w * step, w * step, sw * step, 1], [1, config.box[1], 1, config.box[2], config.block_k])
+    if config.path == "pair":
+        return pairing(problem).described(problem, config, kind, step)
+    return boxes.described(kind, problem, config, step)
 
 
 def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -160,6 +163,8 @@ def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
         return taps.tiles(problem, config), config.shares, problem.groups
     if config.path == "walk":
         return walking(problem).grid(problem, config, steps(problem, config)), config.shares, 1
+    if config.path == "pair":
+        return pairs.grid(problem, config, steps(problem, config)), config.shares, 1
     constants = axis_constants(problem, config)
     if not config.dense:
         return _lane_grid(problem, config, prod(c.phases for c in constants))
@@ -255,7 +260,7 @@ def written_run(problem: Problem, config: Config, layout: str, alignment: int) -
     if not config.dense:
         found, sizes = lanes.lanes(problem, config), problem.out_size if problem.direction == "forward" else problem.in_size
         return gcd(alignment, sizes[2], found.sides[2] * stride) if found.join == stride * found.columns else 1
-    joined = join_factor(problem, config.merge)
+    joined = pairs.joined(problem, config) if config.path == "pair" else join_factor(problem, config.merge)
     if joined != stride:
         return 1
     return gcd(alignment, steps(problem, config)[2] * joined, (config.box[2] or config.block_n) * joined)

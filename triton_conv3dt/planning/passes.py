@@ -10,6 +10,7 @@ from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from . import lowering, taps
 from .config import Config
+from .constants import CopiedAxis
 
 BLOCK = 1024  # elements per program of an elementwise kernel
 
@@ -31,7 +32,7 @@ class Launch:
     tensors: names, in the kernel's order; None for one that is left out. sizes: integers, and tuples (d, h, w), after them.
     strides: tuples that follow, each the strides of a tensor by its name, some of them (name, one of binding.SELECTIONS, what
     that needs), or plain integers. constants: what specialises the kernel, by parameter. described: as what the first tensors
-    are read by a tensor descriptor, each a reading of lowering.described, for a problem and a config.
+    are read by a tensor descriptor, each a reading of lowering.described, for a problem and a config. ctas: programs of a cluster.
     """
 
     kernel: str
@@ -44,6 +45,7 @@ class Launch:
     warps: int = 4
     stages: int = 1
     described: tuple[tuple[str, Problem, Config], ...] = ()
+    ctas: int = 1
 
     def __str__(self) -> str:
         return self.purpose
@@ -63,7 +65,8 @@ class Schedule:
         return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
 
 
-PRODUCTS = ("gather", "walk", "walk_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias", "activation_grad")
+PRODUCTS = ("gather", "walk", "walk_weight", "pair", "pair_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias",
+            "activation_grad")
 
 
 def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None = None) -> tuple[Launch, Workspace]:
@@ -86,10 +89,10 @@ def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None 
         f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})"), channels_last("copied", (p.n, channels, *size))
 
 
-def to_residues(p: Problem, c: Config, name: str) -> tuple[Launch, Workspace]:
-    """x, or dz ("y"), as a weight gradient reads it that copies both: rounded, as taps.py says; and the memory of the copy."""
+def to_residues(p: Problem, axes: list[CopiedAxis], name: str) -> tuple[Launch, Workspace]:
+    """x, or dz ("y"), as a weight gradient reads a copy: rounded, as taps.py or weight_pairs.py says; and the memory of the copy."""
     channels, size, run = (p.ci, p.in_size, p.x_run) if name == "x" else (p.co, p.out_size, p.y_run)
-    axes, what = taps.copies(p, c)[name != "x"], "x" if name == "x" else "dz"
+    what = "x" if name == "x" else "dz"
     first, count, residues, _ = zip(*axes)
     block_h, block_w = _tile(*count[1:])
     w, shape, copied = axes[2], (p.n, channels, *(axis.size for axis in axes)), f"copied_{what}"
@@ -139,3 +142,27 @@ def channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
 
 def index(p: Problem) -> str:
     return "int64" if p.wide else "int32"
+
+
+def sum_weights(p: Problem, shares: int, target: str = "w") -> Launch:
+    """dw from its shares, in order."""
+    size = p.ci * p.taps * p.co_group
+    return Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", target),
+                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(BLOCK=BLOCK),
+                  f"sum_parts, {shares} share{'s' * (shares > 1)} in order")
+
+
+def sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
+    """db from shares [shares, co], in order."""
+    return Launch("sum_parts", (ceil_div(co, BLOCK), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),
+                  dict(BLOCK=BLOCK), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
+
+
+def parts_of(p: Problem, shares: int) -> Workspace:
+    """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
+    ci, co = p.ci, p.co_group
+    return Workspace("parts", (shares, ci, co, p.taps), (ci * co * p.taps, co * p.taps, 1, co), accumulator(p))
+
+
+def accumulator(p: Problem) -> str:
+    return "float64" if p.dtype == "float64" else "float32"

@@ -4,12 +4,12 @@ Pure functions of problem, device and constraints: nothing is timed here and no 
 """
 
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, flat, lanes, lowering, readings, taps, walk_tiles, weight_tiles
+from . import banks, flat, lanes, lowering, pair_tiles, readings, taps, walk_tiles, weight_pair_tiles, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen
 from .constraints import NONE, VARIABLE, Constraints
 from .costs import cost, loop_steps
@@ -84,7 +84,9 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             read = seen(problem, Config("gather", 16, 16, copy=copy))
             otherwise = (replace(c, copy=copy) for c in _products(read, device, constraints, thorough, axes))
             yield from (c for c in filter(allowed, otherwise) if fits(c, problem, device) is None)
-        for config in filter(allowed, walk_tiles.tiles(problem, device, thorough)):
+        pairs = pair_tiles.tiles(problem, device, _merges(problem, thorough), constraints, thorough)
+        weights = weight_pair_tiles.tiles(problem, device, constraints, thorough)
+        for config in filter(allowed, chain(walk_tiles.tiles(problem, device, thorough), pairs, weights)):
             if fits(config, problem, device) is None:
                 found = True
                 yield config

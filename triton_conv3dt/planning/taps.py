@@ -24,13 +24,14 @@ from .constants import CopiedAxis, Shifts, WeightAxis
 
 WAYS = ("programs", "columns", "crossed")
 RUN = 4  # elements of TF32 in 16 bytes
+RUNS = (32, 16, 8)  # positions along w that pairs of programs fetch at once: a row of shared memory, and no more than it permutes
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
 
 
 def split_factor(problem: Problem, config=None) -> int:
     """How many neighbours along w of a channels-first dz are loaded as one run and split after the load; none of a copy, or by a
-    config that is flat."""
-    if config is not None and (config.flat or config.copy):
+    config that is flat; of what the pair of a weight gradient parts, `parted` knows."""
+    if config is not None and (config.flat or config.copy or config.path == "pair" and problem.direction == "grad_weight"):
         return 1
     axis = problem.axes[2]
     power = axis.stride & (axis.stride - 1) == 0
@@ -46,6 +47,21 @@ def ways(axis: Axis, split: int) -> tuple[str, ...]:
         return WAYS[:1]
     crossed = axis.dilation == 1 and weight_axis(axis, "crossed", split)[0].x.count > 1
     return WAYS if crossed else WAYS[:2]
+
+
+def refused(problem: Problem, walked: tuple[str, ...]) -> str | None:
+    """Why axes cannot be walked in these ways, or None."""
+    for name, axis, way in zip("dhw", problem.axes, walked):
+        if way not in WAYS:
+            return f"taps along {name} are {', '.join(WAYS)}, received {way!r}"
+        if way == "crossed" and axis.dilation != 1:
+            return f"taps along {name} cannot be crossed: their dilation is {axis.dilation}"
+    return None
+
+
+def parted(problem: Problem, config) -> int:
+    """How many residues of dz along w a pair of programs parts in registers, that lie side by side as no copy has them apart: all, or 1."""
+    return problem.stride[2] if config.path == "pair" and not config.copy else 1
 
 
 def copyable(problem: Problem) -> bool:
@@ -73,9 +89,9 @@ def copied_elements(problem: Problem, config) -> tuple[int, int]:
 
 def weight_axes(problem: Problem, config) -> list[tuple[WeightAxis, int]]:
     """Each axis (d, h, w), and how many positions are summed over along it."""
-    split = split_factor(problem, config)
-    found = [weight_axis(a, way, split if i == 2 else 1) for i, (a, way) in enumerate(zip(problem.axes, config.taps))]
-    return [(_of_copies(axis), size) for axis, size in found] if config.copy else found
+    pair, split = config.path == "pair", split_factor(problem, config) * parted(problem, config)
+    found = [weight_axis(a, way, split if i == 2 else 1, not pair) for i, (a, way) in enumerate(zip(problem.axes, config.taps))]
+    return [(_of_copies(axis), size) for axis, size in found] if config.copy and not pair else found
 
 
 def positions(problem: Problem, config) -> tuple[int, int, int]:
@@ -85,6 +101,8 @@ def positions(problem: Problem, config) -> tuple[int, int, int]:
 
 def box(problem: Problem, config) -> tuple[int, int, int]:
     """The box of up to block_k positions that a step sums over."""
+    if config.path == "pair":
+        return _box_of_runs(positions(problem, config), config.block_k, RUNS[0] // parted(problem, config))
     sizes, narrow = positions(problem, config), "channels_first" in (problem.x_layout, problem.y_layout)
     return _box(sizes, config.block_k, narrow, RUN if config.copy else power_of_two_divisor(sizes[2], 8) if narrow else 1)
 
@@ -110,7 +128,7 @@ def tiles(problem: Problem, config) -> int:
     """Programs that share nothing: tiles of rows and columns, for every tap that is a program."""
     rows, columns = lines(problem, config)
     programs = prod(axis.programs for axis, _ in weight_axes(problem, config))
-    return programs * ceil_div(rows, config.block_m) * ceil_div(columns, config.block_n)
+    return programs * ceil_div(rows, config.block_m) * ceil_div(columns * parted(problem, config), config.block_n)
 
 
 def edges(problem: Problem, config) -> list[WeightAxis]:
@@ -149,13 +167,16 @@ def z_run(problem: Problem, config) -> int:
 
 
 @lru_cache(maxsize=4096)
-def weight_axis(a: Axis, way: str, split: int) -> tuple[WeightAxis, int]:
-    """An axis walked in one way, and its positions."""
+def weight_axis(a: Axis, way: str, split: int, aligned: bool = True) -> tuple[WeightAxis, int]:
+    """An axis walked in one way, and its positions. aligned: what is split begins at a multiple of the stride, as loads must; else
+    with the first tap, and fewer shifts have all taps."""
     if way == "crossed":
-        residues = [a.padding % a.stride] if split > 1 else sorted(range(a.stride), key=lambda e: e != a.padding % a.stride)
+        residues = [a.padding % a.stride] if split > 1 and aligned else sorted(range(a.stride), key=lambda e: e != a.padding % a.stride)
         axis, size = min((_crossed(a, e) for e in residues), key=lambda found: (found[0].x.count, found[1]))
         return (axis._replace(z=axis.z._replace(count=1)) if split > 1 else axis), size
-    if split > 1:
+    if split > 1 and not aligned:
+        taps, first, move, tap_first, tap_step, guard = ceil_div(a.kernel, split), -a.padding, split, 0, split, a.kernel % split > 0
+    elif split > 1:
         m = a.split()
         taps, first, move = m.taps, m.offset * a.stride, a.stride
         tap_first, tap_step, guard = m.first, a.stride, not m.full
@@ -194,3 +215,12 @@ def _box(sizes: tuple[int, int, int], places: int, narrow: bool, run: int) -> tu
     penalty = lambda width: (short(width) if narrow else 1.0) * (run // gcd(run, width)) ** 0.5
     tried = [(min(d, places // (i * j)), i, j) for j in range(1, min(w, places) + 1) for i in range(1, min(h, places // j) + 1)]
     return min(tried, key=lambda box: (prod(map(ceil_div, sizes, box)) * penalty(box[2]), -min(box[2], 32), -box[1]))
+
+
+@lru_cache(maxsize=4096)
+def _box_of_runs(sizes: tuple[int, int, int], places: int, most: int) -> tuple[int, int, int]:
+    """The sides of a box of so many places, powers of two and one of RUNS along w, at most so many, that takes the fewest steps; of
+    those, the one with the fewest runs."""
+    powers = [1 << i for i in range(places.bit_length())]
+    tried = [(d, h, w) for w in RUNS for d in powers for h in powers if d * h * w == places and w <= most]
+    return min(tried, key=lambda box: (prod(map(ceil_div, sizes, box)), box[0] * box[1], box[0]), default=(0, 0, 0))

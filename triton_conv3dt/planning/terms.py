@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
 from . import costs, issue, lanes
-from .config import rows_and_reduction, seen, walking
+from .config import pairing, rows_and_reduction, seen, walking
 from .plan import Plan
 from .taps import split_factor
 
@@ -60,7 +60,7 @@ def terms(plan: Plan) -> Terms | None:
     if plan.roofline is None or p.dtype == "float64":
         return None
     steps = prod(plan.schedule.main.grid) * trips(plan)
-    read = costs.read_bytes(c, p) if c.path in ("gather", "descriptor", "walk") else 0
+    read = costs.read_bytes(c, p) if c.path in ("gather", "descriptor", "walk", "pair") else 0
     passes = 2 * sum(prod(w.shape) * ITEM_SIZES[w.dtype or p.dtype] for w in plan.schedule.workspaces)
     slots = issue.instructions(plan, trips(plan)) * warp_clocks(plan) / issue.SCHEDULERS
     return Terms(roofline=plan.roofline[0], dram=p.bytes / device.bandwidth, l2=read / device.l2 if device.l2 else 0.0,
@@ -71,7 +71,8 @@ def terms(plan: Plan) -> Terms | None:
 def warp_clocks(plan: Plan) -> float:
     """Seconds in which every warp of the product has its SM for one clock; 0 for a device whose clock is not known."""
     device = plan.device
-    return prod(plan.schedule.main.grid) * plan.config.warps / (device.sms * device.clock) if device.clock else 0.0
+    warps = prod(plan.schedule.main.grid) * plan.config.ctas * plan.config.warps
+    return warps / (device.sms * device.clock) if device.clock else 0.0
 
 
 def trips(plan: Plan) -> float:
@@ -89,7 +90,9 @@ def trips(plan: Plan) -> float:
 
 
 def weight_fetches(plan: Plan) -> int:
-    """How often a program of a walk fetches weights before its loop; 0 of others."""
+    """How often a program of a walk fetches weights before its loop, and one of a pair what its first steps read; 0 of others."""
+    if plan.config.path == "pair" and plan.problem.direction == "grad_weight":
+        return plan.config.stages - 1
     if plan.config.path != "walk" or plan.problem.direction == "grad_weight":
         return 0
     return walking(plan.problem).weight_fetches(plan.problem, plan.config)
@@ -100,6 +103,9 @@ def _shared(plan: Plan, steps: float) -> float:
     p, c, device = plan.problem, plan.config, plan.device
     if c.path == "walk" and device.clock:
         return steps * walking(p).shared_bytes(p, c) / (device.sms * WAVEFRONT * device.clock)
+    if c.path == "pair" and device.clock:
+        moved = pairing(p).read_bytes(p, c) + pairing(p).written_bytes(p, c)
+        return steps * c.ctas * moved / (device.sms * WAVEFRONT * device.clock)
     if c.path not in ("gather", "descriptor") or not device.clock:
         return 0.0
     p = seen(p, c)
@@ -115,6 +121,8 @@ def described_bytes(plan: Plan) -> float:
     if c.path == "walk":
         turned = p.direction != "grad_weight" and walking(p).walk(p, c).turned  # by copies that machine code shows
         return walking(p).weight_bytes(p, c) + (0 if turned else trips(plan) * walking(p).step_bytes(p, c))
+    if c.path == "pair":
+        return trips(plan) * pairing(p).written_bytes(p, c)
     return p.item * c.block_k * c.block_n * trips(plan) if c.path == "descriptor" else 0
 
 

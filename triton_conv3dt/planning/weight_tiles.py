@@ -6,7 +6,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, taps
+from . import banks, taps, weight_pair_tiles, weight_pairs
 from .config import SMALLEST_DOT, Config
 from .device import Device
 
@@ -65,6 +65,8 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
     products: time of a product over that of one of tensor cores. cache: bytes/s from L2 to an SM. The numbers of instructions
     are fitted to what the compiler makes.
     """
+    if config.path == "pair":
+        return weight_pair_tiles.time(config, problem, device, cache)
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     m, n, k = config.block_m, config.block_n * taps.split_factor(problem, config), config.block_k
     group = device.warpgroups and m >= 64
@@ -85,5 +87,7 @@ def step_time(config: Config, problem: Problem, device: Device, tile: int, produ
 
 def copied_bytes(config: Config, problem: Problem) -> list[int]:
     """What each launch that copies for a weight gradient reads and writes of memory."""
+    if config.path == "pair":
+        return weight_pairs.copied_bytes(problem, config)
     read = problem.ci * prod(problem.in_size), problem.co * prod(problem.out_size)
     return [problem.item * (problem.n * one + copy) for one, copy in zip(read, taps.copied_elements(problem, config))]

@@ -60,7 +60,9 @@ class Problem(Shape):
     w_alignment: int = 0
     r_alignment: int = 0  # of the residual, in the layout of y; 1 where it has another
     wide: bool = False  # offsets into some tensor, or counts of positions, exceed 31 bits: see is_wide
-    even: bool = True  # one stride steps through all places of the gathered tensor (x forward, dz of grad_input, both of grad_weight)
+    # One stride steps through all places of the gathered tensor (x forward, dz of grad_input, both of grad_weight); where that is
+    # channels-first, 1 through those of each channel, which begin at multiples of 16 bytes and follow each other evenly.
+    even: bool = True
 
     @staticmethod
     def of_layer(direction="forward", *, dtype="float16", layout="channels_first", w_minor=None, bias=False,

@@ -40,9 +40,9 @@ def configs(rng, device):
     found = [c for c in candidates(problem, device) if c.block_m * c.block_n <= largest] or candidates(problem, device)
     # Small tiles are the many; drawn evenly, warpgroups and descriptors would hardly be met.
     wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.dense]
-    described, walks = [c for c in wide if c.path == "descriptor"], [c for c in found if c.path == "walk"]
+    described, walks, pairs = [c for c in wide if c.path == "descriptor"], *([c for c in found if c.path == path] for path in ("walk", "pair"))
     copies = [c for c in found if c.copy and direction == "grad_weight"]
-    pools = found, wide, described, walks, copies, [c for c in found if c.flat]
+    pools = found, wide, described, walks, pairs, copies, [c for c in found if c.flat]
     return computed(problem, rng.choice(rng.choice([pool for pool in pools if pool])), device)
 
 

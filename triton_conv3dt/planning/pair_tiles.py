@@ -1,0 +1,68 @@
+"""Which tiles of a cluster are worth trying. A part of search.py."""
+
+from dataclasses import replace
+from itertools import product
+from math import prod
+
+from ..problems.geometry import ceil_div
+from ..problems.problem import Problem
+from . import lowering, pairs, readings
+from .boxes import copyable
+from .config import Config
+from .constraints import Constraints
+from .device import Device
+from .phases import rows_and_reduction
+
+TILES = (512, 8, 4), (256, 8, 2), (256, 4, 4), (128, 4, 2)  # positions of a cluster, warps of each program, and programs
+STAGES = 4  # of the ring at most: what is in flight hides what a cluster waits for
+
+
+def tiles(problem: Problem, device: Device, merges, constraints: Constraints, thorough: bool):
+    """Configs of a pair, some of which may not fit."""
+    if not device.pairs or problem.direction not in ("forward", "grad_input") or problem.groups > 1 or problem.dtype == "float64":
+        return
+    for merge in merges:
+        rows = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows_and_reduction(problem)[0]
+        largest = max(16, min(256, 1 << (rows - 1).bit_length()))
+        columns = [largest >> i for i in range(4 if thorough else 2) if largest >> i >= 16]
+        for (block_n, warps, cluster), block_m in product(TILES, columns):
+            for box, copy in _readings(problem, merge, block_n, thorough):
+                config = Config("pair", block_m, block_n, pairs.ROW // problem.item, warps, 1, merge, box=box, copy=copy, cluster=cluster)
+                yield from _stages(config, problem, device, constraints.most_stages or STAGES, thorough)
+
+
+def _stages(config: Config, problem: Problem, device: Device, allowed: int, thorough: bool):
+    """As many stages as there is room for, of the most channels that a step may sum over and of which there is room for three: others
+    where all are wanted."""
+    channels, found = rows_and_reduction(problem)[1], []
+    for block_k in (config.block_k >> i for i in range(3)):
+        tried = replace(config, block_k=block_k)
+        most = min(STAGES, allowed, (device.shared_memory - pairs.SLACK) // pairs.written_bytes(problem, tried))
+        if (channels % block_k == 0 or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
+            found += [replace(tried, stages=n) for n in range(2 if thorough else max(2, most), most + 1)]
+        if found and not thorough and found[-1].stages > 2:
+            break
+    return found if thorough else found[-1:]
+
+
+def _readings(problem: Problem, merge, block_n: int, thorough: bool):
+    """Boxes of the positions, and whether of a copy."""
+    first = (problem.x_layout if problem.direction == "forward" else problem.y_layout) == "channels_first"
+    if not first or copyable(problem):
+        yield from ((box, first) for box in readings.boxes(problem, merge, block_n, thorough))
+    if first:
+        if problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes):
+            yield (0, 0, 0), False
+        yield from ((box, False) for box in _boxes_of_lines(problem, merge, block_n, thorough))
+
+
+def _boxes_of_lines(problem: Problem, merge, block_n: int, thorough: bool):
+    """Boxes of lines: those that leave the fewest places unused first, and the widest."""
+    parted = pairs.split(problem, Config("pair", 16, block_n, box=(1, 1, 1)))
+    places = lowering.steps(problem, Config("pair", 16, block_n, merge=merge))
+    found = []
+    for wide in (pairs.ROW >> i for i in range(3)):
+        w = wide // (parted * problem.item)
+        found += [(1 << i, block_n // w >> i, w) for i in range((block_n // w).bit_length()) if block_n // w >> i]
+    waste = lambda box: (prod(ceil_div(t, b) * b for t, b in zip(places, box)), -box[2], -box[1])
+    return sorted(found, key=waste)[:4 if thorough else 1]
