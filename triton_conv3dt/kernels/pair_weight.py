@@ -1,0 +1,246 @@
+"""The weight gradient on Hopper's tensor cores in TF32, in Gluon, by two programs of a cluster that share what they fetch:
+
+    dw[ci, co, k] = sum over positions of x[position, ci] * dz[stride * position - padding + k, co]
+
+The product is that of kernels/grad_weight.py: rows are (shift of x, ci), columns (shift of dz, co). Of a tile each program has
+half of the rows and all columns, or, where these are many, half of them and all rows. What both need is fetched once, into the
+shared memory of both: of a square tile L2 is asked for a third less.
+
+All is fetched by tensor descriptor, in runs of positions along w, of a chunk of lines: some channels of one shift, or all of several.
+The copy engine takes coordinates as they come, puts zeros where there is no such place, and rounds to TF32. So x is read as it lies, and
+so is dz where its stride along w is 1; else its copy has w residue after residue, that neighbouring positions read neighbours.
+
+Where a box reaches beyond the last position of an axis, x or dz is outside, and what meets it is multiplied by zero.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import cluster, mbarrier, warpgroup_mma, warpgroup_mma_wait
+
+from .gluon_names import halves, load_box, seen_as, shared_layout
+from .pair_weight_store import line_parts, parts_of, write
+
+NOWHERE = gl.constexpr(-(1 << 30))  # a place before every tensor: of what is fetched beyond the last line
+
+
+@gluon.constexpr_function
+def sums_layout(PAIR, WARPS):
+    """How products leave a tile: rows by columns, or lines of dz by rows where residues are parted."""
+    columns, dimensions = (PAIR.n, PAIR.halved) if PAIR.split == 1 else (PAIR.m, [1 - side for side in PAIR.halved])
+    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, columns >> list(dimensions).count(1), 8], **halves(2, dimensions))
+
+
+@gluon.constexpr_function
+def lines_in_registers(PAIR, WARPS):
+    """Lines of dz [line, place along w], such that a thread has all residues of the elements of a first operand that are its own, in their
+    order, if the bits of a line modulo 8 are read backwards: then lanes that load at once are apart in the banks."""
+    lines, wide, split = PAIR.n // PAIR.split, PAIR.box[2], PAIR.split
+    own = lines >> PAIR.halved.count(1)
+    residues = [[0, 1 << i] for i in range(split.bit_length() - 1)]
+    registers = residues + [[8, 0], [0, 4 * split]] + [[0, (8 << i) * split] for i in range((wide // 8).bit_length() - 1)]
+    registers += [[(16 * WARPS) << i, 0] for i in range((own // (16 * WARPS)).bit_length() - 1)]
+    lanes, warps = [[0, split], [0, 2 * split], [4, 0], [2, 0], [1, 0]], [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
+    return gl.DistributedLinearLayout(registers, lanes, warps, [[own * side, 0] for side in PAIR.halved], [lines, wide * split])
+
+
+@gluon.constexpr_function
+def shared(PAIR, side):
+    """Whether several programs want the same rows (0) or columns (1)."""
+    return any(other != side for other in PAIR.halved)
+
+
+@gluon.constexpr_function
+def several(count, shape):
+    return [count, *shape]
+
+
+@gluon.jit
+def chunk(line, tap, CHANNELS: gl.constexpr, D: gl.constexpr, H: gl.constexpr, W: gl.constexpr, TILE: gl.constexpr):
+    """What the lines from `line` on read at position 0: the place (d, h, w), and the channel, of the first. tap: shifts of the program
+    beside theirs."""
+    d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
+    if D.count * H.count * W.count * CHANNELS % TILE != 0:
+        place = gl.where(d < D.count, D.first + (d + tap[0]) * D.move, NOWHERE)
+    elif D.count > 1:
+        place = D.first + (d + tap[0]) * D.move
+    else:
+        place = D.first + tap[0] * D.move
+    return place, H.first + (h + tap[1]) * H.move, W.first + (w + tap[2]) * W.move, channel
+
+
+@gluon.jit
+def residue_and_run(place, W: gl.constexpr):
+    """Where a copy of residue after residue, which begins with a place that shift 0 reads, has a place along w: its residue, and the
+    place among those of it."""
+    FIRST: gl.constexpr = -(-W.first // W.step)
+    return (place - W.first) % W.step, (place - W.first) // W.step + FIRST
+
+
+@gluon.jit
+def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, ZD: gl.constexpr, ZH: gl.constexpr, ZW: gl.constexpr,
+          CO: gl.constexpr, PAIR: gl.constexpr):
+    """Ask for what a step reads, if it is live: a run of positions after the other, of all chunks of x and of dz."""
+    BOX: gl.constexpr = PAIR.box
+    RUNS: gl.constexpr = BOX[0] * BOX[1]
+    X_CHUNKS: gl.constexpr = PAIR.x_chunks
+    Z_CHUNKS: gl.constexpr = PAIR.z_chunks
+    X_SHARED: gl.constexpr = shared(PAIR, 0)
+    Z_SHARED: gl.constexpr = shared(PAIR, 1)
+    w, rest = i_box % boxes[2] * BOX[2], i_box // boxes[2]
+    h, rest = rest % boxes[1] * BOX[1], rest // boxes[1]
+    d, n = rest % boxes[0] * BOX[0], rest // boxes[0]
+    barrier = full.index(stage)
+    mbarrier.expect(barrier, PAIR.bytes, pred=live)
+    for i in gl.static_range(RUNS):
+        for j in gl.static_range(X_CHUNKS):
+            at_d, at_h, at_w, channel = x_at[j]
+            load_box(x_box, [n, d + i // BOX[1] + at_d, h + i % BOX[1] + at_h, channel, w + at_w], barrier,
+                     xs.index((stage * RUNS + i) * X_CHUNKS + j), pred=live, multicast=X_SHARED)
+        for j in gl.static_range(Z_CHUNKS):
+            at_d, at_h, at_w, channel = z_at[j]
+            place_d, place_h = (d + i // BOX[1]) * ZD.step + at_d, (h + i % BOX[1]) * ZH.step + at_h
+            target = zs.index((stage * RUNS + i) * Z_CHUNKS + j)
+            if PAIR.apart:
+                residue, first = residue_and_run(at_w, ZW)
+                load_box(z_box, [place_d, place_h, residue, n * CO + channel, w + first], barrier, target, pred=live, multicast=Z_SHARED)
+            else:
+                load_box(z_box, [n, place_d, place_h, channel, w * PAIR.split + at_w], barrier, target, pred=live, multicast=Z_SHARED)
+
+
+@gluon.jit
+def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+                AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr):
+    """One share of dw for PAIR.m rows and PAIR.n columns, reduced by a box of positions at a time.
+
+    x_box: x [n, d, h, ci, w]; z_box: dz [n, d, h, co, w], or, PAIR.apart, its copy [d, h, residue, (n, co), w], in boxes of a
+    chunk and a run of positions. STEPS of all samples, EACH of them for a share; boxes: those along each axis of a sample.
+    parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program),
+    share.
+    """
+    M: gl.constexpr = PAIR.m
+    SPLIT: gl.constexpr = PAIR.split
+    N: gl.constexpr = PAIR.n // SPLIT
+    STAGES: gl.constexpr = PAIR.stages
+    RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
+    X_CHUNKS: gl.constexpr = PAIR.x_chunks
+    Z_CHUNKS: gl.constexpr = PAIR.z_chunks
+    XD: gl.constexpr = AXIS_D.x
+    XH: gl.constexpr = AXIS_H.x
+    XW: gl.constexpr = AXIS_W.x
+    ZD: gl.constexpr = AXIS_D.z
+    ZH: gl.constexpr = AXIS_H.z
+    ZW: gl.constexpr = AXIS_W.z
+    ROW_TILES: gl.constexpr = -(-XD.count * XH.count * XW.count * CI // M)
+    COLUMN_TILES: gl.constexpr = -(-ZD.count * ZH.count * ZW.count * CO // N)
+    pid, share = gl.program_id(0), gl.program_id(1)
+    i_row, rest = pid % ROW_TILES * M, pid // ROW_TILES
+    i_column, rest = rest % COLUMN_TILES * N, rest // COLUMN_TILES
+    jw, rest = rest % AXIS_W.programs, rest // AXIS_W.programs
+    tap = rest // AXIS_H.programs, rest % AXIS_H.programs, jw
+    x_at, z_at = (), ()
+    for j in gl.static_range(X_CHUNKS):
+        x_at = x_at + (chunk(i_row + j * (M // X_CHUNKS), (0, 0, 0), CI, XD, XH, XW, M),)
+    for j in gl.static_range(Z_CHUNKS):
+        z_at = z_at + (chunk(i_column + j * (N // Z_CHUNKS), tap, CO, ZD, ZH, ZW, N),)
+
+    xs = gl.allocate_shared_memory(gl.float32, several(STAGES * RUNS * X_CHUNKS, x_box.block_type.shape), x_box.layout)
+    zs = gl.allocate_shared_memory(gl.float32, several(STAGES * RUNS * Z_CHUNKS, z_box.block_type.shape), z_box.layout)
+    full = mbarrier.allocate_mbarrier(batch=STAGES)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=1)
+    mbarrier.sync_cluster_init()
+    begin = share * EACH
+    steps = gl.minimum(STEPS, begin + EACH) - begin
+    for first in range(STAGES - 1):
+        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
+    sums = ()
+    for i in gl.static_range(SPLIT):
+        sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS)),)
+    if SPLIT > 1:
+        cluster.arrive()
+    for step in range(steps):
+        stage, ahead = step % STAGES, step + STAGES - 1
+        mbarrier.wait(full.index(stage), step // STAGES & 1)
+        # All programs wait for the products of the step before, and then what these read is free. Those of parted lines are waited for
+        # in their own step: only so does the assembler not let one wait for the other.
+        if SPLIT == 1:
+            sums = (multiply(sums[0], xs, zs, stage, PAIR),)
+            cluster.arrive()
+            cluster.wait()
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
+        else:
+            running = multiply_parted(sums, xs, zs, stage, PAIR, WARPS)
+            cluster.wait()
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
+            sums = warpgroup_mma_wait(0, deps=running)
+            cluster.arrive()
+    if SPLIT == 1:
+        sums = (warpgroup_mma_wait(0, deps=sums),)
+    else:
+        cluster.wait()
+        sums = warpgroup_mma_wait(0, deps=sums)
+    for i in gl.static_range(STAGES):
+        mbarrier.invalidate(full.index(i))
+    out = parts + share.to(gl.int64) * p_stride[0]
+    for i in gl.static_range(SPLIT):
+        write(sums[i], i, out, i_row, i_column, tap, p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, PAIR, WARPS)
+
+
+@gluon.jit
+def stage_of(xs, zs, stage, i: gl.constexpr, PAIR: gl.constexpr):
+    """What a step has fetched in run i of positions: [row, position] and [column, position], or [line of dz, place] to be parted."""
+    RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
+    WIDE: gl.constexpr = PAIR.box[2]
+    x_rows: gl.constexpr = shared_layout(WIDE, 32, 2, parts_of(PAIR, 0))
+    z_rows: gl.constexpr = shared_layout(WIDE * PAIR.split, 32, 2, parts_of(PAIR, 1))
+    rows = seen_as(xs.index((stage * RUNS + i) * PAIR.x_chunks), gl.float32, [PAIR.m, WIDE], x_rows)
+    columns = seen_as(zs.index((stage * RUNS + i) * PAIR.z_chunks), gl.float32, [PAIR.n // PAIR.split, WIDE * PAIR.split], z_rows)
+    return rows, columns
+
+
+@gluon.jit
+def multiply(sums, xs, zs, stage, PAIR: gl.constexpr):
+    """Add the products of a step, which go on while those of the step before have been waited for."""
+    RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
+    for i in gl.static_range(RUNS):
+        rows, columns = stage_of(xs, zs, stage, i, PAIR)
+        sums = warpgroup_mma(rows, columns.permute((1, 0)), sums, is_async=True)
+    return warpgroup_mma_wait(RUNS, deps=[sums])
+
+
+@gluon.jit
+def residues_of(tile, LINES: gl.constexpr, WIDE: gl.constexpr, SPLIT: gl.constexpr, OPERAND: gl.constexpr):
+    """The residues of lines [line, WIDE * SPLIT] as operands [line, WIDE]."""
+    if SPLIT == 1:
+        return (gl.convert_layout(tile.reshape([LINES, WIDE]), OPERAND, assert_trivial=True),)
+    else:
+        HALF: gl.constexpr = SPLIT // 2
+        even, odd = gl.split(tile.reshape([LINES, WIDE * HALF, 2]))
+        even, odd = residues_of(even, LINES, WIDE, HALF, OPERAND), residues_of(odd, LINES, WIDE, HALF, OPERAND)
+        found = ()
+        for i in gl.static_range(HALF):
+            found = found + (even[i], odd[i])
+        return found
+
+
+@gluon.jit
+def multiply_parted(sums, xs, zs, stage, PAIR: gl.constexpr, WARPS: gl.constexpr):
+    """Add the products of a step, which go on: of the residues of dz, parted in registers, and x."""
+    RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
+    WIDE: gl.constexpr = PAIR.box[2]
+    SPLIT: gl.constexpr = PAIR.split
+    LINES: gl.constexpr = PAIR.n // SPLIT
+    IN_REGISTERS: gl.constexpr = lines_in_registers(PAIR, WARPS)
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, sums_layout(PAIR, WARPS), 1)
+    tiles = ()
+    for i in gl.static_range(RUNS):
+        tile = stage_of(xs, zs, stage, i, PAIR)[1].load(IN_REGISTERS)
+        tile = tile.reshape([LINES // 8, 2, 2, 2, WIDE * SPLIT]).permute((0, 3, 2, 1, 4)).reshape([LINES, WIDE * SPLIT])
+        tiles = tiles + (residues_of(tile, LINES, WIDE, SPLIT, OPERAND),)
+    for i in gl.static_range(RUNS):
+        rows, columns = stage_of(xs, zs, stage, i, PAIR)
+        running = ()
+        for j in gl.static_range(SPLIT):
+            running = running + (warpgroup_mma(tiles[i][j], rows.permute((1, 0)), sums[j], is_async=True),)
+        sums = running
+    return sums
