@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from . import flat, walks
+from . import flat, pairs, walks, weight_pair_tiles, weight_pairs
 from .config import seen
 from .plan import Plan
 from .taps import split_factor
@@ -24,18 +24,21 @@ class Cost(NamedTuple):
 # Fitted to the counts of benchmarks/limits/nvidia_h200.csv by tests/support/fit_issue.py, which prints them.
 COSTS = {
     ("backward", "onepass"): Cost(1251, 223.1, 60.06, 0, 0.5098),
-    ("forward", "descriptor"): Cost(438, 123.6, 0, 4.843, 0.2388),
-    ("forward", "direct"): Cost(0, 497.7, 0, 0, 0.6373),
-    ("forward", "gather"): Cost(118.3, 154.6, 5.838, 3.956, 0.7121),
-    ("grad_input", "descriptor"): Cost(0, 110.5, 5.356, 2.531, 0.1974),
-    ("grad_input", "direct"): Cost(0, 380.1, 31.97, 0.1562, 0.6678),
-    ("grad_input", "gather"): Cost(10.78, 128.8, 10.48, 3.679, 0.7503),
+    ("forward", "descriptor"): Cost(996.6, 145.2, 0, 0, 0.2897),
+    ("forward", "direct"): Cost(195.1, 368.7, 0, 0, 0.4583),
+    ("forward", "gather"): Cost(172.3, 247.8, 2.964, 4.029, 0.8166),
+    ("grad_input", "descriptor"): Cost(1011, 93.92, 7.946, 0, 0.2543),
+    ("grad_input", "direct"): Cost(0, 325, 20.23, 0.318, 0.4885),
+    ("grad_input", "gather"): Cost(55.84, 126.6, 10.09, 1.729, 0.7666),
     ("grad_input", "flat"): Cost(*flat.COSTS, 0.91),
-    ("forward", "walk"): Cost(1851, 257.4, 8.5, 1.469, 0.6372),
-    ("grad_input", "walk"): Cost(3057, 618.6, 7.713, 1.295, 0.8181),
+    ("forward", "walk"): Cost(1928, 252.6, 8.48, 1.491, 0.631),
+    ("grad_input", "walk"): Cost(3943, 589.4, 8.592, 1.229, 0.8181),
+    ("forward", "pair"): Cost(471.7, 84.01, 1.597, 1.123, 0.3053),
+    ("grad_input", "pair"): Cost(256.7, 74.54, 2.148, 2.068, 0.3915),
     ("grad_weight", "walk"): Cost(900, 600, 0, 0, 0.2),
-    ("grad_weight", "direct"): Cost(594.8, 405.4, 0, 0, 0.9167),
-    ("grad_weight", "gather"): Cost(905.6, 258, 8.72, 0, 0.8526),
+    ("grad_weight", "pair"): Cost(1500, weight_pair_tiles.STEP, weight_pair_tiles.FETCH, 0, 0.38),
+    ("grad_weight", "direct"): Cost(482.7, 478, 0, 0, 0.5835),
+    ("grad_weight", "gather"): Cost(800.8, 248.7, 12.35, 0, 0.8498),
 }
 
 
@@ -48,6 +51,8 @@ def features(plan: Plan, trips: float) -> tuple[float, float, float, float]:
         return walks.features(p, c, trips)
     if c.flat:
         return flat.features(p, c, trips)
+    if c.path == "pair":
+        return pairs.features(plan.problem, c, trips) if p.direction != "grad_weight" else (1.0, trips, trips * weight_pairs.fetches(p, c), 0.0)
     run = p.y_run if p.direction == "grad_input" else p.x_run
     return 1.0, trips, trips * gathered / threads / run, c.block_m * c.block_n / threads
 
