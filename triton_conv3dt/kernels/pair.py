@@ -4,9 +4,9 @@
 
 Each program has its part of a tile's positions and all of its columns, which are rows of the weight: these are fetched once for all,
 so that a byte of the second-level cache serves more products. Everything is read by tensor descriptor, zeros outside: the
-gathered tensor as X.reading says ("rows", "box" and "strided" as there; where channels come first "planes" [n, channel, place], "lines"
-[d, h, (n, channel), w] or "strided lines" [d, h // step, h % step, (n, channel), w], plane by plane), the weight as W.reading says: "taps" [row, tap d, tap h, tap w, channel], or "flat"
-[channel, (row, tap) or (tap, row)].
+gathered tensor as X.reading says ("rows", "box" and "strided" as there; where channels come first "planes" [n, channel, place],
+"lines" [d, h, (n, channel), w] or "strided lines" [d, h // step, h % step, (n, channel), w], plane by plane), the weight as W.reading
+says: "taps" [row, tap d, tap h, tap w, channel], or "flat" [channel, (row, tap) or (tap, row)].
 
 Lines have positions side by side, TILE.split neighbours of each. Products of 16 bits take them from shared memory as they lie; TF32,
 and neighbours that are parted, pass by registers.
@@ -150,9 +150,11 @@ def ring_of_positions(x, X: gl.constexpr, TILE: gl.constexpr):
     if of_lines(X):
         COPIES: gl.constexpr = TILE.stages * planes(X, TILE)
         WIDTH: gl.constexpr = TILE.box[2] * TILE.split
-        return gl.allocate_shared_memory(x.dtype, [COPIES, TILE.k, TILE.n * TILE.split // planes(X, TILE)], shared_layout(WIDTH, BITS, 2, spread(1, PROGRAMS)))
+        LENGTH: gl.constexpr = TILE.n * TILE.split // planes(X, TILE)
+        return gl.allocate_shared_memory(x.dtype, [COPIES, TILE.k, LENGTH], shared_layout(WIDTH, BITS, 2, spread(1, PROGRAMS)))
     elif X.reading == "planes":
-        return gl.allocate_shared_memory(x.dtype, [TILE.stages, TILE.k, TILE.n], shared_layout(TILE.n // PROGRAMS, BITS, 2, spread(1, PROGRAMS)))
+        LAYOUT: gl.constexpr = shared_layout(TILE.n // PROGRAMS, BITS, 2, spread(1, PROGRAMS))
+        return gl.allocate_shared_memory(x.dtype, [TILE.stages, TILE.k, TILE.n], LAYOUT)
     else:
         return gl.allocate_shared_memory(x.dtype, [TILE.stages, TILE.n, TILE.k], shared_layout(TILE.k, BITS, 2, spread(0, PROGRAMS)))
 
@@ -277,7 +279,8 @@ def pair(w, x, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride,
     if FLAT:
         weights = gl.allocate_shared_memory(x.dtype, [STAGES, TILE.k, TILE.m], shared_layout(TILE.m, BITS, 2, SHARED))
     else:
-        weights = gl.allocate_shared_memory(x.dtype, [STAGES * SPLIT * BOXES, TILE.m // BOXES, TILE.k], shared_layout(TILE.k, BITS, 2, SHARED))
+        TAPS: gl.constexpr = shared_layout(TILE.k, BITS, 2, SHARED)
+        weights = gl.allocate_shared_memory(x.dtype, [STAGES * SPLIT * BOXES, TILE.m // BOXES, TILE.k], TAPS)
     ready = mbarrier.allocate_mbarrier(batch=STAGES)
     for i in gl.static_range(STAGES):
         mbarrier.init(ready.index(i), count=1)
@@ -310,5 +313,5 @@ def pair(w, x, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride,
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
-    store(acc, y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, Y, R,
-          TILE, planes(X, TILE) > 1, ACTIVATION, PARAMETERS, WARPS)
+    store(acc, y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
+          AXIS_H, AXIS_W, ROWS, Y, R, TILE, planes(X, TILE) > 1, ACTIVATION, PARAMETERS, WARPS)

@@ -126,7 +126,8 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
 def _resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
     threads = 32 * config.warps
-    accumulators = config.block_m * config.block_n // config.ctas * (taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1)
+    parted = taps.split_factor(problem, config) if problem.direction == "grad_weight" else 1
+    accumulators = config.block_m * config.block_n // config.ctas * parted
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)

@@ -59,8 +59,8 @@ def packs(problem: Problem, config) -> bool:
     """The weight is brought into another order, or rounded, first."""
     if weight_reading(problem, config) == "flat":
         return False
-    side = "ci" if problem.direction == "forward" else "co"
-    return problem.w_minor != side or problem.w_alignment * problem.item not in (0, 16) or rows_and_reduction(problem)[1] * problem.item % 16 > 0
+    side, channels = "ci" if problem.direction == "forward" else "co", rows_and_reduction(problem)[1]
+    return problem.w_minor != side or problem.w_alignment * problem.item not in (0, 16) or channels * problem.item % 16 > 0
 
 
 def weight_boxes(problem: Problem, config) -> int:
@@ -89,9 +89,11 @@ def described(problem: Problem, config, kind: str, step) -> tuple[list, list, li
             return [channels, rows * p.taps], [channel, 1], [config.block_k, config.block_m], parted(config, (), ()), False
         (kd, kh, kw), tap = p.kernel, tap if p.taps > 1 else row  # of one tap, any stride that the engine takes
         block = [config.block_m // weight_boxes(p, config), 1, 1, 1, config.block_k]
-        return [rows, kd, kh, kw, channels], [row, kh * kw * tap, kw * tap, tap, 1], block, parted(config, (), ()), rounded and not packs(p, config)
+        strides = [row, kh * kw * tap, kw * tap, tap, 1]
+        return [rows, kd, kh, kw, channels], strides, block, parted(config, (), ()), rounded and not packs(p, config)
     if kind == "planes":
-        return [p.n, p.ci, prod(p.in_size)], [*step, 1], [1, config.block_k, config.block_n], parted(config, (2,), (config.block_n,)), False
+        block = [1, config.block_k, config.block_n]
+        return [p.n, p.ci, prod(p.in_size)], [*step, 1], block, parted(config, (2,), block[2:]), False
     if kind in LINES:
         shape, strides, block = _lines(p, config, step[1])
     else:
@@ -216,7 +218,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if config.ctas not in (2, 4) or config.warps % 4 or positions(config) != GROUP * (config.warps // 4):
         return (f"{config.block_n} positions are not a product of {GROUP} for every warpgroup of {config.warps} warps of each of "
                 f"{config.ctas} programs, two or four")
-    most = 128 if problem.item == 2 or config.warps > 4 else 64  # sums of a thread; of fp32 in few warps, whose order changes by registers
+    most = 128 if problem.item == 2 or config.warps > 4 else 64  # sums of a thread: of fp32, in few warps, their addresses take room
     if crowded(problem, config):
         return f"fragments of {config.block_k} channels leave the sums no registers"
     if not 16 <= config.block_m <= 256 or config.block_m * positions(config) > most * 32 * config.warps:
@@ -256,7 +258,8 @@ def _fits_lines(config, p: Problem) -> str | None:
     if channels % config.block_k and p.n > 1:
         return f"block_k = {config.block_k} does not divide {channels} channels, and a box would read those of another sample"
     if prod(config.box) != config.block_n or min(config.box) < 1 or config.box[2] * parted * p.item not in (ROW, ROW // 2, ROW // 4):
-        return f"a box of {'x'.join(map(str, config.box))} does not hold {config.block_n} places in lines of {ROW}, {ROW // 2} or {ROW // 4} bytes"
+        return (f"a box of {'x'.join(map(str, config.box))} does not hold {config.block_n} places in lines of {ROW}, {ROW // 2} or "
+                f"{ROW // 4} bytes")
     if (config.box[1] if strided else config.box[0] * config.box[1]) < config.ctas or max(config.box) > boxes.LARGEST_BOX:
         return f"a box is parted between {config.ctas} programs: along h where dz is strided"
     if strided and (parted != p.stride[2] or p.out_size[1] % p.stride[1] or max(p.dilation) > 1):
