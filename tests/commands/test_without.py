@@ -133,7 +133,7 @@ def test_a_journal_does_not_mix_what_was_decided():
 def test_bench_says_what_runs(monkeypatch):
     setting, = selection.settings(select(["nnunet_iso128_up4"]), ["step"], ["float16"], ["channels_last"])
     free = bench.configs_of(setting, H200)
-    assert [found.config.path for found in free] == ["descriptor", "onepass"]
+    assert [found.config.path for found in free] == ["pair", "onepass"]
     with constraints.using(parse("descriptor,onepass")):
         assert {found.config.path for found in bench.configs_of(setting, H200)} == {"gather"}
         monkeypatch.setattr(sys, "argv", ["", "bench", "--without", "stages>2"])

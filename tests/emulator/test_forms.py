@@ -48,7 +48,7 @@ def form_of(problem, config):
 def chosen(problem, device, form, rng):
     """A config of this form: tiles not far larger than the problem; wide and pipelined where there are such."""
     found = [c for c in search.candidates(problem, device)
-             if form_of(problem, c) == form and c.block_m * c.block_n <= 64 * 128]
+             if c.path != "pair" and form_of(problem, c) == form and c.block_m * c.block_n <= 64 * 128]
     wide = [c for c in found if c.block_m >= 64 and c.warps >= 4 and c.stages > 1]
     return rng.choice(wide or found)
 

@@ -16,7 +16,7 @@ CASES = ("forward ci64 co32 in16 k2 s2 bias", "grad_input ci64 co32 in16 k2 s2 c
 def compiled() -> set[Path]:
     """The main kernels in Triton's cache."""
     return {path for path in Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin")
-            if path.stem in ("gather", "descriptor", "grad_weight")}
+            if path.stem in ("gather", "pair", "grad_weight")}
 
 
 if __name__ == "__main__":

@@ -107,11 +107,11 @@ def memory(rng: random.Random, shape: tuple, dtype, spread: float = 0.6, expande
 
 
 def choose(rng: random.Random, problem: Problem) -> Config | None:
-    """A config that fits: one that the search proposes, or any; no walk, whose promises tests/emulator sees kept."""
+    """A config that fits: one that the search proposes, or any; no walk and no pair, whose promises tests/emulator sees kept."""
     kind = rng.random() if problem.direction != BACKWARD else 1
     if kind < 0.4:
         found = search.candidates(problem, H200) if kind < 0.002 else search.sensible(problem, H200)
-        return rng.choice([config for config in found if config.path != "walk"])
+        return rng.choice([config for config in found if config.path not in ("walk", "pair")])
     power = lambda low, high: 1 << rng.randint(low, high)
     for _ in range(16):
         shares = rng.choice((1, 2, 5, 64)) if problem.direction in ("grad_weight", BACKWARD) else 1
