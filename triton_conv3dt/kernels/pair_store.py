@@ -74,10 +74,9 @@ def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: 
         WIDTH: gl.constexpr = BOX[2] * JOIN
         HIGH: gl.constexpr = BOX[1] // gl.num_ctas() if PARTED_H else BOX[1]
         if PARTED_H:  # each program has its part of every plane
-            PART: gl.constexpr = BOX[0] * HIGH * WIDTH
-            h, o = h + o // PART * HIGH, o % PART
+            h += o // (BOX[0] * HIGH * WIDTH) * HIGH
         AREA: gl.constexpr = HIGH * WIDTH
-        d, h, there = d + o // AREA, h + o // WIDTH % HIGH, begin + o % WIDTH < size[2] * JOIN // RUN * RUN
+        d, h, there = d + o // AREA % BOX[0], h + o // WIDTH % HIGH, begin + o % WIDTH < size[2] * JOIN // RUN * RUN
         return n + o * 0, d, h, w + o % WIDTH // JOIN, there & (d < size[0]) & (h < size[1])
 
 

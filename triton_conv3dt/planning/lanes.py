@@ -13,6 +13,7 @@ from .constants import Lanes, Reads
 SUMS = 32  # of fp32 that a thread keeps of a lane
 WEIGHTS = 100  # or sums of a weight gradient, by tap, that it keeps besides
 MOST_REGISTERS = 264  # fitted to what the compiler makes of defaults of layers.json on sm_80 and sm_90
+MOST_OF_CHANNELS = 200  # of a thread with several channels that lie side by side
 MOST_ALONE = 304  # by the same scale, of a thread with one lane of more than two columns
 
 
@@ -129,9 +130,11 @@ def _taps(a: Axis, forward: bool, phase: int) -> list[tuple[int, int]]:
 
 def kept(problem: Problem, config: Config, values: int) -> bool:
     """Whether the registers of a thread hold what so many places of each of its lines need; of a single lane they should."""
-    columns = lanes(problem, config).columns
+    found = lanes(problem, config)
+    columns, values = found.columns, max(values, found.channels // (32 * config.warps))
+    several = found.last and values > 1
     alone, needed = values <= columns, registers(problem, config, max(1, values // columns))
-    return needed <= MOST_REGISTERS or alone and (columns <= 2 or needed <= MOST_ALONE)
+    return needed <= (MOST_OF_CHANNELS if several else MOST_REGISTERS) or alone and (columns <= 2 or needed <= MOST_ALONE)
 
 
 def registers(problem: Problem, config: Config, values: int) -> float:

@@ -145,10 +145,10 @@ def grid(problem: Problem, config, places: tuple[int, int, int]) -> int:
 
 
 def shared_memory(problem: Problem, config) -> int:
-    """Bytes that one program uses: the ring, or after it the tile on its way into the order of the store; and barriers."""
+    """Bytes that one program uses: the ring, what is written at once on its way into the order of the store, and barriers."""
     ring = config.stages * written_bytes(problem, config)
     tile = problem.item * min(positions(config) * config.block_m, WRITTEN * 32 * config.warps)
-    return max(ring, tile + tile // 8) + SLACK
+    return ring + tile + SLACK
 
 
 def positions(config) -> int:

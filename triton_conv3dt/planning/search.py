@@ -157,7 +157,7 @@ def _direct(problem: Problem, device: Device, thorough: bool):
     last = (problem.x_layout if problem.direction == "grad_input" else problem.y_layout) == "channels_last"
     most = 64 if last else 1 if weights else 8
     counts = {_power_of_two(channels if last else min(channels, rows & -rows), 1, n)
-              for n in ((4, 16, most) if thorough else (2, 32, most) if last else (2, most))}
+              for n in ((4, 16, most) if thorough else (16, 32, most) if last else (2, most))}
     counts |= {1} if thorough else set()
     if not last and not weights and prod(lowering.steps(problem, Config("direct", 1, 1))[1:]) < 32:
         counts |= {16}  # lanes that a small volume leaves idle take other channels
