@@ -12,7 +12,7 @@ from triton_conv3dt.problems import case
 
 from .cases import MODES, Cases, Failed
 from .library import emulated
-from .parts.problems import computed
+from .parts.problems import computed, run
 
 H200 = Device.named("nvidia_h200")
 if not H200.pairs:
@@ -57,9 +57,7 @@ def drawn(name: str, **changed):
 def test_pairs(name, shares):
     problem, config = drawn(name, shares=shares)
     assert fits(config, problem, H200) is None
-    with emulated(H200.name, exact=True) as emulator:
-        cases = Cases(emulator)
-        cases.run(*computed(problem, config, H200))
+    cases = run(problem, config, H200)
     assert (cases.done, cases.skipped) == (1, 0)
     assert cases.kernels["pair_weight"] and cases.forms["wgmma"] and cases.forms["tensor copies"]
     assert bool(cases.kernels["to_residues"]) == bool(weight_pairs.copies(problem, config)) == ("no copy" not in name)

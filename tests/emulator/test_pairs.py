@@ -15,7 +15,7 @@ from triton_conv3dt.problems import case
 
 from .cases import Cases, Failed
 from .library import emulated
-from .parts.problems import computed
+from .parts.problems import computed, run
 
 HOPPER = Device.named("nvidia_h200")
 ALL, NONE, W, HW = (True,) * 3, (False,) * 3, (False, False, True), (False, True, True)
@@ -61,23 +61,16 @@ def problem_and_config(name, cluster=2):
                            box=box or (0, 0, 0), copy=copy, cluster=cluster)
 
 
-def run(problem, config, **options):
-    with emulated("nvidia_h200", exact=True, **options) as emulator:
-        cases = Cases(emulator)
-        cases.run(*computed(problem, config, HOPPER))
-    return cases
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_pairs_are_exact(name):
-    cases = run(*problem_and_config(name))
+    cases = run(*problem_and_config(name), HOPPER)
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
     assert cases.forms["wgmma"] and cases.forms["tensor copies"]
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, positions, *_) in CASES.items() if positions == 256])
 def test_clusters_of_four_are_exact(name):
-    cases = run(*problem_and_config(name, 4))
+    cases = run(*problem_and_config(name, 4), HOPPER)
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
 
 
@@ -91,7 +84,7 @@ def test_weights_of_every_order(name, w_minor):
         assert "one launch reads the weight" in fits(config, problem, HOPPER)
         return
     as_it_is = w_minor == ("co" if name == "gradient" else "ci") or name != "gradient" and w_minor == "tap" or (name, w_minor) == ("rows", "co")
-    assert (run(problem, config).kernels["pack"] == 0) == as_it_is
+    assert (run(problem, config, HOPPER).kernels["pack"] == 0) == as_it_is
 
 
 @pytest.mark.parametrize("name", ("lines of TF32", "strided lines of TF32"))

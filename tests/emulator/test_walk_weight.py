@@ -12,7 +12,7 @@ from triton_conv3dt.problems import case
 
 from .cases import Cases, Failed
 from .library import emulated
-from .parts.problems import computed
+from .parts.problems import computed, run
 
 H200 = Device.named("nvidia_h200")
 WAYS = dict(zip(("together", "apart"), weight_walks.WAYS))
@@ -48,9 +48,7 @@ def test_walks(name, shares):
     problem = problem_of(layer, "bfloat16" if (len(name) + shares) % 2 else "float16")
     config = replace(config, taps=WAYS[way], shares=shares)
     assert fits(config, problem, H200) is None
-    with emulated(H200.name, exact=True) as emulator:
-        cases = Cases(emulator)
-        cases.run(*computed(problem, config, H200))
+    cases = run(problem, config, H200)
     assert (cases.done, cases.skipped) == (1, 0)
     assert cases.kernels["walk_weight"] and cases.forms["wgmma"] and cases.forms["tensor copies"]
 

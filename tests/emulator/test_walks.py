@@ -21,7 +21,7 @@ from triton_conv3dt.problems import case
 
 from .cases import Cases, Failed
 from .library import emulated
-from .parts.problems import computed
+from .parts.problems import computed, run
 
 HOPPER = Device.named("nvidia_h200")
 LIES = dict(copy=False)  # TF32 that is rounded once it is in shared memory
@@ -104,16 +104,9 @@ def problem_and_config(name):
     return problem, Config("walk", block_m, places, warps=places // 16, merge=merge, box=box, **given)
 
 
-def run(problem, config, **options):
-    with emulated("nvidia_h200", exact=True, **options) as emulator:
-        cases = Cases(emulator)
-        cases.run(*computed(problem, config, HOPPER))
-    return cases
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_walks_are_exact(name):
-    cases = run(*problem_and_config(name))
+    cases = run(*problem_and_config(name), HOPPER)
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["walk"]
     assert cases.forms["wgmma"] and cases.forms["tensor copies"]
 
@@ -121,7 +114,7 @@ def test_walks_are_exact(name):
 @pytest.mark.parametrize("w_minor", ("tap", "co", "ci"))
 def test_weights_of_every_order(w_minor):
     problem, config = problem_and_config("stride 1")
-    assert run(replace(problem, w_minor=w_minor), config).kernels["pack"] == (0 if w_minor == "ci" else 2)
+    assert run(replace(problem, w_minor=w_minor), config, HOPPER).kernels["pack"] == (0 if w_minor == "ci" else 2)
 
 
 def test_every_plane_is_fetched_once():

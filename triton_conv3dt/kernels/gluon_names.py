@@ -29,3 +29,18 @@ def spread(dimension, programs):
 @gluon.constexpr_function
 def shared_layout(channels, bits, rank, halved=None):
     return gl.NVMMASharedLayout(min(128, channels * bits // 8), bits, rank, **halves(rank, halved))
+
+
+@gluon.jit
+def neighbours(tile, ROWS: gl.constexpr, COLUMNS: gl.constexpr, SPLIT: gl.constexpr):
+    """A tile [ROWS, COLUMNS * SPLIT] parted into the SPLIT neighbours of each column, in their order: each [ROWS, COLUMNS]."""
+    if SPLIT == 1:
+        return (tile.reshape([ROWS, COLUMNS]),)
+    else:
+        HALF: gl.constexpr = SPLIT // 2
+        even, odd = gl.split(tile.reshape([ROWS, COLUMNS * HALF, 2]))
+        even, odd = neighbours(even, ROWS, COLUMNS, HALF), neighbours(odd, ROWS, COLUMNS, HALF)
+        found = ()
+        for i in gl.static_range(HALF):
+            found = found + (even[i], odd[i])
+        return found

@@ -20,8 +20,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     cluster, mbarrier, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
 )
 
-from .gluon_names import halves, load_box, seen_as, shared_layout, spread
+from .gluon_names import halves, load_box, neighbours, seen_as, shared_layout, spread
 from .pair_store import store
+from .tiles import axis_taps
 
 
 @gluon.constexpr_function
@@ -53,22 +54,6 @@ def fragment_layout(channels, positions, split, warps, bits, programs):
 def below(offset, step):
     """How many steps below zero an offset begins: division rounds towards zero."""
     return (step - 1 - offset) // step if offset < 0 else 0
-
-
-@gluon.jit
-def taps_of_phase(AXIS: gl.constexpr, r):
-    """How many taps phase r has, its first tap, and the input offset that one reads: tiles.axis_taps in Gluon."""
-    if AXIS.taps >= 0:
-        n_taps: gl.constexpr = AXIS.taps
-        first_tap: gl.constexpr = AXIS.first
-        first_place: gl.constexpr = AXIS.offset
-        return n_taps, first_tap, first_place
-    else:
-        q = r + AXIS.residue
-        first = (q // AXIS.common * AXIS.inverse) % AXIS.tap_step
-        taps = gl.maximum(0, (AXIS.kernel - first + AXIS.tap_step - 1) // AXIS.tap_step)
-        taps = gl.where(q % AXIS.common == 0, taps, 0)
-        return taps, first, AXIS.offset + (q - first * AXIS.dilation) // AXIS.out_step
 
 
 @gluon.jit
@@ -174,21 +159,6 @@ def operand(positions, slot, X: gl.constexpr, TILE: gl.constexpr):
 
 
 @gluon.jit
-def parted(tile, K: gl.constexpr, N: gl.constexpr, SPLIT: gl.constexpr, OPERAND: gl.constexpr):
-    """The SPLIT neighbours of each position of a tile [K, N * SPLIT], as operands [N, K]."""
-    if SPLIT == 1:
-        return (gl.convert_layout(tile.reshape([K, N]).permute((1, 0)), OPERAND, assert_trivial=True),)
-    else:
-        HALF: gl.constexpr = SPLIT // 2
-        even, odd = gl.split(tile.reshape([K, N * HALF, 2]))
-        even, odd = parted(even, K, N, HALF, OPERAND), parted(odd, K, N, HALF, OPERAND)
-        found = ()
-        for i in gl.static_range(HALF):
-            found = found + (even[i], odd[i])
-        return found
-
-
-@gluon.jit
 def fragments(positions, slot, X: gl.constexpr, TILE: gl.constexpr, WARPS: gl.constexpr):
     """The positions of a slot in registers, a tile [position, channel] for each of their neighbours."""
     BITS: gl.constexpr = positions.dtype.primitive_bitwidth
@@ -201,7 +171,10 @@ def fragments(positions, slot, X: gl.constexpr, TILE: gl.constexpr, WARPS: gl.co
     else:
         LAYOUT: gl.constexpr = fragment_layout(TILE.k, TILE.n, TILE.split, WARPS, BITS, gl.num_ctas())
         tile = operand(positions, slot, X, TILE).load(LAYOUT)
-        return parted(tile, K, N, SPLIT, OPERAND)
+        tiles, found = neighbours(tile, K, N, SPLIT), ()
+        for i in gl.static_range(SPLIT):
+            found = found + (gl.convert_layout(tiles[i].permute((1, 0)), OPERAND, assert_trivial=True),)
+        return found
 
 
 @gluon.jit
@@ -266,9 +239,9 @@ def pair(w, x, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride,
         plane = i_position // wide // high
         deep = gl.cdiv(size[0], BOX[0])
         origin = (plane // deep, plane % deep * BOX[0], i_position // wide % high * BOX[1], i_position % wide * BOX[2])
-    taps_d, first_d, offset_d = taps_of_phase(AXIS_D, phase[0])
-    taps_h, first_h, offset_h = taps_of_phase(AXIS_H, phase[1])
-    taps_w, first_w, offset_w = taps_of_phase(AXIS_W, phase[2])
+    taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
+    taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
+    taps_w, first_w, offset_w = axis_taps(AXIS_W, phase[2])
     steps = taps_d * taps_h * taps_w * CHUNKS
     taps = (1, gl.maximum(taps_h, 1), gl.maximum(taps_w, 1))  # of nothing there are no steps, but a compiler divides before it knows
     first, offset = (first_d, first_h, first_w), (offset_d, offset_h, offset_w)

@@ -17,7 +17,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import cluster, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from .gluon_names import halves, load_box, seen_as, shared_layout
+from .gluon_names import halves, load_box, neighbours, seen_as, shared_layout
 from .pair_weight_store import line_parts, parts_of, write
 
 NOWHERE = gl.constexpr(-(1 << 30))  # a place before every tensor: of what is fetched beyond the last line
@@ -209,21 +209,6 @@ def multiply(sums, xs, zs, stage, PAIR: gl.constexpr):
 
 
 @gluon.jit
-def residues_of(tile, LINES: gl.constexpr, WIDE: gl.constexpr, SPLIT: gl.constexpr, OPERAND: gl.constexpr):
-    """The residues of lines [line, WIDE * SPLIT] as operands [line, WIDE]."""
-    if SPLIT == 1:
-        return (gl.convert_layout(tile.reshape([LINES, WIDE]), OPERAND, assert_trivial=True),)
-    else:
-        HALF: gl.constexpr = SPLIT // 2
-        even, odd = gl.split(tile.reshape([LINES, WIDE * HALF, 2]))
-        even, odd = residues_of(even, LINES, WIDE, HALF, OPERAND), residues_of(odd, LINES, WIDE, HALF, OPERAND)
-        found = ()
-        for i in gl.static_range(HALF):
-            found = found + (even[i], odd[i])
-        return found
-
-
-@gluon.jit
 def multiply_parted(sums, xs, zs, stage, PAIR: gl.constexpr, WARPS: gl.constexpr):
     """Add the products of a step, which go on: of the residues of dz, parted in registers, and x."""
     RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
@@ -236,11 +221,12 @@ def multiply_parted(sums, xs, zs, stage, PAIR: gl.constexpr, WARPS: gl.constexpr
     for i in gl.static_range(RUNS):
         tile = stage_of(xs, zs, stage, i, PAIR)[1].load(IN_REGISTERS)
         tile = tile.reshape([LINES // 8, 2, 2, 2, WIDE * SPLIT]).permute((0, 3, 2, 1, 4)).reshape([LINES, WIDE * SPLIT])
-        tiles = tiles + (residues_of(tile, LINES, WIDE, SPLIT, OPERAND),)
+        tiles = tiles + (neighbours(tile, LINES, WIDE, SPLIT),)
     for i in gl.static_range(RUNS):
         rows, columns = stage_of(xs, zs, stage, i, PAIR)
         running = ()
         for j in gl.static_range(SPLIT):
-            running = running + (warpgroup_mma(tiles[i][j], rows.permute((1, 0)), sums[j], is_async=True),)
+            residue = gl.convert_layout(tiles[i][j], OPERAND, assert_trivial=True)
+            running = running + (warpgroup_mma(residue, rows.permute((1, 0)), sums[j], is_async=True),)
         sums = running
     return sums

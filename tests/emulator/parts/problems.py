@@ -11,7 +11,8 @@ from triton_conv3dt.launching import launch
 from triton_conv3dt.planning import lowering, search
 from triton_conv3dt.problems import case, sampling
 
-from ..cases import Skip
+from ..cases import Cases, Skip
+from ..library import emulated
 
 LAYERS = (
     "n2 ci64 co32 in4x6x8 k2 s2", "ci128 co64 in4x4x8 k2 s2", "n2 ci32 co16 in3x6x8 k1x2x2 s1x2x2",
@@ -61,6 +62,14 @@ def candidates(problem, device):
     """Those of a problem, remembered, but for what takes minutes: a program for each tap and channel."""
     warps = {c: prod(lowering.grid(problem, c)) * c.warps for c in search.candidates(problem, device)}
     return [c for c, count in warps.items() if count <= max(MOST_WARPS, min(warps.values()))]
+
+
+def run(problem, config, device, **options) -> Cases:
+    """The case of a problem and a config, run on the emulator of a device; what it counted."""
+    with emulated(device.name, exact=True, **options) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, device))
+    return cases
 
 
 def computed(problem, config, device):
