@@ -1,14 +1,15 @@
-"""The weight gradient on Hopper's tensor cores in TF32, in Gluon, by two programs of a cluster that share what they fetch:
+"""The weight gradient on Hopper's tensor cores in TF32, in Gluon, by two or four programs of a cluster that share what they fetch:
 
     dw[ci, co, k] = sum over positions of x[position, ci] * dz[stride * position - padding + k, co]
 
 The product is that of kernels/grad_weight.py: rows are (shift of x, ci), columns (shift of dz, co). Of a tile each program has
-half of the rows and all columns, or, where these are many, half of them and all rows. What both need is fetched once, into the
-shared memory of both: of a square tile L2 is asked for a third less.
+half of the rows and all columns, or, where these are many, half of them and all rows; of four half of both. What several need is
+fetched once, into the shared memory of each: two ask L2 for a third less for a square tile.
 
 All is fetched by tensor descriptor, in runs of positions along w, of a chunk of lines: some channels of one shift, or all of several.
 The copy engine takes coordinates as they come, puts zeros where there is no such place, and rounds to TF32. So x is read as it lies, and
-so is dz where its stride along w is 1; else its copy has w residue after residue, that neighbouring positions read neighbours.
+so is dz where its stride along w is 1, or where its residues are parted in registers; else its copy has w residue after residue, that
+neighbouring positions read neighbours.
 
 Where a box reaches beyond the last position of an axis, x or dz is outside, and what meets it is multiplied by zero.
 """
