@@ -14,7 +14,7 @@ from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch
 from triton_conv3dt.launching.tensors import memory_format
 from triton_conv3dt.ops.autograd import dense_strides
-from triton_conv3dt.planning import search
+from triton_conv3dt.planning import gradients, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.activations import Activation
@@ -60,6 +60,32 @@ def test_gradients_are_exact(case, layout, activation, device, taken):
     assert_exact(db.cpu(), dz.double().sum((0, 2, 3, 4)).cpu())
     assert dx.is_contiguous(memory_format=memory_format(dz)) and dw.stride() == dense_strides(t.w)
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("bias", (True, False))
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("layout", ("channels_first", "concatenated", "sliced"))
+def test_one_dz_in_channels_last_for_both_products(layout, activation, bias, device, monkeypatch):
+    """The gradients that a dz as it is gives, laid out alike; both products are told of the layout."""
+    layer = case("k4s2p1", n=2, ci=8, co=16, in_size=(2, 3, 4), kernel=4, stride=2, padding=1)
+    activation, given = Activation.of(activation), []
+    t = layer.tensors(torch.float16, layout, device=device)
+    saved = torch.randint(-2, 3, t.dz.shape, device=device).half() if activation else None
+    arguments = (t.dz, t.x, t.w, saved, bias, dense_strides(t.w), *layer.geometry.values(), "tf32", activation)
+    problem_of = launch.problem_of
+    monkeypatch.setattr(launch, "problem_of", lambda *them, **more: given.append(problem_of(*them, **more)) or given[-1])
+    found = []
+    for last in (False, True):
+        monkeypatch.setattr(launch, "_records", {})
+        monkeypatch.setattr(gradients, "channels_last", lambda *_: last)
+        found.append(launch.backward(*arguments))
+        products = [problem for problem in given if problem.direction in ("grad_input", "grad_weight")]
+        assert [problem.y_layout for problem in products[-2:]] == ["channels_last" if last else "channels_first"] * 2
+    for ours, theirs in zip(*found):
+        assert (ours is theirs is None) or torch.equal(ours, theirs) and ours.stride() == theirs.stride()
+    slope = reference.activation_derivative(saved.double(), activation.name, activation.parameters) if activation else 1
+    dz = t.dz.double() * slope
+    assert not bias or torch.equal(found[1][2].double(), dz.half().double().sum((0, 2, 3, 4)))
 
 
 @pytest.mark.parametrize("needs_bias", (True, False))

@@ -19,6 +19,7 @@ import torch
 from triton_conv3dt.compiling import compile
 from triton_conv3dt.launching import binding, launch
 from triton_conv3dt.planning.config import Config
+from triton_conv3dt.planning.constants import Memory
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.problem import BACKWARD, Problem
 
@@ -43,8 +44,10 @@ WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=
 HALF, SINGLE = torch.float16, torch.float32
 COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, PADDED=False, BLOCK_C=32, BLOCK_P=64)
 APART = dict(ROUND=True, BLOCK_H=16, BLOCK_W=64)
-BIAS = dict(BLOCK_C=32, BLOCK_P=64, ACC="float32")
-ACTIVATION = dict(DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), ACC="float32", BLOCK=1024)
+DZ = dict(LIVE=(1, 8), G=Memory(False, 8), S=Memory(False, 8), O=Memory(False, 8), DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), BLOCK_C=1,
+          BLOCK_P=1024, ACC="float32")
+DZ_LAST = DZ | dict(LIVE=(8, 1), S=Memory(True, 8), O=Memory(True, 8), BLOCK_C=32, BLOCK_P=32)
+BIAS = DZ | dict(DERIVATIVE=None, S=None, O=None)
 NORM = dict(EPS=1e-5, ACTIVATION=None, PARAMETERS=(0.0, 0.0), BLOCK_C=32, BLOCK_P=32, ACC="float32")
 REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
     "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
@@ -57,14 +60,14 @@ REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it take
     "to_residues": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(2, 3, 2), X_RUN=1, C_RUN=1, INDEX="int32")),
     "to_residues of one": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(1, 1, 1), X_RUN=4, C_RUN=4, INDEX="int32")),
     "to_residues wide": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(2, 3, 2), X_RUN=1, C_RUN=1, INDEX="int64")),
-    "grad_bias": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int32")),
-    "grad_bias wide": ("grad_bias", (HALF, SINGLE), BIAS | dict(INDEX="int64")),
+    "make_dz": ("make_dz", (HALF, HALF, HALF, SINGLE), DZ | dict(INDEX="int32")),
+    "make_dz alone": ("make_dz", (HALF, HALF, HALF, None), DZ | dict(INDEX="int32")),
+    "make_dz last": ("make_dz", (HALF, HALF, HALF, SINGLE), DZ_LAST | dict(INDEX="int32")),
+    "make_dz bias": ("make_dz", (HALF, None, None, SINGLE), BIAS | dict(INDEX="int32")),
+    "make_dz wide": ("make_dz", (HALF, HALF, HALF, SINGLE), DZ_LAST | dict(INDEX="int64")),
     "combine": ("combine", (SINGLE,) * 3, dict(BLOCK=1024)),
     "normalise first": ("normalise", (HALF, HALF, SINGLE, SINGLE, None, None), NORM | dict(LAST=False, BATCH=True, INDEX="int32")),
     "normalise last": ("normalise", (HALF, HALF, SINGLE, SINGLE, HALF, HALF), NORM | dict(LAST=True, BATCH=False, INDEX="int64")),
-    "activation_grad first": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=False, FLAT=False)),
-    "activation_grad last": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=True, FLAT=False)),
-    "activation_grad flat": ("activation_grad", (HALF,) * 3, ACTIVATION | dict(LAST=True, FLAT=True)),
 }
 PRODUCTS = {  # direction, what differs from LAYER, config: every form that other lines of the source compute
     "gather forward": ("forward", dict(activation="relu"), GATHER),
@@ -177,8 +180,9 @@ def row(name: str) -> Row:
     if name in REDUCTIONS:
         kernel, dtypes, constants = REDUCTIONS[name]
         known = binding.load()
-        derivative = lambda name: getattr(known["activations"], f"{name}_derivative")
-        constants = {k: derivative(v) if k == "DERIVATIVE" else known.get(v, v) for k, v in constants.items()}
+        derivative = lambda name: name and getattr(known["activations"], f"{name}_derivative")
+        named = lambda value: known.get(value, value) if isinstance(value, str) else value
+        constants = {k: derivative(v) if k == "DERIVATIVE" else named(v) for k, v in constants.items()}
         pointers = tuple(dtype and torch.empty(0, dtype=dtype, device="meta") for dtype in dtypes)
         rest = known[kernel].arg_names[len(pointers):len(known[kernel].arg_names) - len(constants)]
         tuples = dict.fromkeys(("size", "x_size", "first", "count", "places"), (0,) * 3)

@@ -1,15 +1,14 @@
 """The bound of a whole training step of a layer: its forward and whatever computes its gradients, one after another."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
-from ..planning import search, store
+from ..planning import gradients, search, store
 from ..planning.constraints import Constraints
 from ..planning.device import Device
-from ..planning.explain import backward
 from ..problems import case
-from ..problems.problem import BACKWARD, Epilogue, Problem
+from ..problems.problem import BACKWARD, Problem
 from .survey import Kernel, Task
 
 LAUNCHES = {"forward": "forward", "grad_input": "input", "grad_weight": "weight", BACKWARD: "one pass"}
@@ -17,8 +16,8 @@ LAUNCHES = {"forward": "forward", "grad_input": "input", "grad_weight": "weight"
 
 @dataclass(frozen=True)
 class Step:
-    """The compiled products of one step, forward first. Those of the gradients of x and w do not sum dy for the bias's, which is
-    read once more for it."""
+    """The compiled products of one step, forward first. Between them and those of the gradients, where these are two, dz is made, and
+    summed for the bias on the way, as planning/gradients.py says."""
 
     kernels: tuple[Kernel, ...]
 
@@ -31,18 +30,25 @@ class Step:
     def least(self) -> float:
         """Seconds in which every tensor is moved once forward and once backward, or multiplied: the roofline of the step."""
         forward, device = self.kernels[0].task.problem, self.kernels[0].task.device
-        gradients = backward(forward)
+        whole = gradients.of(forward)
         rate = device.rate_16bit if forward.item == 2 else device.rate_tf32
-        return max((forward.bytes + gradients.bytes) / device.bandwidth, (forward.flops + gradients.flops) / rate)
+        return max((forward.bytes + whole.bytes) / device.bandwidth, (forward.flops + whole.flops) / rate)
+
+    @property
+    def between(self) -> list[tuple[str, float]]:
+        """What a pass makes of dy beside the products, "dz" or "bias" alone, and the seconds that it takes at least; or nothing."""
+        forward, device, last = self.kernels[0].task.problem, self.kernels[0].task.device, self.kernels[-1].task.problem
+        bias, activation = forward.epilogue.bias, forward.epilogue.activation is not None
+        written = activation or last.y_layout != forward.y_layout
+        if last.direction == BACKWARD or not (written or bias):
+            return []
+        moved = (1 + activation + written) * forward.item * forward.n * forward.co * prod(forward.out_size)
+        return [("dz" if written else "bias", moved / device.bandwidth)]
 
     @property
     def seconds(self) -> list[float]:
-        """The bound of each kernel, and of the sum for the bias where nothing else makes it; passes included."""
-        found = [k.bound.limit * k.bound.roofline for k in self.kernels]
-        problem, device = self.kernels[0].task.problem, self.kernels[0].task.device
-        if problem.epilogue.bias and self.kernels[-1].task.problem.direction != BACKWARD:
-            found.append(problem.item * problem.n * problem.co * prod(problem.out_size) / device.bandwidth)
-        return found
+        """The bound of each kernel, and of what is between them; passes included."""
+        return [k.bound.limit * k.bound.roofline for k in self.kernels] + [seconds for _, seconds in self.between]
 
     @property
     def limit(self) -> float:
@@ -59,13 +65,16 @@ class Step:
 
 def tasks(name: str, forward: Problem, device: Device, without: Constraints, default: bool) -> list[Task]:
     """What a step of a layer compiles, by its forward problem. default: whatever has been tuned."""
-    problems = [forward, *(replace(forward, direction=d, epilogue=Epilogue()) for d in ("grad_input", "grad_weight"))]
-    if config := search.one_pass(backward(forward), device, without):
-        problems = problems[:1]
+    whole = gradients.of(forward)
+    if config := search.one_pass(whole, device, without):
+        problems = [forward]
+    else:
+        last = gradients.channels_last(whole, device, without)
+        problems = [forward, *gradients.products(gradients.in_channels_last(whole) if last else whole)]
     found = [store.choose(p, device, without) if not default else store.Found(search.default(p, device, without), "default")
              for p in problems]
     made = [Task(name, p, device, one.config, one.source) for p, one in zip(problems, found)]
-    return made + [Task(name, backward(forward), device, config, "default")] * bool(config)
+    return made + [Task(name, whole, device, config, "default")] * bool(config)
 
 
 def steps(kernels: Iterable[Kernel]) -> Iterator[Step]:
@@ -84,6 +93,6 @@ def line(step: Step) -> str:
     who = f"{task.device.name}  {task.name or case.format(task.problem)}"
     if step.failure:
         return f"{who}  FAILED {step.failure.splitlines()[0]}"
-    names = [LAUNCHES[k.task.problem.direction] for k in step.kernels] + ["bias"]
+    names = [LAUNCHES[k.task.problem.direction] for k in step.kernels] + [name for name, _ in step.between]
     parts = ", ".join(f"{name} {seconds / step.least:.2f}" for name, seconds in zip(names, step.seconds))
     return f"{who}  {step.limit:.2f}x the roofline at best: {parts}"

@@ -1,9 +1,9 @@
-"""Small ordered sums and passes over memory: shares of a split reduction, the bias gradient, dz, and other orders of x and w."""
+"""Small ordered sums and passes over memory: shares of a split reduction, dz with the bias gradient, and other orders of x and w."""
 
 import triton
 import triton.language as tl
 
-from .tiles import apart, inside, place, position, round_tf32
+from .tiles import apart, inside, place, position, round_tf32, widen
 
 
 @triton.jit
@@ -11,7 +11,7 @@ def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_stride, BLOCK: tl.co
     """out[ci, co, tap] = parts[0] + parts[1] + ... in that order; parts [SHARES, ci, tap, co], one rounding at the end."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
-    for share in range(0, SHARES):
+    for share in tl.range(0, SHARES, loop_unroll_factor=16):  # loads of many at once; a sum after the other
         total += tl.load(parts + tl.cast(share, tl.int64) * SIZE + index, mask=index < SIZE, other=0.0)
     co, rest = index % CO, index // CO
     tap, ci = rest % TAPS, rest // TAPS
@@ -21,42 +21,48 @@ def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_stride, BLOCK: tl.co
 
 
 @triton.jit
-def grad_bias(z, parts, P, SHARE, CO, size, z_stride, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, ACC: tl.constexpr,
-              INDEX: tl.constexpr):
-    """parts[share, co] = sum of dz over this share of the positions."""
-    share = tl.program_id(1).to(INDEX)
-    channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+def make_dz(dy, saved, dz, parts, C, CHUNKS, SHARE, size, g_stride, s_stride, o_stride, LIVE: tl.constexpr, G: tl.constexpr,
+            S: tl.constexpr, O: tl.constexpr, DERIVATIVE: tl.constexpr, PARAMETERS: tl.constexpr, BLOCK_C: tl.constexpr,
+            BLOCK_P: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr):
+    """dz = dy * derivative(saved), in any layout, and parts[share, c], its sum over a share of the chunks: each where it is wanted.
+
+    A chunk is BLOCK_P places of one run: size[2] places that one stride steps through, of which each (n, d, h) of size (d, h) has one.
+    LIVE: (channels, places) that are neighbours and all live or none, for the masks. Grid: (share, channels).
+    """
+    share = tl.program_id(0)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    LIVE_C: tl.constexpr = LIVE[0]
+    LIVE_P: tl.constexpr = LIVE[1]
     acc = tl.zeros((BLOCK_C, BLOCK_P), ACC)
-    last = tl.minimum(P, share * SHARE + SHARE)
-    for start in tl.range(share * SHARE, last, BLOCK_P):
-        index = start + tl.arange(0, BLOCK_P).to(INDEX)
-        n, d, h, w = position(index, size)
-        offset = place(n, 0, d, h, w, z_stride)[None, :] + (channel.to(INDEX) * z_stride[1])[:, None]
-        acc += tl.load(z + offset, mask=(index < last)[None, :] & (channel < CO)[:, None], other=0.0).to(ACC)
-    tl.store(parts + share.to(tl.int64) * CO + channel, tl.sum(acc, axis=1), mask=channel < CO)
+    for chunk in range(share * SHARE, tl.minimum(CHUNKS, share * SHARE + SHARE)):
+        n, d, h, run = position(chunk, (size[0], size[1], tl.cdiv(size[2], BLOCK_P)))
+        p = tl.cast(run, INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
+        mask = (channel // LIVE_C < C // LIVE_C)[:, None] & (p // LIVE_P < size[2] // LIVE_P)[None, :]
+        value = tl.load(beside(dy, n, channel, d, h, p, g_stride, G, INDEX), mask=mask, other=0.0)
+        if DERIVATIVE is not None:
+            kept = tl.load(beside(saved, n, channel, d, h, p, s_stride, S, INDEX), mask=mask, other=0.0)
+            slope = tl.where(mask, DERIVATIVE(kept.to(ACC), PARAMETERS[0], PARAMETERS[1]), 0.0)
+            value = (value.to(ACC) * slope).to(kept.dtype)
+        if dz is not None:
+            tl.store(beside(dz, n, channel, d, h, p, o_stride, O, INDEX), value, mask=mask)
+        if parts is not None:
+            acc += value.to(ACC)
+    if parts is not None:
+        tl.store(parts + share * C + channel, tl.sum(acc, axis=1), mask=channel < C)
 
 
 @triton.jit
-def activation_grad(dy, saved, dz, SIZE, C, size, g_stride, s_stride, o_stride, LAST: tl.constexpr, FLAT: tl.constexpr,
-                    DERIVATIVE: tl.constexpr, PARAMETERS: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """dz = dy * derivative(saved). FLAT: the three share their strides and are dense, so a place is a plain index."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = index < SIZE
-    if FLAT:
-        g, s, o = index, index, index
+def beside(t, n, channel, d, h, p, stride, M: tl.constexpr, INDEX: tl.constexpr):
+    """Addresses [channel, place] of places of one run, of which the last stride steps through."""
+    RUN: tl.constexpr = M.run
+    strides = widen(stride, M.last, INDEX)
+    if M.last:
+        along = tl.multiple_of(place(n, 0, d, h, 0, strides) + p * strides[4], RUN)
+        across = tl.max_contiguous(tl.multiple_of(channel, RUN), RUN)
     else:
-        if LAST:
-            c, rest = index % C, index // C
-            n, d, h, w = position(rest, size)
-        else:
-            rest, d, h, w = position(index, size)
-            n, c = rest // C, rest % C
-        g = place(n, c, d, h, w, g_stride)
-        s = place(n, c, d, h, w, s_stride)
-        o = place(n, c, d, h, w, o_stride)
-    slope = DERIVATIVE(tl.load(saved + s, mask=mask, other=0.0).to(ACC), PARAMETERS[0], PARAMETERS[1])
-    value = tl.load(dy + g, mask=mask, other=0.0).to(ACC) * slope
-    tl.store(dz + o, value.to(dz.dtype.element_ty), mask=mask)
+        across = tl.multiple_of(place(n, 0, d, h, 0, strides) + channel * strides[1], RUN)
+        along = tl.max_contiguous(tl.multiple_of(p * strides[4], RUN), RUN)
+    return t + (across[:, None] + along[None, :])
 
 
 @triton.jit

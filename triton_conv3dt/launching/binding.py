@@ -12,7 +12,7 @@ import torch
 
 from ..planning import lowering
 from ..planning.launches import Launch, Schedule
-from .tensors import DTYPES, place_stride, weight_strides
+from .tensors import DTYPES, place_stride, run_strides, weight_strides
 
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
 
@@ -182,7 +182,7 @@ def _described(x):
 
 
 SELECTIONS = {"taps": weight_strides, "of rows": _of_rows, "of sums": _of_sums, "one share": _of_one_share,
-              "described": _described}
+              "described": _described, "runs": run_strides}
 
 
 @functools.lru_cache(maxsize=None)
@@ -196,8 +196,7 @@ def load() -> dict:
     return {
         "gather": gather.gather, "direct": direct.direct, "backward": backward.backward,
         "grad_weight": grad_weight.grad_weight, "grad_weight_direct": grad_weight_direct.grad_weight_direct,
-        "sum_parts": reduce.sum_parts, "grad_bias": reduce.grad_bias, "activation_grad": reduce.activation_grad,
-        "pack": reduce.pack, "to_channels_last": reduce.to_channels_last,
+        "sum_parts": reduce.sum_parts, "make_dz": reduce.make_dz, "pack": reduce.pack, "to_channels_last": reduce.to_channels_last,
         "to_residues": reduce.to_residues, "combine": statistics.combine,
         "normalise": statistics.normalise, "activations": activations,
         "descriptor": TensorDescriptor, "float32": tl.float32, "float64": tl.float64, "int32": tl.int32, "int64": tl.int64,

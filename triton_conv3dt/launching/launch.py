@@ -10,13 +10,14 @@ from math import prod
 import torch
 
 from ..planning import device as devices
-from ..planning import launches, norms, search
+from ..planning import gradients, norms, search
 from ..planning.constraints import current
 from ..planning.device import Device
 from ..planning.plan import plan
 from ..problems.problem import BACKWARD, Epilogue, exceed_31_bits
 from .binding import Call, interpreting
-from .tensors import NAMES, channel_parts, empty, memory_format, problem_of, reach, statistics_of
+from .tensors import (
+    NAMES, channel_parts, empty, memory_format, problem_of, reach, run_memory, shared_axes, statistics_of)
 
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
@@ -92,13 +93,13 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
     return y, pre, *moments
 
 
-def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision):
-    """dx [N, CI, *in_size] in dz's memory format."""
+def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision, form=None):
+    """dx [N, CI, *in_size] in this memory format, or in dz's."""
     key = ("grad_input", dz.shape, *_place(dz), w.shape, *_place(w), dz.dtype, dz.device, in_size, stride, padding, dilation,
-           groups, precision, current())
+           groups, precision, form, current())
     call = _records.get(key)
     if call is None:
-        dx = empty((dz.shape[0], w.shape[0], *in_size), dz)
+        dx = empty((dz.shape[0], w.shape[0], *in_size), dz, form)
         if not (dx.numel() and dz.numel() and w.numel()):
             return dx.zero_()
         call = _bound(_records, key, dz, problem_of(
@@ -140,16 +141,31 @@ def run(call: Call, x, w, y, b=None, residual=None) -> None:
 
 def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
     """(dx, dw, db): all gradients, from what is saved for the activation's derivative; db is None unless bias. In one pass
-    over memory where that is possible and better, else one after the other: the same values but for the order of sums.
+    over memory where that is possible and better, else one after the other, of a dz that is made once: the same values but for the
+    order of sums.
     """
     if stride == tuple(w.shape[2:]) and x.dtype.itemsize == 2 and (saved is None or saved.stride() == dy.stride()):
         found = _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation)
         if found is not None:
             return found
-    dz = dy if activation is None else activation_grad(dy, saved, activation)
     given = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
-    return (grad_input(dz, w, in_size=tuple(x.shape[2:]), **given),
-            grad_weight(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, **given), grad_bias(dz) if bias else None)
+    last, dz, db = _in_channels_last(dy, x, w, bias, activation, given), dy, None
+    if last or activation or bias:
+        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else activation and memory_format(saved))
+    return (grad_input(dz, w, in_size=tuple(x.shape[2:]), form=memory_format(dy) if last else None, **given),
+            grad_weight(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, **given), db)
+
+
+def _in_channels_last(dy, x, w, bias, activation, given) -> bool:
+    """Whether dz is made in channels_last, though dy is not."""
+    key = ("dz", dy.shape, *_place(dy), x.shape, *_place(x), w.shape, *_place(w), x.dtype, x.device, bias, activation,
+           *given.values(), current())
+    found = _records.get(key)
+    if found is None:
+        problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), **given)
+        found = bool(x.numel() and dy.numel() and w.numel()) and gradients.channels_last(problem, _device(x), current())
+        _remember(_records, key, found)
+    return found
 
 
 def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
@@ -178,37 +194,40 @@ def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, group
 
 def grad_bias(dz):
     """db [CO], the sum of dz over all places."""
-    db = dz.new_empty((dz.shape[1],))
-    key = "grad_bias", dz.shape, *_place(dz), dz.dtype, dz.device
-    call = _records.get(key)
-    if call is None:
-        if dz.numel() == 0:
-            return db.zero_()
-        n, co, *sizes = dz.shape
-        most = dict(most_places=64) if interpreting() else {}
-        call = _remember(_records, key, Call(launches.grad_bias(
-            n, co, tuple(sizes), channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64,
-            wide=exceed_31_bits(reach(dz)), **most)))
-    call.run((dz, db))
-    return db
+    if dz.numel() == 0:
+        return dz.new_zeros((dz.shape[1],))
+    return make_dz(dz, None, None, True, None)[1]
 
 
 def activation_grad(dy, saved, activation):
     """dz = dy * derivative, in saved's memory format and dtype."""
-    key = "activation_grad", dy.shape, *_place(dy), *_place(saved), saved.dtype, saved.device, activation
+    return make_dz(dy, saved, activation, False, memory_format(saved))[0]
+
+
+def make_dz(dy, saved, activation, bias: bool, form):
+    """(dz, db) in one pass over memory: dz in this memory format, dy itself where that is None, and db its sum, None unless bias."""
+    key = ("make_dz", dy.shape, *_place(dy), saved if saved is None else _place(saved), dy.dtype, dy.device, activation, bias, form)
     call = _records.get(key)
+    like = dy if saved is None else saved
     if call is None:
-        dz = empty(saved.shape, saved)
-        if dz.numel() == 0:
-            return dz
-        n, c, *sizes = dz.shape
-        call = _remember(_records, key, Call(launches.activation_grad(
-            n, c, tuple(sizes), activation, flat=dy.stride() == saved.stride() == dz.stride(),
-            channels_last=dz.stride(1) == 1, double=dz.dtype is torch.float64)))
-        call.result = dz.shape, dz.stride()
-    dz = saved.new_empty_strided(*call.result)
-    call.run((dy, saved, dz))
-    return dz
+        dz = None if form is None else empty(like.shape, like, form)
+        if dy.numel() == 0:
+            return dz, dy.new_zeros((dy.shape[1],)) if bias else None
+        call = _remember(_records, key, Call(_schedule_of_dz(dy, saved, dz, activation, bias)))
+        call.result = None if form is None else (dz.shape, dz.stride())
+    dz = None if form is None else like.new_empty_strided(*call.result)
+    db = dy.new_empty((dy.shape[1],)) if bias else None
+    call.run((dy, saved, dz, db))
+    return dy if dz is None else dz, db
+
+
+def _schedule_of_dz(dy, saved, dz, activation, bias: bool):
+    named = {name: t for name, t in zip(gradients.OPERANDS, (dy, saved, dz)) if t is not None}
+    axes = shared_axes([*named.values()], whole=not bias)
+    most = dict(most_places=64) if interpreting() else {}
+    return gradients.make_dz(
+        dy.shape[0], dy.shape[1], tuple(dy.shape[2:]), axes, {name: run_memory(t, axes) for name, t in named.items()}, activation,
+        sums=bias, double=dy.dtype is torch.float64, wide=exceed_31_bits(*map(reach, named.values())), **most)
 
 
 def normalise(y, mean, variance, scale, shift, eps, activation):

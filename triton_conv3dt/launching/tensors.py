@@ -5,6 +5,7 @@ from math import prod
 
 import torch
 
+from ..planning.constants import Memory
 from ..problems.geometry import power_of_two_divisor
 from ..problems.problem import ITEM_SIZES, Problem
 
@@ -73,9 +74,9 @@ def reach(t) -> int:
     return max(extent(t), t.numel())
 
 
-def empty(shape, like):
-    """Memory for a result in the format, dtype and device of another tensor."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
+def empty(shape, like, form=None):
+    """Memory for a result in the format, or in this one, and in the dtype and device of another tensor."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=form or memory_format(like))
 
 
 def statistics_of(y, statistics: str):
@@ -105,6 +106,37 @@ def place_stride(t) -> int | None:
     """
     n, _, *sizes = t.shape
     return _one_stride((n, *sizes), (t.stride(0), *t.stride()[2:]), 8) or None
+
+
+def shared_axes(tensors, whole: bool) -> int:
+    """How many of the last of the axes N, D, H and W one stride steps through in each of these tensors: W alone at least. whole: their
+    channels need not be told apart, and five axes are one run where the first tensor is dense and all lie as it does."""
+    first, *rest = tensors
+    if whole and extent(first) == first.numel() and all(t.stride() == first.stride() for t in rest):
+        return 5
+    return next(axes for axes in (4, 3, 2, 1) if all(run_strides(t, axes)[4] is not None for t in tensors))
+
+
+def run_strides(t, axes: int) -> tuple:
+    """The strides of t, the last of them that which steps through so many of the axes N, D, H and W; of five those of one run."""
+    if axes == 5:
+        return 0, 0, 0, 0, 1
+    sizes, strides = (t.shape[0], *t.shape[2:]), (t.stride(0), *t.stride()[2:])
+    return *t.stride()[:4], _one_stride(sizes[-axes:], strides[-axes:], 1)
+
+
+def run_memory(t, axes: int) -> Memory:
+    """How t lies, seen as runs of places that one stride steps through."""
+    n, c, *sizes = t.shape if axes < 5 else (1, 1, 1, 1, t.numel())
+    *outer, step = run_strides(t, axes)
+    places, last = prod((n, *sizes)[-axes:]), c > 1 and layout_of(t) == "channels_last"
+    if not last and step != 1:
+        return Memory(False, 1)
+    run = max(1, power_of_two_divisor(t.data_ptr(), 16) // t.element_size())
+    others = [*zip((n, *sizes), (outer[0], *outer[2:]))][:4 - min(axes, 4)] + [(places, step) if last else (c, outer[1])]
+    for size, stride in others:
+        run = power_of_two_divisor(stride, run) if size > 1 and stride else run if size == 1 else 1
+    return Memory(last, power_of_two_divisor(c if last else places, run))
 
 
 def _in_planes(t) -> bool:

@@ -16,7 +16,8 @@ from . import lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, we
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
-    BLOCK, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, sum_biases, sum_weights, to_residues)
+    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, sum_biases, sum_weights,
+    to_residues)
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -112,8 +113,8 @@ def _shared(p: Problem, c: Config, product: Launch) -> tuple[list, Workspace]:
         product, tensors=tuple("parts" if name == "x" else name for name in product.tensors),
         strides=tuple(lowering.dense_strides(shape, "channels_last") if name == "x" else name for name in product.strides),
         constants=product.constants | dict(TILE=tile, Y=Memory(True, run)))
-    total = Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", "x"), (size, c.shares, p.ci, prod(p.in_size), *p.in_size[1:]),
-                   ("x",), dict(BLOCK=BLOCK), f"sum_parts of dx, {c.shares} shares in order")
+    total = Launch("sum_parts", (ceil_div(size, SUMMED), 1, 1), ("parts", "x"), (size, c.shares, p.ci, prod(p.in_size), *p.in_size[1:]),
+                   ("x",), dict(BLOCK=SUMMED), f"sum_parts of dx, {c.shares} shares in order")
     return [shared, total], Workspace("parts", (c.shares, size), (size, 1), accumulator(p))
 
 
@@ -271,32 +272,6 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
         launches.append(sum_biases(p.co, c.shares * residues, "sums", "db"))
         workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
     return launches, workspaces
-
-
-def grad_bias(n: int, co: int, sizes: tuple[int, int, int], *, channels_last: bool, double: bool, wide: bool,
-              most_places: int = 1024) -> Schedule:
-    """The bias's gradient: sums of shares of the places of z [n, co, *sizes], and their sum, db."""
-    block_c, block_p = (32, 64) if channels_last else (1, 1024)
-    block_p, places = min(block_p, most_places), n * prod(sizes)
-    share = block_p * ceil_div(places, block_p * min(256, max(1, places // (8 * block_p))))
-    shares, accumulator = ceil_div(places, share), "float64" if double else "float32"
-    product = Launch(
-        "grad_bias", (ceil_div(co, block_c), shares, 1), ("z", "parts"), (places, share, co, sizes), ("z",),
-        dict(BLOCK_C=block_c, BLOCK_P=block_p, ACC=accumulator, INDEX="int64" if wide else "int32"),
-        f"grad_bias, {shares} shares")
-    return Schedule(("z", "db"), (product, sum_biases(co, shares, "parts", "db")),
-                    (Workspace("parts", (shares, co), (co, 1), accumulator),))
-
-
-def activation_grad(n: int, c: int, sizes: tuple[int, int, int], activation: Activation, *, flat: bool, channels_last: bool,
-                    double: bool) -> Schedule:
-    """dz = dy * derivative(saved). flat: the three share their strides and are dense."""
-    size = n * c * prod(sizes)
-    constants = dict(LAST=channels_last, FLAT=flat, **activation_constants("DERIVATIVE", activation),
-                     ACC="float64" if double else "float32", BLOCK=BLOCK)
-    return Schedule(("dy", "saved", "dz"), (Launch(
-        "activation_grad", (ceil_div(size, BLOCK), 1, 1), ("dy", "saved", "dz"), (size, c, sizes),
-        ("dy", "saved", "dz"), constants, f"activation_grad of {activation}"),))
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:

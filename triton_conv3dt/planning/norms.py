@@ -2,7 +2,8 @@
 
 from ..problems.activations import Activation
 from ..problems.geometry import ceil_div
-from .launches import BLOCK, Launch, Schedule, activation_constants
+from .launches import Launch, Schedule, activation_constants
+from .passes import BLOCK
 
 
 def normalise(n: int, c: int, places: int, activation: Activation | None, *, eps: float, batch: bool, channels_last: bool,

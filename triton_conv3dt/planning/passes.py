@@ -13,6 +13,7 @@ from .config import Config
 from .constants import CopiedAxis
 
 BLOCK = 1024  # elements per program of an elementwise kernel
+SUMMED = 512  # of one that adds shares: so few that loads of many shares have registers
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ class Schedule:
         return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
 
 
-PRODUCTS = ("gather", "walk", "walk_weight", "pair", "pair_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "grad_bias",
-            "activation_grad")
+PRODUCTS = ("gather", "walk", "walk_weight", "pair", "pair_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "make_dz")
 
 
 def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None = None) -> tuple[Launch, Workspace]:
@@ -147,15 +147,15 @@ def index(p: Problem) -> str:
 def sum_weights(p: Problem, shares: int, target: str = "w") -> Launch:
     """dw from its shares, in order."""
     size = p.ci * p.taps * p.co_group
-    return Launch("sum_parts", (ceil_div(size, BLOCK), 1, 1), ("parts", target),
-                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(BLOCK=BLOCK),
+    return Launch("sum_parts", (ceil_div(size, SUMMED), 1, 1), ("parts", target),
+                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(BLOCK=SUMMED),
                   f"sum_parts, {shares} share{'s' * (shares > 1)} in order")
 
 
 def sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
     """db from shares [shares, co], in order."""
-    return Launch("sum_parts", (ceil_div(co, BLOCK), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),
-                  dict(BLOCK=BLOCK), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
+    return Launch("sum_parts", (ceil_div(co, SUMMED), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),
+                  dict(BLOCK=SUMMED), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
 
 
 def parts_of(p: Problem, shares: int) -> Workspace:
