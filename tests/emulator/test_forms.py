@@ -93,6 +93,19 @@ def test_a_copied_dz(path, box, target, dtype):
     assert cases.forms["tensor copies" if path == "descriptor" else "cp.async"]
 
 
+@pytest.mark.parametrize("shares", (2, 5))
+@pytest.mark.parametrize("layout, path, box", (
+    ("channels_first", "gather", (0, 0, 0)), ("channels_last", "gather", (0, 0, 0)), ("channels_last", "descriptor", (1, 4, 8))))
+@pytest.mark.parametrize("dtype", ("float16", "float32 tf32"))
+def test_programs_that_share_the_steps_of_a_tile(dtype, layout, path, box, shares):
+    """27 taps of two chunks of channels, among programs of which some have fewer steps."""
+    problem = case.parse(f"grad_input n2 ci24 co64 in2x4x8 k3 s2 p1 op1 {dtype} {layout}")
+    with emulated(HOPPER, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, Config(path, 32, 32, 32, 4, 3, shares=shares, box=box), Device.named(HOPPER)))
+    assert cases.done == 1 and cases.kernels["sum_parts"]
+
+
 @pytest.mark.parametrize("layer, axes, block_k, copy", (
     ("n2 ci64 co1 in2x4x5 k3 s2 p1 op1", 3, 32, False), ("ci64 co2 in2x3x8 k4 s2 p1", 2, 32, False),
     ("ci80 co5 in2x3x5 k3 s2 p1", 3, 32, False), ("n2 ci64 co3 in2x3x8 k2x4x8 s2x4x8", 2, 32, False),

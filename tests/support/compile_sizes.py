@@ -78,6 +78,7 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "gather forward merged": ("forward", WHOLE, MERGED),
     "gather grad_input": ("grad_input", {}, GATHER),
     "gather grad_input last": ("grad_input", LAST, GATHER),
+    "gather grad_input, shares": ("grad_input", {}, replace(GATHER, shares=3)),
     "gather grad_input flat": ("grad_input", dict(co=3), replace(GATHER, flat=2)),
     "gather grad_input flat, shares": ("grad_input", dict(co=3), replace(GATHER, flat=2, shares=3)),
     "gather grad_input flat, one step": ("grad_input", dict(co=1), replace(GATHER, flat=3)),

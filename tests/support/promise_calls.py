@@ -132,9 +132,8 @@ def choose(rng: random.Random, problem: Problem) -> Config | None:
             merge = merge if problem.direction == "forward" else (False,) * 3
             copy = (copyable(problem) or path == "gather" and taps.copyable(problem)) and rng.random() < 0.7
             tried = Config(path, *blocks, 8, stages, merge, shares, box, copy)
-            if problem.direction == "grad_input" and path == "gather":
-                tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)))
-                tried = replace(tried, shares=rng.choice((1, 1, 2, 5)) if tried.flat else 1)
+            if problem.direction == "grad_input":
+                tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)) if path == "gather" else 0, shares=rng.choice((1, 1, 2, 5)))
             if problem.direction == "grad_weight" and path == "gather":
                 tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)))
         if fits(tried, problem, H200) is None:

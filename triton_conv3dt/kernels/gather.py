@@ -101,7 +101,12 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     w_column_offset = tl.multiple_of(o_c * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W.minor == "red" else 1)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in tl.range(0, taps_d * taps_h * taps_w * CHUNKS, num_stages=TILE.stages):
+    begin, end = 0, taps_d * taps_h * taps_w * CHUNKS
+    if TILE.shares > 1:
+        each = tl.cdiv(end, TILE.shares)
+        begin = tl.program_id(2) * each
+        end = tl.minimum(end, begin + each)
+    for step in tl.range(begin, end, num_stages=TILE.stages):
         c0, tap = (step % CHUNKS) * BLOCK_K, step // CHUNKS
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
@@ -215,9 +220,9 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
     first, residue = phase, (m_rd, m_rh, m_rw)
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
+    if TILE.shares > 1:
+        y += tl.program_id(2).to(tl.int64) * (P.to(tl.int64) * ROWS * tl.num_programs(1))  # shares lie one after the other
     if FLAT:
-        if TILE.shares > 1:
-            y += tl.program_id(2).to(tl.int64) * (P.to(tl.int64) * ROWS * tl.num_programs(1))  # shares lie one after the other
         tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, x_size, x_stride,
                                (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     else:

@@ -13,6 +13,7 @@ from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401:
 
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
+SHARED = ("gather", "descriptor")  # paths whose programs may share the steps of a tile of an input gradient
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 
 
@@ -36,7 +37,7 @@ class Config:
     merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
-    shares: programs that share a reduction over positions, or, where it is flat, over taps and channels. taps: the way of each axis
+    shares: programs that share a reduction over positions, or, of an input gradient, over taps and channels. taps: the way of each axis
     in a grad_weight on tensor cores: its taps are "programs", "columns" or "crossed", as taps.py explains. Of a walk, those along d:
     products of their own, columns of few products, or of one (walk_tables.py).
     """
@@ -118,6 +119,11 @@ def shared_memory(config: Config, problem: Problem) -> int:
     return max(problem.item * tile * config.stages, 4 * accumulators) + 1024
 
 
+def shares_steps(config: Config, problem: Problem) -> bool:
+    """Whether several programs share the steps of a tile, and what they leave is added up."""
+    return config.shares > 1 and problem.direction == "grad_input" and config.path in SHARED
+
+
 def fits(config: Config, problem: Problem, device: Device) -> str | None:
     """None if config can compute problem on device, else the reason why not."""
     if config.path not in PATHS:
@@ -127,9 +133,9 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         if value < 1 or value & (value - 1):
             return f"{name} = {value} is not a power of two"
     if min(config.stages, config.shares) < 1 or (
-            config.shares > 1 and problem.direction in ("forward", "grad_input") and not config.flat):
-        return (f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight, or of taps "
-                "among channels")
+            config.shares > 1 and not (problem.direction in ("grad_weight", BACKWARD) or shares_steps(config, problem))):
+        return (f"stages = {config.stages} and shares = {config.shares}: at least 1, and shares are those of a grad_weight, or of a "
+                f"grad_input by {' or '.join(SHARED)}")
     if (beyond := overhang(config, problem)) > OVERHANG:
         return f"tiles and shares may count {beyond} positions beyond the last, more than offsets have room for: {OVERHANG}"
     if (config.path == "onepass") != (problem.direction == BACKWARD):

@@ -8,7 +8,7 @@ from math import prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import banks, flat, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
-from .config import Config, join_factor, seen, shared_memory, walking
+from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
 from .device import Device
 
 LAUNCH = 3e-6  # of one more kernel
@@ -39,7 +39,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
         extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
-    if config.flat and config.shares > 1:
+    if shares_steps(config, problem):
         extra += LAUNCH + 8 * config.shares * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     problem = seen(problem, config)
     programs = prod(lowering.grid(problem, config))

@@ -38,7 +38,7 @@ def schedule(problem: Problem, config: Config) -> Schedule:
     if config.path == "pair":
         build = _pair_weight if problem.direction == "grad_weight" else _pair
     launches, workspaces = build(problem, config)
-    if config.flat and config.shares > 1:
+    if configs.shares_steps(config, problem):
         launches[-1:], parts = _shared(problem, config, launches[-1])
         workspaces.append(parts)
     operands = OPERANDS[problem.direction] + (("mean", "variance") if problem.epilogue.statistics else ())

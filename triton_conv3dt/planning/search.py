@@ -116,7 +116,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                                 continue
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
-                                if axes and (shares := _step_shares(config, problem, device)) > 1:
+                                if problem.direction == "grad_input" and (shares := _step_shares(config, problem, device)) > 1:
                                     yield replace(config, stages=n_stages, shares=shares)
 
 
@@ -217,7 +217,7 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
-    """Programs that share the steps of a tile whose taps are among the channels: as many as fill the device, with eight steps or more."""
+    """Programs that share the steps of a tile of an input gradient: as many as fill the device, with eight steps or more."""
     programs = prod(lowering.grid(problem, config))
     return min(device.sms // programs, loop_steps(config, problem) // programs // 8)
 
