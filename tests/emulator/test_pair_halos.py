@@ -17,7 +17,8 @@ HOPPER = Device.named("nvidia_h200")
 NONE, W, H, HW = (False,) * 3, (False, False, True), (False, True, False), (False, True, True)
 EPILOGUE = "bias residual leaky_relu(0.25)"
 
-CASES = {  # problem, columns, rows and places along w of one program, merged axes, a copy first, channels of a step
+CASES = {  # problem, columns, rows and places along w of one program, merged axes, a copy first, channels of a step;
+    # and planes of a cluster, if more than one
     "boxes, k3": ("grad_input n2 ci16 co40 in2x9x11 k3 p1 bfloat16 channels_last", 16, (8, 8), NONE, False, 64),
     "boxes, k5": ("grad_input n1 ci24 co32 in2x17x9 k3x5x3 p1x2x1 float32 tf32 channels_first", 32, (16, 8), NONE, True, 32),
     "boxes, w and d, two chunks": ("grad_input n1 ci16 co72 in3x7x33 k2x3x4 p0x1x2 float16 channels_last", 16, (4, 16), NONE, False, 32),
@@ -26,6 +27,11 @@ CASES = {  # problem, columns, rows and places along w of one program, merged ax
     "forward, k5": ("forward n1 ci16 co16 in2x17x9 k3x5x5 p1x2x2 float32 tf32 channels_first bias", 16, (16, 8), NONE, True, 16),
     "forward, h merged": (f"forward n1 ci32 co16 in2x9x10 k3 s2 p1 op1 float16 channels_last {EPILOGUE}", 32, (8, 8), H, False, 32),
     "forward, hw merged": ("forward n2 ci32 co16 in2x5x8 k4 s2 p1 float32 tf32 channels_first bias", 64, (8, 8), HW, True, 32),
+    "planes": (f"forward n2 ci24 co24 in5x9x11 k3 p1 float16 channels_last {EPILOGUE}", 32, (8, 8), NONE, False, 32, 2),
+    "planes, lines": ("grad_input n1 ci16 co16 in3x9x20 k3x5x3 p1x2x1 float32 tf32 channels_first", 16, (8, 8), NONE, False, 16, 2),
+    "padded, k3": ("grad_input n2 ci16 co32 in2x9x9 k3 s2 p1 float32 tf32 channels_first", 16, (8, 8), NONE, True, 32),
+    "padded, k5": ("grad_input n1 ci24 co32 in2x7x9 k5 s2 float16 channels_first", 32, (8, 8), NONE, True, 32),
+    "padded, k5 s3": ("grad_input n1 ci16 co32 in2x7x8 k5x5x4 s3 p1 float32 tf32 channels_first", 16, (8, 8), NONE, True, 32),
     "strided, k3": ("grad_input n2 ci24 co32 in2x9x10 k3 s2 p1 op1 float16 channels_last", 32, (8, 8), NONE, False, 32),
     "strided, k4": ("grad_input n1 ci48 co64 in2x9x9 k4 s2 p1 bfloat16 channels_last", 64, (8, 8), NONE, False, 64),
     "strided, k5": ("grad_input n1 ci16 co32 in2x17x9 k3x5x5 s2 p1x2x2 op1 float32 tf32 channels_first", 16, (16, 8), NONE, True, 32),
@@ -42,10 +48,10 @@ CASES = {  # problem, columns, rows and places along w of one program, merged ax
 
 
 def problem_and_config(name, cluster=2):
-    text, columns, (high, wide), merge, copy, block_k = CASES[name]
-    places = high * wide
-    return case.parse(text), Config("pair", columns, places * cluster, block_k, places // 16, 3, merge, box=(1, high, wide * cluster), copy=copy,
-                                    cluster=cluster, halo=True)
+    text, columns, (high, wide), merge, copy, block_k, *deep = CASES[name]
+    places, (planes,) = high * wide, deep or (1,)
+    return case.parse(text), Config("pair", columns, places * cluster, block_k, places // 16, 3, merge, copy=copy, cluster=cluster, halo=True,
+                                    box=(planes, high, wide * cluster // planes))
 
 
 @pytest.mark.parametrize("cluster", (2, 4))

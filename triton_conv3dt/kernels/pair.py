@@ -74,13 +74,13 @@ def by_registers(X, TILE, bits):
 @gluon.constexpr_function
 def line_of(TILE, programs):
     """Neighbours along w that lie side by side for one program."""
-    return TILE.box[2] * TILE.split // (programs if TILE.bands else 1)
+    return TILE.box[2] * TILE.split // (programs // TILE.box[0] if TILE.bands else 1)
 
 
 @gluon.constexpr_function
 def places_of(X, TILE):
     """Places of a piece of the positions, of all programs."""
-    return TILE.box[2] if TILE.bands else TILE.n // slabs(X, TILE)
+    return TILE.box[0] * TILE.box[2] if TILE.bands else TILE.n // slabs(X, TILE)
 
 
 @gluon.jit

@@ -64,7 +64,7 @@ def side_of(TILE, band, name):
 @gluon.constexpr_function
 def bytes_of(TILE, band, programs, bits):
     """Bytes that a step brings to one program."""
-    further = TILE.bands[band].halo * TILE.box[2] if TILE.bands else 0
+    further = TILE.bands[band].halo * TILE.box[0] * TILE.box[2] if TILE.bands else 0
     return ((TILE.n + further) // programs + taps_of(TILE, band) * TILE.m) * TILE.split * TILE.k * (bits // 8)
 
 

@@ -71,14 +71,15 @@ def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: 
         return n + rest // size[0], rest % size[0], h, w, begin + o < last * JOIN // RUN * RUN
     else:
         HIGH: gl.constexpr = BOX[1] // gl.num_ctas() if PARTED == 1 else BOX[1]
-        WIDTH: gl.constexpr = BOX[2] * JOIN // (gl.num_ctas() if PARTED == 2 else 1)
+        BESIDE: gl.constexpr = gl.num_ctas() // BOX[0] if PARTED == 2 else 1
+        WIDTH: gl.constexpr = BOX[2] * JOIN // BESIDE
         AREA: gl.constexpr = HIGH * WIDTH
-        program, beside = o // (BOX[0] * AREA), o % WIDTH
+        beside = o % WIDTH
         if PARTED == 1:  # each program has its part of every plane
-            h += program * HIGH
-        elif PARTED == 2:  # of every row
-            beside += program * WIDTH
-        d, h, there = d + o // AREA % BOX[0], h + o // WIDTH % HIGH, begin + beside < size[2] * JOIN // RUN * RUN
+            h += o // (BOX[0] * AREA) * HIGH
+        elif PARTED == 2:  # of one plane
+            beside += o // AREA % BESIDE * WIDTH
+        d, h, there = d + o // (AREA * BESIDE) % BOX[0], h + o // WIDTH % HIGH, begin + beside < size[2] * JOIN // RUN * RUN
         return n + o * 0, d, h, w + beside // JOIN, there & (d < size[0]) & (h < size[1])
 
 

@@ -42,6 +42,11 @@ def most(problem: Problem, config) -> tuple[int, int]:
     return max((len(band.taps) for band in found), default=1), max((band.halo for band in found), default=0)
 
 
+def wide(config) -> int:
+    """Places along w of one program: those of a cluster have planes of their own, or parts of rows."""
+    return config.box[2] * config.box[0] // config.ctas
+
+
 def together(problem: Problem, config) -> int:
     """Rows of a halo that are fetched at once: a power of two that divides all."""
     return min(power_of_two_divisor(band.halo, 16) for band in bands(problem, config))
@@ -55,8 +60,9 @@ def fits(config, problem: Problem, kind: str) -> str | None:
         return "phases along h have taps of their own; a halo serves those of merged ones"
     if not 1 < (found := most(problem, config)[0]) <= MOST_TAPS:
         return f"{found} taps along h are not two to {MOST_TAPS} of one residue"
-    if config.box[0] > 1 or config.box[2] < 8 * config.ctas and kind in ("box", "strided"):
-        return f"a box with a halo lies in one plane, and gives each of {config.ctas} programs 8 places along w"
+    deep = config.box[0]
+    if deep > (1 if kind in ("strided", "strided lines") else config.ctas) or wide(config) < (8 if kind in ("box", "strided") else 1):
+        return f"{config.ctas} programs do not part the planes and rows of a box of {'x'.join(map(str, config.box))}, in 8 places along w"
     return None
 
 

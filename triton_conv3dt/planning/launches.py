@@ -155,7 +155,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     (layout, run), written_size = walk_memory.written(p), p.out_size if forward else p.in_size
     reading, steps, last = lowering.reading(p, c), lowering.steps(p, c), layout == "channels_last"
     if c.copy:
-        first, memory = copy(p, source)
+        first, memory = copy(p, source, walk_memory.shape(p, c))
         source, launches, workspaces = "copied", [first], [memory]
     if lowering.packs(p, c):
         weight, minor = "packed", "ci" if forward else "co"

@@ -15,8 +15,8 @@ A step takes one tap; or all taps along h of one residue, of rows that are fetch
 from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
-from ..problems.problem import Problem
-from . import boxes, halos, taps
+from ..problems.problem import Problem, exceed_31_bits
+from . import boxes, halos, taps, walk_memory
 from .boxes import copyable, seen
 from .device import Device
 from .phases import rows_and_reduction
@@ -29,7 +29,8 @@ SLACK = 1024  # bytes of shared memory for barriers and alignment
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
 LINES = "lines", "strided lines"
 HIGH = {"box": 2, "strided": 1, "lines": 1, "strided lines": 1}  # the side of a block that is along h
-SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are positions
+SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
+HALOS = {"box": (1, 3), "strided": (3,), "lines": (0, 3), "strided lines": (4,)}  # where there is a halo along h
 
 
 def reading(problem: Problem, config) -> str:
@@ -106,7 +107,7 @@ def described(problem: Problem, config, kind: str, step) -> tuple[list, list, li
         shape, strides, block = _lines(p, config, step[1])
     else:
         shape, strides, block = boxes.described(kind, p, config, step)
-    sides = SIDES[kind] if not config.halo else (3 + (kind == "strided lines"),)
+    sides = (HALOS if config.halo else SIDES)[kind]
     return shape, strides, block, parted(config, sides, [block[i] for i in sides]), rounded and not config.copy
 
 
@@ -181,7 +182,7 @@ def step_bytes(problem: Problem, config) -> float:
 
 def _bytes(problem: Problem, config, programs: int, taps: float, rows: float) -> float:
     """The share of one of so many programs in the positions of a step that has so many more rows, and the weights of so many taps."""
-    places = config.block_n // programs + rows * (config.box[2] // programs)
+    places = config.block_n // programs + rows * (config.box[0] * config.box[2] // programs)
     return problem.item * config.block_k * split(problem, config) * (places + taps * config.block_m)
 
 
@@ -254,6 +255,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a ring of one stage leaves nothing to fetch into while its products are under way"
     if config.copy and not copyable(problem):
         return "no copy in channels_last helps here"
+    if config.copy and exceed_31_bits(problem.n * (copied := walk_memory.shape(problem, config))[0] * prod(copied[1])):
+        return "a copy has more elements than 31 bits can count"
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
@@ -280,7 +283,7 @@ def _fits_lines(config, p: Problem) -> str | None:
     """Why lines of a channels-first tensor cannot be read, or None."""
     forward, strided = p.direction == "forward", reading(p, config) == "strided lines"
     channels, sizes = (p.ci, p.in_size) if forward else (p.co, p.out_size)
-    parted, wide = split(p, config), config.box[2] // (config.ctas if config.halo else 1)
+    parted, wide = split(p, config), halos.wide(config) if config.halo else config.box[2]
     if not p.even or sizes[2] * p.item % 16:
         return "lines are read of dense samples whose rows are multiples of 16 bytes"
     if channels % config.block_k and p.n > 1:
