@@ -27,6 +27,7 @@ SMALLEST_BOX = 8  # rows of the weight
 WRITTEN = 32  # elements of a thread that are written at once: MOST of kernels/pair_store.py
 SLACK = 1024  # bytes of shared memory for barriers and alignment
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
+FURTHER = 0.4  # of a step's instructions: each further tap, and to tell bands apart
 LINES = "lines", "strided lines"
 HIGH = {"box": 2, "strided": 1, "lines": 1, "strided lines": 1}  # the side of a block that is along h
 SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
@@ -200,8 +201,8 @@ def instructions(problem: Problem, config, steps: float) -> float:
 
 
 def features(problem: Problem, config, steps: float) -> tuple[float, float, float, float]:
-    """What COSTS are multiplied by: a program, its steps, what they fetch (a box counts ten) and take into registers, and elements that
-    a thread writes, more of narrow runs."""
+    """What COSTS are multiplied by: a program, its steps, longer ones of several taps, what they fetch (a box counts ten) and take into
+    registers, and elements that a thread writes, more of narrow runs."""
     threads, kind, parts = 32 * config.warps, reading(problem, config), split(problem, config)
     taps, further = halos.taps(problem, config), halos.rows(problem, config)
     fetches = weight_boxes(problem, config) * parts * taps + (config.box[0] if kind == "strided lines" else 1)
@@ -209,7 +210,8 @@ def features(problem: Problem, config, steps: float) -> tuple[float, float, floa
     fragments = taps * config.block_k * positions(config) * parts / threads * by_registers(problem, config)
     run = written_run(problem, config)
     elements = config.block_m * positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
-    return 1.0, steps, steps * (10 * fetches + fragments), elements
+    busy = 1 + FURTHER * (taps - 1 + (len(halos.bands(problem, config)) > 1))
+    return 1.0, busy * steps, steps * (10 * fetches + fragments), elements
 
 
 def written_run(problem: Problem, config) -> int:
