@@ -1,10 +1,10 @@
 """Clusters whose steps fetch rows along h for all taps along h: exact in the emulator, in every form that they read."""
 
-
+from dataclasses import replace
 
 import pytest
 
-from triton_conv3dt.planning import halos, pairs
+from triton_conv3dt.planning import halos
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -12,6 +12,7 @@ from triton_conv3dt.problems import case
 from .cases import Cases, Failed
 from .library import emulated
 from .parts.problems import computed, run
+from .test_pairs import FAULTS, without
 
 HOPPER = Device.named("nvidia_h200")
 NONE, W, H, HW = (False,) * 3, (False, False, True), (False, True, False), (False, True, True)
@@ -60,3 +61,43 @@ def test_halos_are_exact(name, cluster):
     cases = run(*problem_and_config(name, cluster), HOPPER)
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
     assert cases.forms["wgmma"] and cases.forms["tensor copies"]
+
+
+@pytest.mark.parametrize("halo", (True, False))
+@pytest.mark.parametrize("name", ("strided, k4", "strided lines of TF32, k5", "boxes, w and d, two chunks"))
+def test_offsets_of_64_bits(name, halo):
+    """Of tensors with more elements than 31 bits can count, which nobody has here."""
+    problem, config = problem_and_config(name)
+    cases = run(replace(problem, wide=True), replace(config, halo=halo), HOPPER)
+    assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
+
+
+@pytest.mark.parametrize("name", ("strided, k5", "strided lines of TF32, k5"))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_found(name, fault):
+    problem, config = problem_and_config(name)
+    edit, found = FAULTS[fault]
+    with emulated("nvidia_h200", exact=True, races=True) as emulator:
+        emulator.edit = edit
+        with pytest.raises(Failed, match=found):
+            Cases(emulator).run(*computed(problem, config, HOPPER))
+
+
+def test_a_wait_that_leaves_products_of_the_step_before_is_found():
+    """As many may be under way as the step has taps, and no more: the next step's copies overwrite what the others read."""
+    problem, config = problem_and_config("strided, k5")
+    with emulated("nvidia_h200", exact=True, races=True) as emulator:
+        emulator.edit = without(r"(wgmma\.wait_group\.sync\.aligned) [23];", r"\1 6;")
+        with pytest.raises(Failed, match="warned|race|NaN|wrong|differ|flight"):
+            Cases(emulator).run(*computed(problem, config, HOPPER))
+
+
+@pytest.mark.parametrize("broken", (
+    lambda band: band._replace(taps=tuple((row + 1, tap) for row, tap in band.taps)), lambda band: band._replace(first=band.first + 1),
+    lambda band: band._replace(residue=1 - band.residue), lambda band: band._replace(halo=max(0, band.halo - 1))))
+def test_other_rows_are_noticed(broken, monkeypatch):
+    problem, config = problem_and_config("strided, k5")
+    monkeypatch.setattr(halos, "_bands", lambda *given, bands=halos._bands: tuple(map(broken, bands(*given))))
+    with emulated("nvidia_h200", exact=True, races=True) as emulator:
+        with pytest.raises(Failed):
+            Cases(emulator).run(*computed(problem, config, HOPPER))

@@ -26,7 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from .gluon_names import halves, neighbours, seen_as, shared_layout, spread
 from .pair_fetch import fetch, most_taps, row_of, slabs, taps_of
 from .pair_store import store
-from .tiles import axis_taps
+from .tiles import axis_taps, widen
 
 
 @gluon.constexpr_function
@@ -175,7 +175,7 @@ def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.conste
 def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride, r_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
          AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr, Y: gl.constexpr,
          R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
-         WARPS: gl.constexpr):
+         WARPS: gl.constexpr, INDEX: gl.constexpr):
     """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), P: N times
     their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest."""
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
@@ -246,5 +246,6 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
+    y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
     store(acc, y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
           AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), ACTIVATION, PARAMETERS, WARPS)

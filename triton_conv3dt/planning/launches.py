@@ -165,7 +165,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     r_run = written(p.r_run) if p.epilogue.residual else 1
     rows, red = configs.rows_and_reduction(p)
     constants = dict(
-        zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), ROWS=rows, RED=red,
+        zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), ROWS=rows, RED=red, INDEX=index(p),
         X=Memory(reading in ("rows", "box", "strided"), 1, reading),
         W=WeightMemory("red", 1, pairs.weight_reading(p, c)), Y=Memory(last, written(run)), R=Memory(last and r_run > 1, r_run),
         TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, pairs.split(p, c), pairs.joined(p, c), lowering.phase_minor(p, c),

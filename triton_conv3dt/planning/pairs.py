@@ -239,8 +239,10 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     """Why two programs of a cluster cannot compute this together, or None."""
     if not device.pairs:
         return f"{device.name} has no clusters whose programs share what they fetch: Hopper has, with Triton 3.7 or 3.8"
-    if problem.groups > 1 or problem.wide or config.shares > 1 or config.flat:
-        return "a pair takes one group, offsets of 32 bits and no shares of a tile's steps"
+    if problem.groups > 1 or config.shares > 1 or config.flat:
+        return "a pair takes one group, and no shares of a tile's steps"
+    if problem.wide and (problem.direction == "forward" or not any(config.box)):
+        return "a pair takes offsets of 64 bits where it writes the boxes of an input gradient"
     if problem.item != 2 and not problem.rounded or problem.dtype == "float64":
         return f"a pair multiplies 16 bits or TF32, not {problem.dtype} as {problem.precision}"
     if config.block_k * problem.item not in (ROW, ROW // 2, ROW // 4):
@@ -257,7 +259,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a ring of one stage leaves nothing to fetch into while its products are under way"
     if config.copy and not copyable(problem):
         return "no copy in channels_last helps here"
-    if config.copy and exceed_31_bits(problem.n * (copied := walk_memory.shape(problem, config))[0] * prod(copied[1])):
+    if config.copy and not problem.wide and exceed_31_bits(problem.n * (copied := walk_memory.shape(problem, config))[0] * prod(copied[1])):
         return "a copy has more elements than 31 bits can count"
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
