@@ -8,8 +8,8 @@ gathered tensor as X.reading says ("rows", "box" and "strided" as there; where c
 "lines" [d, h, (n, channel), w] or "strided lines" [d, h // step, h % step, (n, channel), w], plane by plane), the weight as W.reading
 says: "taps" [row, tap d, tap h, tap w, channel], or "flat" [channel, (row, tap) or (tap, row)].
 
-A step fetches one tap's positions and multiplies them. With TILE.bands it fetches the rows along h of a whole band (planning/halos.py): they
-lie one after another, so that a run of them is the operand of each tap along h. Programs then part positions along w.
+A step fetches one tap's positions and multiplies them. With TILE.bands it fetches the rows along h of a whole band (planning/halos.py):
+they lie one after another, so that a run of them is the operand of each tap along h. Programs then part planes, and rows along w.
 
 Lines have positions side by side, TILE.split neighbours of each. Products of 16 bits take them from shared memory as they lie; TF32,
 and neighbours that are parted, pass by registers.
@@ -172,9 +172,9 @@ def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.conste
 
 
 @gluon.jit
-def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride, r_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
-         AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr, Y: gl.constexpr,
-         R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
+def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride, r_stride, AXIS_D: gl.constexpr,
+         AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr,
+         Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
          WARPS: gl.constexpr, INDEX: gl.constexpr):
     """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), P: N times
     their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest."""

@@ -1,5 +1,5 @@
-"""What a step of a cluster fetches (kernels/pair.py), by the copy engine: each program's part of the positions, and the weights that all
-of them share. In Gluon.
+"""What a step of a cluster fetches (kernels/pair.py), by the copy engine: each program's part of the positions, and the weights
+that all of them share. In Gluon.
 
 A step is one tap (d, h, w) of a phase and one chunk of channels; or, with TILE.bands, one band and one tap (d, w): the rows along h
 of a residue, from which all of its taps along h read.
@@ -91,8 +91,8 @@ def tap_of_band(band, I: gl.constexpr, TILE: gl.constexpr):
 @gluon.jit
 def fetch_positions(x, positions, first, ready, wanted, origin, row, offset, c, x_size, x_w, AXIS_D: gl.constexpr, AXIS_W: gl.constexpr,
                     RED: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr):
-    """The box of x of a tile's positions, moved by a tap's offset along d and w, from channel c on, into pieces of the ring from `first` on:
-    each program's part of it. row: where it begins along h, and in which residue."""
+    """The box of x of a tile's positions, moved by a tap's offset along d and w, from channel c on, into pieces of the ring from `first`
+    on: each program's part of it. row: where it begins along h, and in which residue."""
     target = seen_as(positions.index(first), x.dtype, x.block_type.shape, x.layout)
     n, d, unused, w = origin
     h, residue = row
@@ -213,5 +213,6 @@ def fetch_band(x, line, positions, slot, ready, wanted, band, origin, offset, c,
     begin = slot * slabs(X, TILE)
     fetch_positions(x, positions, begin, ready, wanted, origin, (h, residue), offset, c, x_size, x_w, AXIS_D, AXIS_W, RED, X, TILE)
     for i in gl.static_range(0, FURTHER, AT_ONCE):
-        fetch_positions(line, positions, begin + (HIGH + i), ready, wanted & (halo > i), origin, (h + (HIGH + i), residue), offset, c, x_size,
-                        x_w, AXIS_D, AXIS_W, RED, X, TILE)
+        row = h + (HIGH + i), residue
+        fetch_positions(line, positions, begin + (HIGH + i), ready, wanted & (halo > i), origin, row, offset, c, x_size, x_w, AXIS_D,
+                        AXIS_W, RED, X, TILE)

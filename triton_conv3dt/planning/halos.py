@@ -11,6 +11,9 @@ from ..problems.problem import Problem
 from .constants import Band
 from .phases import phase_origin
 
+HIGH = {"box": 2, "strided": 1, "lines": 1, "strided lines": 1}  # the side of a block that is along h
+SIDES = {"box": (1, 3), "strided": (3,), "lines": (0, 3), "strided lines": (4,)}  # of a block that are parted
+FURTHER = 0.4  # of the instructions of a step: what each further tap adds; fitted to counts of H200
 MOST_TAPS = 7  # of a band: so many products may be under way while a wait tells those before them
 
 
@@ -47,9 +50,19 @@ def wide(config) -> int:
     return config.box[2] * config.box[0] // config.ctas
 
 
+def further(problem: Problem, config, kind: str, block: list[int]) -> list[int]:
+    """The block of further rows, beside that of the box of a tensor that is read so."""
+    return [together(problem, config) if i == HIGH[kind] else side for i, side in enumerate(block)]
+
+
+def busy(problem: Problem, config) -> float:
+    """What a step issues, over one of one tap: more of each further tap, and to tell bands apart."""
+    return 1 + FURTHER * (taps(problem, config) - 1 + (len(bands(problem, config)) > 1))
+
+
 def together(problem: Problem, config) -> int:
     """Rows of a halo that are fetched at once: a power of two that divides all."""
-    return min(power_of_two_divisor(band.halo, 16) for band in bands(problem, config))
+    return min((power_of_two_divisor(band.halo, 16) for band in bands(problem, config)), default=1)
 
 
 def fits(config, problem: Problem, kind: str) -> str | None:

@@ -27,11 +27,8 @@ SMALLEST_BOX = 8  # rows of the weight
 WRITTEN = 32  # elements of a thread that are written at once: MOST of kernels/pair_store.py
 SLACK = 1024  # bytes of shared memory for barriers and alignment
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
-FURTHER = 0.4  # of a step's instructions: each further tap, and to tell bands apart
 LINES = "lines", "strided lines"
-HIGH = {"box": 2, "strided": 1, "lines": 1, "strided lines": 1}  # the side of a block that is along h
 SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
-HALOS = {"box": (1, 3), "strided": (3,), "lines": (0, 3), "strided lines": (4,)}  # where there is a halo along h
 
 
 def reading(problem: Problem, config) -> str:
@@ -96,11 +93,10 @@ def described(problem: Problem, config, kind: str, step) -> tuple[list, list, li
         block = [config.block_m // weight_boxes(p, config), 1, 1, 1, config.block_k]
         strides = [row, kh * kw * tap, kw * tap, tap, 1]
         return [rows, kd, kh, kw, channels], strides, block, parted(config, (), ()), rounded and not packs(p, config)
-    if kind == "halo":  # a box of fewer rows
+    if kind == "halo":
         kind = reading(p, config)
-        shape, strides, block, halved, rounded = described(p, config, kind, step)
-        block[HIGH[kind]] = halos.together(p, config)
-        return shape, strides, block, halved, rounded
+        shape, strides, block, *more = described(p, config, kind, step)
+        return shape, strides, halos.further(p, config, kind, block), *more
     if kind == "planes":
         block = [1, config.block_k, config.block_n]
         return [p.n, p.ci, prod(p.in_size)], [*step, 1], block, parted(config, (2,), block[2:]), False
@@ -108,7 +104,7 @@ def described(problem: Problem, config, kind: str, step) -> tuple[list, list, li
         shape, strides, block = _lines(p, config, step[1])
     else:
         shape, strides, block = boxes.described(kind, p, config, step)
-    sides = (HALOS if config.halo else SIDES)[kind]
+    sides = (halos.SIDES if config.halo else SIDES)[kind]
     return shape, strides, block, parted(config, sides, [block[i] for i in sides]), rounded and not config.copy
 
 
@@ -204,14 +200,13 @@ def features(problem: Problem, config, steps: float) -> tuple[float, float, floa
     """What COSTS are multiplied by: a program, its steps, longer ones of several taps, what they fetch (a box counts ten) and take into
     registers, and elements that a thread writes, more of narrow runs."""
     threads, kind, parts = 32 * config.warps, reading(problem, config), split(problem, config)
-    taps, further = halos.taps(problem, config), halos.rows(problem, config)
+    taps = halos.taps(problem, config)
     fetches = weight_boxes(problem, config) * parts * taps + (config.box[0] if kind == "strided lines" else 1)
-    fetches += further / halos.together(problem, config) if config.halo else 0
+    fetches += halos.rows(problem, config) / halos.together(problem, config)
     fragments = taps * config.block_k * positions(config) * parts / threads * by_registers(problem, config)
     run = written_run(problem, config)
     elements = config.block_m * positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
-    busy = 1 + FURTHER * (taps - 1 + (len(halos.bands(problem, config)) > 1))
-    return 1.0, busy * steps, steps * (10 * fetches + fragments), elements
+    return 1.0, halos.busy(problem, config) * steps, steps * (10 * fetches + fragments), elements
 
 
 def written_run(problem: Problem, config) -> int:
