@@ -209,7 +209,7 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     steps = each * BANDS
     # Of nothing there are no steps, but a compiler divides before it knows.
     taps = (gl.maximum(taps_d, 1), gl.maximum(taps_h, 1), gl.maximum(taps_w, 1))
-    first, offset = (first_d, first_h, first_w), (offset_d, offset_h, offset_w)
+    first, offset, x_w = (first_d, first_h, first_w), (offset_d, offset_h, offset_w), gl.cast(x_stride[4], gl.int32)
 
     PROGRAMS: gl.constexpr = gl.num_ctas()
     SHARED: gl.constexpr = spread(-1, PROGRAMS)
@@ -224,7 +224,7 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
         mbarrier.init(ready.index(i), count=1)
     mbarrier.sync_cluster_init()
     for i in gl.static_range(STAGES - 1):
-        fetch(w, x, line, positions, weights, ready, i, i, i < steps, origin, i_row, taps, first, offset, x_size, x_stride[4], AXIS_D,
+        fetch(w, x, line, positions, weights, ready, i, i, i < steps, origin, i_row, taps, first, offset, x_size, x_w, AXIS_D,
               AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     POSITIONS: gl.constexpr = TILE.n
     COLUMNS: gl.constexpr = TILE.m
@@ -242,7 +242,7 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
             cluster.wait()  # all programs have multiplied what the slot of the last step held
             ahead = step + (STAGES - 1)
             fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset, x_size,
-                  x_stride[4], AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
+                  x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
