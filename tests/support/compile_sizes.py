@@ -37,6 +37,7 @@ CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
 PAIR = Config("pair", 32, 128, 32, 4, 3, merge=(False, False, True), box=(2, 8, 8))
+HALO = replace(PAIR, merge=(False,) * 3, box=(1, 8, 16), halo=True)
 PAIR_WEIGHT = Config("pair", 128, 128, 32, 4, 3, taps=("crossed", "columns", "crossed"), **SHARES)
 
 WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=(2, 8, 8), copy=True), dict(in_size=9, co=16)
@@ -114,6 +115,9 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "pair of planes": ("forward", WHOLE, replace(PAIR, block_m=128, merge=(True, True, True), box=(0, 0, 0))),
     "pair of lines": ("forward", TF32, PAIR),
     "pair of strided lines": ("grad_input", {}, replace(PAIR, merge=(False,) * 3)),
+    "pair with a halo": ("grad_input", LAST, HALO),
+    "pair with a halo of a copy": ("grad_input", TF32, replace(HALO, copy=True)),
+    "pair with a halo of planes": ("forward", TF32 | ONE_PHASE, replace(HALO, box=(2, 8, 8))),
     "pair_weight": ("grad_weight", TF32, PAIR_WEIGHT),
     "pair_weight of a copy": ("grad_weight", TF32, replace(PAIR_WEIGHT, copy=True)),
     "pair_weight of four": ("grad_weight", TF32, replace(PAIR_WEIGHT, copy=True, cluster=4)),
@@ -121,7 +125,8 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
 }
 WIDE = " wide"
-NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS if not name.startswith(("walk", "pair"))))  # which 32 bits suffice
+NARROW = [name for name, (direction, *_) in PRODUCTS.items() if name.startswith("walk") or direction != "grad_input" and name.startswith("pair")]
+NAMES = (*REDUCTIONS, *PRODUCTS, *(name + WIDE for name in PRODUCTS if name not in NARROW))  # 32 bits suffice these
 
 
 @dataclass(frozen=True)

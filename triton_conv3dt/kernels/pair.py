@@ -8,6 +8,9 @@ gathered tensor as X.reading says ("rows", "box" and "strided" as there; where c
 "lines" [d, h, (n, channel), w] or "strided lines" [d, h // step, h % step, (n, channel), w], plane by plane), the weight as W.reading
 says: "taps" [row, tap d, tap h, tap w, channel], or "flat" [channel, (row, tap) or (tap, row)].
 
+A step fetches one tap's positions and multiplies them. With TILE.bands it fetches the rows along h of a whole band (planning/halos.py):
+they lie one after another, so that a run of them is the operand of each tap along h. Programs then part planes, and rows along w.
+
 Lines have positions side by side, TILE.split neighbours of each. Products of 16 bits take them from shared memory as they lie; TF32,
 and neighbours that are parted, pass by registers.
 
@@ -20,9 +23,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     cluster, mbarrier, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
 )
 
-from .gluon_names import halves, load_box, neighbours, seen_as, shared_layout, spread
+from .gluon_names import halves, neighbours, seen_as, shared_layout, spread
+from .pair_fetch import fetch, most_taps, row_of, slabs, taps_of
 from .pair_store import store
-from .tiles import axis_taps
+from .tiles import axis_taps, widen
 
 
 @gluon.constexpr_function
@@ -51,74 +55,14 @@ def fragment_layout(channels, positions, split, warps, bits, programs):
 
 
 @gluon.constexpr_function
-def below(offset, step):
-    """How many steps below zero an offset begins: division rounds towards zero."""
-    return (step - 1 - offset) // step if offset < 0 else 0
-
-
-@gluon.jit
-def fetch_positions(x, positions, slot, ready, wanted, origin, offset, c, x_size, x_w, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
-                    AXIS_W: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr):
-    """The positions of a tile, moved by a tap's offset (d, h, w), from channel c on: each program's part of them."""
-    BOX: gl.constexpr = TILE.box
-    PLANES: gl.constexpr = planes(X, TILE)
-    target = seen_as(positions.index(slot * PLANES), x.dtype, x.block_type.shape, x.layout)
-    n, d, h, w = origin
-    dd, dh, dw = offset
-    if X.reading == "rows":
-        load_box(x, [w, c], ready, target, wanted)
-    elif X.reading == "planes":
-        load_box(x, [n, c, w], ready, target, wanted)
-    elif X.reading == "box":
-        load_box(x, [n, d + dd, h + dh, w + dw, c], ready, target, wanted)
-    elif X.reading == "lines":
-        load_box(x, [d + dd, h + dh, n * RED + c, w + dw], ready, target, wanted)
-    elif X.reading == "strided lines":
-        SH: gl.constexpr = AXIS_H.in_step
-        LIFT: gl.constexpr = below(AXIS_H.offset, SH)
-        h, dh = h - LIFT, dh + LIFT * SH
-        for i in gl.static_range(PLANES):
-            plane = seen_as(positions.index(slot * PLANES + i), x.dtype, x.block_type.shape, x.layout)
-            load_box(x, [(d + i) * AXIS_D.in_step + dd, h + dh // SH, dh % SH, n * RED + c, w * AXIS_W.in_step + dw], ready,
-                     plane, wanted)
-    else:
-        SH: gl.constexpr = AXIS_H.in_step
-        SW: gl.constexpr = AXIS_W.in_step
-        LIFT_H: gl.constexpr = below(AXIS_H.offset, SH)
-        LIFT_W: gl.constexpr = below(AXIS_W.offset, SW)
-        dh, dw, d = dh + LIFT_H * SH, dw + LIFT_W * SW, d * AXIS_D.in_step + dd
-        plane = gl.where((d >= 0) & (d < x_size[0]), n * x_size[0] + d, -1)  # another sample's plane is outside, too
-        load_box(x, [plane, h + dh // SH - LIFT_H, dh % SH, w + dw // SW - LIFT_W, dw % SW * x_w + c], ready, target, wanted)
-
-
-@gluon.jit
-def fetch_weights(w, target, ready, wanted, i_row, first, c, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr,
-                  ROWS: gl.constexpr, W: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, slot):
-    """The columns of a tile for the tap `first` (d, h, w) of their phase, from channel c on, for all programs."""
-    if W.reading == "flat":
-        load_box(w, [c, i_row * TILE.m], ready, target.index(slot), wanted, multicast=True)
-    else:
-        JOIN: gl.constexpr = TILE.join
-        LINES: gl.constexpr = TILE.m // JOIN
-        BOX: gl.constexpr = TILE.m // BOXES
-        MW: gl.constexpr = AXIS_W.merged // JOIN
-        for i in gl.static_range(BOXES):
-            line = i_row * LINES + i * BOX % LINES
-            row, phase = line % ROWS, line // ROWS
-            rd, rh, rw = phase // MW // AXIS_H.merged, phase // MW % AXIS_H.merged, phase % MW + i * BOX // LINES
-            box = seen_as(target.index(slot * BOXES + i), w.dtype, w.block_type.shape, w.layout)
-            load_box(w, [row, first[0] + rd, first[1] + rh, first[2] + rw, c], ready, box, wanted, multicast=True)
-
-
-@gluon.constexpr_function
-def planes(X, TILE):
-    """In how many copies the positions of a tile arrive: plane by plane, where planes are apart."""
-    return TILE.box[0] if X.reading == "strided lines" else 1
-
-
-@gluon.constexpr_function
 def of_lines(X):
     return X.reading in ("lines", "strided lines")
+
+
+@gluon.constexpr_function
+def side_parted(X, TILE):
+    """Which side of a box (d, h, w) the programs part: the outermost, from which on they have all positions in their order, or another."""
+    return 2 if TILE.bands else 1 if slabs(X, TILE) > 1 else 0
 
 
 @gluon.constexpr_function
@@ -127,50 +71,64 @@ def by_registers(X, TILE, bits):
     return X.reading in ("lines", "strided lines") and (bits == 32 or TILE.split > 1)
 
 
+@gluon.constexpr_function
+def line_of(TILE, programs):
+    """Neighbours along w that lie side by side for one program."""
+    return TILE.box[2] * TILE.split // (programs // TILE.box[0] if TILE.bands else 1)
+
+
+@gluon.constexpr_function
+def places_of(X, TILE):
+    """Places of a piece of the positions, of all programs."""
+    return TILE.box[0] * TILE.box[2] if TILE.bands else TILE.n // slabs(X, TILE)
+
+
 @gluon.jit
 def ring_of_positions(x, X: gl.constexpr, TILE: gl.constexpr):
-    """Room for the positions of all stages: of lines, copy after copy."""
+    """Room for the positions of all stages, piece after piece."""
     PROGRAMS: gl.constexpr = gl.num_ctas()
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
+    PIECES: gl.constexpr = TILE.stages * slabs(X, TILE)
+    PLACES: gl.constexpr = places_of(X, TILE)
     if of_lines(X):
-        COPIES: gl.constexpr = TILE.stages * planes(X, TILE)
-        WIDTH: gl.constexpr = TILE.box[2] * TILE.split
-        LENGTH: gl.constexpr = TILE.n * TILE.split // planes(X, TILE)
-        return gl.allocate_shared_memory(x.dtype, [COPIES, TILE.k, LENGTH], shared_layout(WIDTH, BITS, 2, spread(1, PROGRAMS)))
+        LAYOUT: gl.constexpr = shared_layout(line_of(TILE, PROGRAMS), BITS, 2, spread(1, PROGRAMS))
+        return gl.allocate_shared_memory(x.dtype, [PIECES, TILE.k, PLACES * TILE.split], LAYOUT)
     elif X.reading == "planes":
         LAYOUT: gl.constexpr = shared_layout(TILE.n // PROGRAMS, BITS, 2, spread(1, PROGRAMS))
         return gl.allocate_shared_memory(x.dtype, [TILE.stages, TILE.k, TILE.n], LAYOUT)
     else:
-        return gl.allocate_shared_memory(x.dtype, [TILE.stages, TILE.n, TILE.k], shared_layout(TILE.k, BITS, 2, spread(0, PROGRAMS)))
+        return gl.allocate_shared_memory(x.dtype, [PIECES, PLACES, TILE.k], shared_layout(TILE.k, BITS, 2, spread(0, PROGRAMS)))
 
 
 @gluon.jit
-def operand(positions, slot, X: gl.constexpr, TILE: gl.constexpr):
-    """The positions of a slot in shared memory: [position, channel], or [channel, position with its neighbours] before they are read."""
+def operand(positions, first, X: gl.constexpr, TILE: gl.constexpr):
+    """The positions from this piece of the ring on in shared memory: [position, channel], or [channel, position with its neighbours] before
+    they are read."""
+    PROGRAMS: gl.constexpr = gl.num_ctas()
+    BITS: gl.constexpr = positions.dtype.primitive_bitwidth
     if of_lines(X):
-        WIDTH: gl.constexpr = TILE.box[2] * TILE.split
-        LAYOUT: gl.constexpr = shared_layout(WIDTH, positions.dtype.primitive_bitwidth, 2, spread(1, gl.num_ctas()))
-        lines = seen_as(positions.index(slot * planes(X, TILE)), positions.dtype, [TILE.k, TILE.n * TILE.split], LAYOUT)
+        LAYOUT: gl.constexpr = shared_layout(line_of(TILE, PROGRAMS), BITS, 2, spread(1, PROGRAMS))
+        lines = seen_as(positions.index(first), positions.dtype, [TILE.k, TILE.n * TILE.split], LAYOUT)
         return lines if TILE.split > 1 else lines.permute((1, 0))
     elif X.reading == "planes":
-        return positions.index(slot).permute((1, 0))
+        return positions.index(first).permute((1, 0))
     else:
-        return positions.index(slot)
+        return seen_as(positions.index(first), positions.dtype, [TILE.n, TILE.k], shared_layout(TILE.k, BITS, 2, spread(0, PROGRAMS)))
 
 
 @gluon.jit
-def fragments(positions, slot, X: gl.constexpr, TILE: gl.constexpr, WARPS: gl.constexpr):
-    """The positions of a slot in registers, a tile [position, channel] for each of their neighbours."""
+def fragments(positions, first, X: gl.constexpr, TILE: gl.constexpr, WARPS: gl.constexpr):
+    """The same in registers, a tile [position, channel] for each of their neighbours."""
     BITS: gl.constexpr = positions.dtype.primitive_bitwidth
     OPERAND: gl.constexpr = operand_layout(TILE.m, WARPS, BITS, gl.num_ctas())
     K: gl.constexpr = TILE.k
     N: gl.constexpr = TILE.n
     SPLIT: gl.constexpr = TILE.split
     if SPLIT == 1:
-        return (operand(positions, slot, X, TILE).load(OPERAND),)
+        return (operand(positions, first, X, TILE).load(OPERAND),)
     else:
         LAYOUT: gl.constexpr = fragment_layout(TILE.k, TILE.n, TILE.split, WARPS, BITS, gl.num_ctas())
-        tile = operand(positions, slot, X, TILE).load(LAYOUT)
+        tile = operand(positions, first, X, TILE).load(LAYOUT)
         tiles, found = neighbours(tile, K, N, SPLIT), ()
         for i in gl.static_range(SPLIT):
             found = found + (gl.convert_layout(tiles[i].permute((1, 0)), OPERAND, assert_trivial=True),)
@@ -189,37 +147,42 @@ def columns(weights, slot, TILE: gl.constexpr, FLAT: gl.constexpr, BOXES: gl.con
 
 
 @gluon.jit
-def fetch(x, w, positions, weights, ready, slot, step, wanted, origin, i_row, taps, first, offset, x_size, x_w, AXIS_D: gl.constexpr,
-          AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr,
-          TILE: gl.constexpr, BOXES: gl.constexpr):
-    """What a step multiplies, into a slot of the ring."""
-    CHUNKS: gl.constexpr = (RED + TILE.k - 1) // TILE.k
+def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr, FLAT: gl.constexpr,
+                 BOXES: gl.constexpr, WARPS: gl.constexpr):
+    """acc + the products of a step, which are still under way, while those of the step before are done."""
+    TAPS: gl.constexpr = taps_of(TILE, BAND)
     SPLIT: gl.constexpr = TILE.split
-    BYTES: gl.constexpr = (TILE.n // gl.num_ctas() + TILE.m) * SPLIT * TILE.k * (x.dtype.primitive_bitwidth // 8)
-    c, tap = step % CHUNKS * TILE.k, step // CHUNKS
-    jd, jh, jw = tap // taps[2] // taps[1], tap // taps[2] % taps[1], tap % taps[2]
-    at = offset[0] + jd * AXIS_D.move, offset[1] + jh * AXIS_H.move, offset[2] + jw * AXIS_W.move
-    k = first[0] + jd * AXIS_D.tap_step, first[1] + jh * AXIS_H.tap_step, first[2] + jw * AXIS_W.tap_step
-    ready = ready.index(slot)
-    mbarrier.expect(ready, BYTES, wanted)
-    fetch_positions(x, positions, slot, ready, wanted, origin, at, c, x_size, x_w, AXIS_D, AXIS_H, AXIS_W, RED, X, TILE)
-    for i in gl.static_range(SPLIT):
-        fetch_weights(w, weights, ready, wanted, i_row, (k[0], k[1], k[2] + i), c, AXIS_D, AXIS_H, AXIS_W, ROWS, W, TILE, BOXES,
-                      slot * SPLIT + i)
+    if by_registers(X, TILE, positions.dtype.primitive_bitwidth):
+        acc = warpgroup_mma_wait(0, deps=[acc])  # before its registers are written
+        cluster.arrive()
+        for tap in gl.static_range(TAPS):
+            if tap > 1:
+                acc = warpgroup_mma_wait(SPLIT, deps=[acc])  # two taps have room in registers
+            tiles = fragments(positions, slot * slabs(X, TILE) + row_of(TILE, BAND, tap), X, TILE, WARPS)
+            for i in gl.static_range(SPLIT):
+                of_tap = (slot * most_taps(TILE) + tap) * SPLIT + i
+                acc = warpgroup_mma(tiles[i], columns(weights, of_tap, TILE, FLAT, BOXES), acc, is_async=True)
+    else:
+        for tap in gl.static_range(TAPS):
+            a = operand(positions, slot * slabs(X, TILE) + row_of(TILE, BAND, tap), X, TILE)
+            acc = warpgroup_mma(a, columns(weights, slot * most_taps(TILE) + tap, TILE, FLAT, BOXES), acc, is_async=True)
+        acc = warpgroup_mma_wait(TAPS, deps=[acc])
+        cluster.arrive()
+    return acc
 
 
 @gluon.jit
-def pair(w, x, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride, r_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
-         AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr, Y: gl.constexpr,
-         R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
-         WARPS: gl.constexpr):
-    """w, x: descriptors. size: coarse places (d, h, w), P: N times their product. BOXES: how many make up the columns of a tile.
-    Grid: (position tile, phase, column tile), the column tile fastest."""
+def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride, r_stride, AXIS_D: gl.constexpr,
+         AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr,
+         Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
+         WARPS: gl.constexpr, INDEX: gl.constexpr):
+    """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), P: N times
+    their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest."""
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
     STAGES: gl.constexpr = TILE.stages
     CHUNKS: gl.constexpr = (RED + TILE.k - 1) // TILE.k
     FLAT: gl.constexpr = W.reading == "flat"
-    SPLIT: gl.constexpr = TILE.split
+    BANDS: gl.constexpr = 1 if len(TILE.bands) == 0 else len(TILE.bands)
     BOX: gl.constexpr = TILE.box
     COLUMN_TILES: gl.constexpr = (AXIS_D.merged * AXIS_H.merged * AXIS_W.merged * ROWS + TILE.m - 1) // TILE.m
     PHASES: gl.constexpr = AXIS_D.phases * AXIS_H.phases * AXIS_W.phases
@@ -242,9 +205,11 @@ def pair(w, x, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride,
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
     taps_w, first_w, offset_w = axis_taps(AXIS_W, phase[2])
-    steps = taps_d * taps_h * taps_w * CHUNKS
-    taps = (1, gl.maximum(taps_h, 1), gl.maximum(taps_w, 1))  # of nothing there are no steps, but a compiler divides before it knows
-    first, offset = (first_d, first_h, first_w), (offset_d, offset_h, offset_w)
+    each = taps_d * taps_w * CHUNKS * (taps_h if len(TILE.bands) == 0 else 1)  # steps of a band
+    steps = each * BANDS
+    # Of nothing there are no steps, but a compiler divides before it knows.
+    taps = (gl.maximum(taps_d, 1), gl.maximum(taps_h, 1), gl.maximum(taps_w, 1))
+    first, offset, x_w = (first_d, first_h, first_w), (offset_d, offset_h, offset_w), gl.cast(x_stride[4], gl.int32)
 
     PROGRAMS: gl.constexpr = gl.num_ctas()
     SHARED: gl.constexpr = spread(-1, PROGRAMS)
@@ -253,38 +218,34 @@ def pair(w, x, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_stride,
         weights = gl.allocate_shared_memory(x.dtype, [STAGES, TILE.k, TILE.m], shared_layout(TILE.m, BITS, 2, SHARED))
     else:
         TAPS: gl.constexpr = shared_layout(TILE.k, BITS, 2, SHARED)
-        weights = gl.allocate_shared_memory(x.dtype, [STAGES * SPLIT * BOXES, TILE.m // BOXES, TILE.k], TAPS)
+        weights = gl.allocate_shared_memory(x.dtype, [STAGES * most_taps(TILE) * TILE.split * BOXES, TILE.m // BOXES, TILE.k], TAPS)
     ready = mbarrier.allocate_mbarrier(batch=STAGES)
     for i in gl.static_range(STAGES):
         mbarrier.init(ready.index(i), count=1)
     mbarrier.sync_cluster_init()
     for i in gl.static_range(STAGES - 1):
-        fetch(x, w, positions, weights, ready, i, i, i < steps, origin, i_row, taps, first, offset, x_size, x_stride[4], AXIS_D, AXIS_H,
-              AXIS_W, ROWS, RED, X, W, TILE, BOXES)
+        fetch(w, x, line, positions, weights, ready, i, i, i < steps, origin, i_row, taps, first, offset, x_size, x_w, AXIS_D,
+              AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     POSITIONS: gl.constexpr = TILE.n
     COLUMNS: gl.constexpr = TILE.m
     SUM: gl.constexpr = sum_layout(COLUMNS, WARPS, BITS, PROGRAMS)
     acc = gl.zeros([POSITIONS, COLUMNS], gl.float32, SUM)
-    if by_registers(X, TILE, BITS):
-        acc = warpgroup_mma_init(acc)
-    for step in range(steps):
-        slot = step % STAGES
-        mbarrier.wait(ready.index(slot), step // STAGES % 2)
+    for band in gl.static_range(BANDS):
+        if band > 0:
+            acc = warpgroup_mma_wait(0, deps=[acc])
         if by_registers(X, TILE, BITS):
-            acc = warpgroup_mma_wait(0, deps=[acc])  # before its registers are written
-            cluster.arrive()
-            tiles = fragments(positions, slot, X, TILE, WARPS)
-            for i in gl.static_range(SPLIT):
-                acc = warpgroup_mma(tiles[i], columns(weights, slot * SPLIT + i, TILE, FLAT, BOXES), acc, is_async=True)
-        else:
-            acc = warpgroup_mma(operand(positions, slot, X, TILE), columns(weights, slot, TILE, FLAT, BOXES), acc, is_async=True)
-            acc = warpgroup_mma_wait(1, deps=[acc])
-            cluster.arrive()
-        cluster.wait()  # all programs have multiplied what the slot of the last step held
-        fetch(x, w, positions, weights, ready, (step + (STAGES - 1)) % STAGES, step + (STAGES - 1), step + (STAGES - 1) < steps, origin,
-              i_row, taps, first, offset, x_size, x_stride[4], AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
+            acc = warpgroup_mma_init(acc)
+        for step in range(band * each, (band + 1) * each):
+            slot = step % STAGES
+            mbarrier.wait(ready.index(slot), step // STAGES % 2)
+            acc = add_products(acc, positions, weights, slot, band, X, TILE, FLAT, BOXES, WARPS)
+            cluster.wait()  # all programs have multiplied what the slot of the last step held
+            ahead = step + (STAGES - 1)
+            fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset, x_size,
+                  x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
+    y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
     store(acc, y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
-          AXIS_H, AXIS_W, ROWS, Y, R, TILE, planes(X, TILE) > 1, ACTIVATION, PARAMETERS, WARPS)
+          AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), ACTIVATION, PARAMETERS, WARPS)

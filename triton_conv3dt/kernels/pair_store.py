@@ -59,8 +59,7 @@ def row_and_phase(line, first, ROWS: gl.constexpr, LINES: gl.constexpr, PHASES: 
 
 
 @gluon.jit
-def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: gl.constexpr,
-             PARTED_H: gl.constexpr):
+def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: gl.constexpr, PARTED: gl.constexpr):
     """The coarse place (n, d, h, w) of a position of a tile, of which o counts JOIN phases each, and whether there is one, the same for
     RUN neighbours: of a box that begins at `origin`, or of neighbours in flat order from place origin[3] of sample origin[0] on."""
     n, d, h, w = origin
@@ -71,13 +70,17 @@ def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: 
         h, rest = rest % size[1], rest // size[1]
         return n + rest // size[0], rest % size[0], h, w, begin + o < last * JOIN // RUN * RUN
     else:
-        WIDTH: gl.constexpr = BOX[2] * JOIN
-        HIGH: gl.constexpr = BOX[1] // gl.num_ctas() if PARTED_H else BOX[1]
-        if PARTED_H:  # each program has its part of every plane
-            h += o // (BOX[0] * HIGH * WIDTH) * HIGH
+        HIGH: gl.constexpr = BOX[1] // gl.num_ctas() if PARTED == 1 else BOX[1]
+        BESIDE: gl.constexpr = gl.num_ctas() // BOX[0] if PARTED == 2 else 1
+        WIDTH: gl.constexpr = BOX[2] * JOIN // BESIDE
         AREA: gl.constexpr = HIGH * WIDTH
-        d, h, there = d + o // AREA % BOX[0], h + o // WIDTH % HIGH, begin + o % WIDTH < size[2] * JOIN // RUN * RUN
-        return n + o * 0, d, h, w + o % WIDTH // JOIN, there & (d < size[0]) & (h < size[1])
+        beside = o % WIDTH
+        if PARTED == 1:  # each program has its part of every plane
+            h += o // (BOX[0] * AREA) * HIGH
+        elif PARTED == 2:  # of one plane
+            beside += o // AREA % BESIDE * WIDTH
+        d, h, there = d + o // (AREA * BESIDE) % BOX[0], h + o // WIDTH % HIGH, begin + beside < size[2] * JOIN // RUN * RUN
+        return n + o * 0, d, h, w + beside // JOIN, there & (d < size[0]) & (h < size[1])
 
 
 @gluon.jit
@@ -110,26 +113,27 @@ def halved(tile, JOIN: gl.constexpr, PHASE_MINOR: gl.constexpr):
 @gluon.jit
 def store(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D: gl.constexpr,
           AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr,
-          PARTED_H: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
+          PARTED: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
     """Bias, residual, activation, one rounding, and the store of a tile [position, row of the weight] of the phase (d, h, w), which begins
     with line `first`: half after half, where addresses of all would leave its elements no registers. last: the place behind the last one
-    of those that are counted in flat order. pre, what is kept from before the activation, has y's strides."""
+    of those that are counted in flat order. PARTED: the side of the box that programs part. pre, what is kept from before the activation,
+    has y's strides."""
     LINES: gl.constexpr = tile.shape[1] // TILE.join
     if tile.shape[0] * tile.shape[1] > MOST * 32 * WARPS * gl.num_ctas():
         lower, upper = halved(tile, TILE.join, TILE.phase_minor)
         store(lower, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, Y, R,
-              TILE, PARTED_H, ACTIVATION, PARAMETERS, WARPS)
+              TILE, PARTED, ACTIVATION, PARAMETERS, WARPS)
         store(upper, y, b, residual, pre, first + LINES // 2, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H,
-              AXIS_W, ROWS, Y, R, TILE, PARTED_H, ACTIVATION, PARAMETERS, WARPS)
+              AXIS_W, ROWS, Y, R, TILE, PARTED, ACTIVATION, PARAMETERS, WARPS)
     else:
         store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS,
-                  Y, R, TILE, PARTED_H, ACTIVATION, PARAMETERS, WARPS)
+                  Y, R, TILE, PARTED, ACTIVATION, PARAMETERS, WARPS)
 
 
 @gluon.jit
 def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D: gl.constexpr,
               AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr,
-              PARTED_H: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
+              PARTED: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
     """The same of a tile whose addresses there are registers for."""
     BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
     JOIN: gl.constexpr = TILE.join
@@ -155,7 +159,7 @@ def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_siz
     o = gl.arange(0, TILE.n * JOIN, gl.SliceLayout(1 - ROW_SIDE, STORE))
     RUN: gl.constexpr = 1 if LAST else Y.run
     BOX: gl.constexpr = TILE.box
-    n, d, h, w, there = place_of(o, origin, last, size, BOX, JOIN, RUN, PARTED_H)
+    n, d, h, w, there = place_of(o, origin, last, size, BOX, JOIN, RUN, PARTED)
     rows = channel, rd, rh, rw
     places = (n, d * AXIS_D.out_step + (phase[0] - AXIS_D.origin), h * AXIS_H.out_step + (phase[1] - AXIS_H.origin),
               w * AXIS_W.out_step + (phase[2] - AXIS_W.origin) + o % JOIN)

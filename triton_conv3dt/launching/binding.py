@@ -106,7 +106,8 @@ def descriptors(launch: Launch, tensors: tuple) -> tuple[Descriptor, ...]:
         rows = (co, tap, ci) if problem.direction == "forward" else (ci, tap, co)
         steps = {"weight": rows} | dict.fromkeys(("planes", "lines", "strided lines"), tensor.stride()[:2])
         steps |= dict.fromkeys(("x lines", "dz lines"), tensor.stride())
-        step = steps[reading] if reading in steps else place_stride(tensor)
+        read = lowering.reading(problem, config) if reading == "halo" else reading
+        step = steps[read] if read in steps else place_stride(tensor)
         parts = lowering.described(reading, problem, config, step)
         if launch.kernel in GLUON:
             found.append(Descriptor(*load_gluon()["descriptor"](tensor, *parts)))
@@ -214,7 +215,8 @@ def load_gluon() -> dict:
     def descriptor(tensor, shape, strides, block, halved=None, rounded=False):
         """halved: the dimension of the block that each bit of the number of a cluster's programs halves; -1 where all have the whole.
         rounded: to TF32, by the copy engine."""
-        layout = gluon_names.shared_layout(block[-1], 8 * tensor.element_size(), len(shape), halved)
+        side = block[-1] >> (halved or ()).count(len(block) - 1)  # what one program has of it
+        layout = gluon_names.shared_layout(side, 8 * tensor.element_size(), len(shape), halved)
         return TensorDescriptor, tensor, shape, strides, block, layout, *(("zero", True) if rounded else ())
 
     found = {"walk": walk.walk, "walk_weight": walk_weight.walk_weight, "descriptor": descriptor}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import prod
 
 from ..problems.problem import Problem, exceed_31_bits
+from . import walk_memory
 from .phases import rows_and_reduction
 
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
@@ -32,8 +33,7 @@ def seen(problem: Problem, config) -> Problem:
 def described(kind: str, problem: Problem, config, step: int) -> tuple[list[int], list[int], list[int]]:
     """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart: "rows", "box" or
     "strided", as kernels/gather.py says."""
-    forward = problem.direction == "forward"
-    channels, (d, h, w) = (problem.ci, problem.in_size) if forward else (problem.co, problem.out_size)
+    channels, (d, h, w) = walk_memory.shape(problem, config)
     if kind == "rows":
         return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]
     if kind == "box":
@@ -68,6 +68,7 @@ def fits(config, problem: Problem) -> str | None:
         return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
     if max(config.box) > LARGEST_BOX:
         return f"a box of {'x'.join(map(str, config.box))} is above {LARGEST_BOX} on an axis"
-    if strided and (config.box[0] > 1 or any(a.out % a.stride for a in problem.axes[1:])):
+    size = walk_memory.shape(problem, config)[1]
+    if strided and (config.box[0] > 1 or any(n % a.stride for n, a in zip(size[1:], problem.axes[1:]))):
         return "a strided box lies in one plane of an output whose height and width the stride divides"
     return None

@@ -123,6 +123,16 @@ class WeightMemory(NamedTuple):
     reading: str = "pointers"
 
 
+class Band(NamedTuple):
+    """Rows along h that a step of a cluster fetches: those of this residue, from place `first` beside the box on, `halo` more than it has.
+    taps: at which of these rows what a tap reads begins, and the tap."""
+
+    residue: int
+    first: int
+    halo: int
+    taps: tuple[tuple[int, int], ...]
+
+
 class Tile(NamedTuple):
     """What one program of a gather or weight gradient computes.
 
@@ -130,7 +140,7 @@ class Tile(NamedTuple):
     and split after the load. join: w phases of the output that are written as one run. phase_minor: rows count (channel,
     phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
     neighbours in flat order. together: phases of a channel in the lines of a tile whose statistics are added up there. shares:
-    programs among which the steps of a tile are parted.
+    programs among which the steps of a tile are parted. bands: what steps fetch, each for all of its taps along h, where there is a halo.
     """
 
     m: int
@@ -143,6 +153,7 @@ class Tile(NamedTuple):
     box: tuple[int, int, int] | None = None
     together: int = 1
     shares: int = 1
+    bands: tuple[Band, ...] = ()
 
 
 class Dot(NamedTuple):

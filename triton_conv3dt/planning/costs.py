@@ -7,8 +7,13 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
+<<<<<<< HEAD
 from . import banks, flat, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
 from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
+=======
+from . import banks, flat, halos, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
+from .config import Config, join_factor, seen, shared_memory, walking
+>>>>>>> halo
 from .device import Device
 
 LAUNCH = 3e-6  # of one more kernel
@@ -87,15 +92,18 @@ def loop_steps(config: Config, problem: Problem) -> int:
         return prod(lowering.grid(problem, config)) * ceil_div(taps.boxes(problem, config), config.shares)
     # A tap belongs to one phase; where phases are merged, all of them take every step.
     constants = lowering.axis_constants(problem, config)
-    loops = prod(c.taps if c.taps >= 0 else axis.kernel for c, axis in zip(constants, problem.axes))
+    together = (None, halos.count(problem, config), None)
+    loops = prod(n or (c.taps if c.taps >= 0 else axis.kernel) for n, c, axis in zip(together, constants, problem.axes))
     programs = prod(lowering.grid(problem, config)) // prod(c.phases for c in constants)
     return programs * ceil_div(loops * ceil_div(flat.reduction(problem, config), config.block_k), config.shares)
 
 
-def step_bytes(config: Config, problem: Problem) -> int:
-    """Bytes that one step loads."""
+def step_bytes(config: Config, problem: Problem) -> float:
+    """Bytes that one step loads, on average where steps differ."""
     if config.path == "walk":
         return walking(problem).step_bytes(problem, config)
+    if config.path == "pair" and problem.direction != "grad_weight":
+        return pairs.step_bytes(seen(problem, config), config)
     split = taps.split_factor(seen(problem, config), config)
     rows = config.block_m if problem.direction == "grad_weight" else config.block_m * split
     return problem.item * config.block_k * (rows + config.block_n * split)
@@ -110,7 +118,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
         rate *= WARP_BY_WARP
     split, item = taps.split_factor(problem, config), problem.item
     if config.path == "pair":
-        multiplied = 2 * config.block_m * config.block_n * config.block_k // config.ctas
+        multiplied = 2 * config.block_m * config.block_n * config.block_k // config.ctas * halos.taps(problem, config)
         shared = pairs.read_bytes(problem, config) + pairs.written_bytes(problem, config)
         return max(multiplied * products / rate * device.sms, shared / SHARED_RATE, tile / cache) + MEET
     flops = 2 * config.block_m * config.block_n * config.block_k * split

@@ -12,7 +12,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, weight_walks
+from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
@@ -156,7 +156,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     (layout, run), written_size = walk_memory.written(p), p.out_size if forward else p.in_size
     reading, steps, last = lowering.reading(p, c), lowering.steps(p, c), layout == "channels_last"
     if c.copy:
-        first, memory = copy(p, source)
+        first, memory = copy(p, source, walk_memory.shape(p, c))
         source, launches, workspaces = "copied", [first], [memory]
     if lowering.packs(p, c):
         weight, minor = "packed", "ci" if forward else "co"
@@ -166,20 +166,20 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     r_run = written(p.r_run) if p.epilogue.residual else 1
     rows, red = configs.rows_and_reduction(p)
     constants = dict(
-        zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), ROWS=rows, RED=red,
+        zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), ROWS=rows, RED=red, INDEX=index(p),
         X=Memory(reading in ("rows", "box", "strided"), 1, reading),
         W=WeightMemory("red", 1, pairs.weight_reading(p, c)), Y=Memory(last, written(run)), R=Memory(last and r_run > 1, r_run),
         TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, pairs.split(p, c), pairs.joined(p, c), lowering.phase_minor(p, c),
-                  c.box if any(c.box) else None),
+                  c.box if any(c.box) else None, bands=halos.bands(p, c)),
         BOXES=pairs.weight_boxes(p, c), **activation_constants("ACTIVATION", p.epilogue.activation), WARPS=c.warps)
     grid = lowering.grid(p, c)
     launches.append(Launch(
-        "pair", grid, (weight, source, target, *(name if present else None for name, present in (
+        "pair", grid, (weight, source, source if c.halo else None, target, *(name if present else None for name, present in (
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
         (p.n * prod(steps), steps, p.in_size if forward else p.out_size, written_size),
         ((source, "described") if constants["X"].last else source, target, "residual" if p.epilogue.residual else (0,) * 5), constants,
-        f"pairs of programs, reads by {READINGS[reading]}, grid {grid}, {_width(p)}", c.warps, c.stages,
-        (("weight", p, c), (reading, p, c)), c.ctas))
+        f"pairs of programs, reads by {READINGS[reading]}{' with a halo along h' * c.halo}, grid {grid}, {_width(p)}", c.warps, c.stages,
+        tuple((kind, p, c) for kind in ("weight", reading, *("halo",) * c.halo)), c.ctas))
     return launches, workspaces
 
 

@@ -1,12 +1,12 @@
 """Which tiles of a cluster are worth trying. A part of search.py."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, pairs, readings
+from . import halos, lowering, pairs, readings
 from .boxes import copyable
 from .config import Config
 from .constraints import Constraints
@@ -26,8 +26,9 @@ def tiles(problem: Problem, device: Device, merges, constraints: Constraints, th
         largest = max(16, min(256, 1 << (rows - 1).bit_length()))
         columns = [largest >> i for i in range(4 if thorough else 2) if largest >> i >= 16]
         for (block_n, warps, cluster), block_m in product(TILES, columns):
-            for box, copy in _readings(problem, merge, block_n, thorough):
-                config = Config("pair", block_m, block_n, pairs.ROW // problem.item, warps, 1, merge, box=box, copy=copy, cluster=cluster)
+            tile = Config("pair", block_m, block_n, pairs.ROW // problem.item, warps, 1, merge, cluster=cluster)
+            read = (replace(tile, box=box, copy=copy) for box, copy in _readings(problem, merge, block_n, thorough))
+            for config in chain(read, _with_halos(tile, problem, thorough)):
                 yield from _stages(config, problem, device, constraints.most_stages or STAGES, thorough)
 
 
@@ -37,7 +38,7 @@ def _stages(config: Config, problem: Problem, device: Device, allowed: int, thor
     channels, found = rows_and_reduction(problem)[1], []
     for block_k in (config.block_k >> i for i in range(3)):
         tried = replace(config, block_k=block_k)
-        most = min(STAGES, allowed, (device.shared_memory - pairs.SLACK) // pairs.written_bytes(problem, tried))
+        most = min(STAGES, allowed, (device.shared_memory - pairs.SLACK) // pairs.stage_bytes(problem, tried))
         if (channels % block_k == 0 or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
             found += [replace(tried, stages=n) for n in range(2 if thorough else max(2, most), most + 1)]
         if found and not thorough and found[-1].stages > 2:
@@ -47,13 +48,34 @@ def _stages(config: Config, problem: Problem, device: Device, allowed: int, thor
 
 def _readings(problem: Problem, merge, block_n: int, thorough: bool):
     """Boxes of the positions, and whether of a copy."""
-    first = (problem.x_layout if problem.direction == "forward" else problem.y_layout) == "channels_first"
+    first = _first(problem)
     if not first or copyable(problem):
         yield from ((box, first) for box in readings.boxes(problem, merge, block_n, thorough))
     if first:
         if problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes):
             yield (0, 0, 0), False
         yield from ((box, False) for box in _boxes_of_lines(problem, merge, block_n, thorough))
+
+
+def _with_halos(tile: Config, problem: Problem, thorough: bool):
+    """The same tile whose steps fetch a halo along h, in boxes of every reading that are parted along w: those that fetch least."""
+    first, places = _first(problem), pairs.positions(tile)
+    for copy in (True,) * (first and copyable(problem)) + (False,):
+        shape = replace(tile, halo=True, copy=copy, box=(1, 1, 1))
+        if halos.most(problem, shape)[0] < 2:
+            return
+        lines, strided = first and not copy, problem.direction == "grad_input" and problem.stride != (1, 1, 1)
+        parted = pairs.split(problem, shape) * problem.item
+        wide = [pairs.ROW // parted >> i for i in range(3)] if lines else [places >> i for i in range(places.bit_length() - 3)]
+        deep = (1,) if strided else (1, 2, 4)[:tile.cluster.bit_length()]
+        found = [replace(shape, box=(d, places // w, w * tile.cluster // d)) for d in deep for w in wide]
+        fetched = lambda config: pairs.grid(problem, config, lowering.steps(problem, config)) * pairs.step_bytes(problem, config)
+        yield from sorted(found, key=fetched)[:4 if thorough else 1]
+
+
+def _first(problem: Problem) -> bool:
+    """Whether channels come first in what is gathered."""
+    return (problem.x_layout if problem.direction == "forward" else problem.y_layout) == "channels_first"
 
 
 def _boxes_of_lines(problem: Problem, merge, block_n: int, thorough: bool):

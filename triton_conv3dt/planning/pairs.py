@@ -6,15 +6,17 @@ A row of 64 elements of 16 bits, or of 32 of TF32, which the engine rounds, is s
 The gathered tensor is read in channels_last, or a copy in it, as a descriptor does: "rows", "box" or "strided". Where channels come
 first it is read as it lies: as "planes" where 16-bit taps do not shift positions, else in lines along w, of 32, 64 or 128 bytes, which
 are positions side by side; of an input gradient with stride "strided lines", along w both residues. What wgmma cannot transpose, TF32,
-and what is parted pass by registers. The weight is read as "taps", whatever is
-summed over side by side, and packed for it where it has another order; or, of 16 bits where kernel = stride, "flat", as it is.
+and what is parted pass by registers. The weight is read as "taps", whatever is summed over side by side, and packed for it where it has
+another order; or, of 16 bits where kernel = stride, "flat", as it is.
+
+A step takes one tap; or all taps along h of one residue, of rows that are fetched once for them (halos.py).
 """
 
 from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
-from ..problems.problem import Problem
-from . import boxes, taps
+from ..problems.problem import Problem, exceed_31_bits
+from . import boxes, halos, taps, walk_memory
 from .boxes import copyable, seen
 from .device import Device
 from .phases import rows_and_reduction
@@ -26,7 +28,7 @@ WRITTEN = 32  # elements of a thread that are written at once: MOST of kernels/p
 SLACK = 1024  # bytes of shared memory for barriers and alignment
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
 LINES = "lines", "strided lines"
-SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are positions
+SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
 
 
 def reading(problem: Problem, config) -> str:
@@ -91,6 +93,10 @@ def described(problem: Problem, config, kind: str, step) -> tuple[list, list, li
         block = [config.block_m // weight_boxes(p, config), 1, 1, 1, config.block_k]
         strides = [row, kh * kw * tap, kw * tap, tap, 1]
         return [rows, kd, kh, kw, channels], strides, block, parted(config, (), ()), rounded and not packs(p, config)
+    if kind == "halo":
+        kind = reading(p, config)
+        shape, strides, block, *more = described(p, config, kind, step)
+        return shape, strides, halos.further(p, config, kind, block), *more
     if kind == "planes":
         block = [1, config.block_k, config.block_n]
         return [p.n, p.ci, prod(p.in_size)], [*step, 1], block, parted(config, (2,), block[2:]), False
@@ -98,7 +104,7 @@ def described(problem: Problem, config, kind: str, step) -> tuple[list, list, li
         shape, strides, block = _lines(p, config, step[1])
     else:
         shape, strides, block = boxes.described(kind, p, config, step)
-    sides = SIDES[kind]
+    sides = (halos.SIDES if config.halo else SIDES)[kind]
     return shape, strides, block, parted(config, sides, [block[i] for i in sides]), rounded and not config.copy
 
 
@@ -146,7 +152,7 @@ def grid(problem: Problem, config, places: tuple[int, int, int]) -> int:
 
 def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses: the ring, what is written at once on its way into the order of the store, and barriers."""
-    ring = config.stages * written_bytes(problem, config)
+    ring = config.stages * stage_bytes(problem, config)
     tile = problem.item * min(positions(config) * config.block_m, WRITTEN * 32 * config.warps)
     return ring + tile + SLACK
 
@@ -156,16 +162,33 @@ def positions(config) -> int:
     return config.block_n // config.ctas
 
 
-def written_bytes(problem: Problem, config) -> int:
-    """Bytes that a step writes to the shared memory of one program."""
-    return problem.item * config.block_k * split(problem, config) * (positions(config) + config.block_m)
+def stage_bytes(problem: Problem, config) -> int:
+    """Bytes of the shared memory of one program that the largest step fills."""
+    return _bytes(problem, config, config.ctas, *halos.most(problem, config))
+
+
+def written_bytes(problem: Problem, config) -> float:
+    """Bytes that a step writes there, on average over steps."""
+    return _bytes(problem, config, config.ctas, halos.taps(problem, config), halos.rows(problem, config))
+
+
+def step_bytes(problem: Problem, config) -> float:
+    """Bytes that a step reads for all programs of a cluster, likewise."""
+    return _bytes(problem, config, 1, halos.taps(problem, config), halos.rows(problem, config))
+
+
+def _bytes(problem: Problem, config, programs: int, taps: float, rows: float) -> float:
+    """The share of one of so many programs in the positions of a step that has so many more rows, and the weights of so many taps."""
+    places = config.block_n // programs + rows * (config.box[0] * config.box[2] // programs)
+    return problem.item * config.block_k * split(problem, config) * (places + taps * config.block_m)
 
 
 def read_bytes(problem: Problem, config) -> int:
     """Bytes that the products of a step read from there: every 64 positions all of the weights anew; fragments of TF32 that lie across
     in twice the time."""
     own = positions(config) * (2 if problem.item == 4 and reading(problem, config) in LINES else 1)
-    return problem.item * config.block_k * split(problem, config) * (own + positions(config) // GROUP * config.block_m)
+    of_a_tap = problem.item * config.block_k * split(problem, config) * (own + positions(config) // GROUP * config.block_m)
+    return of_a_tap * halos.taps(problem, config)
 
 
 def instructions(problem: Problem, config, steps: float) -> float:
@@ -174,14 +197,16 @@ def instructions(problem: Problem, config, steps: float) -> float:
 
 
 def features(problem: Problem, config, steps: float) -> tuple[float, float, float, float]:
-    """What COSTS are multiplied by: a program, its steps, what they fetch (a box counts ten) and take into registers, and elements that
-    a thread writes, more of narrow runs."""
+    """What COSTS are multiplied by: a program, its steps, longer ones of several taps, what they fetch (a box counts ten) and take into
+    registers, and elements that a thread writes, more of narrow runs."""
     threads, kind, parts = 32 * config.warps, reading(problem, config), split(problem, config)
-    fetches = weight_boxes(problem, config) * parts + (config.box[0] if kind == "strided lines" else 1)
-    fragments = config.block_k * positions(config) * parts / threads * by_registers(problem, config)
+    taps = halos.taps(problem, config)
+    fetches = weight_boxes(problem, config) * parts * taps + (config.box[0] if kind == "strided lines" else 1)
+    fetches += halos.rows(problem, config) / halos.together(problem, config)
+    fragments = taps * config.block_k * positions(config) * parts / threads * by_registers(problem, config)
     run = written_run(problem, config)
     elements = config.block_m * positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
-    return 1.0, steps, steps * (10 * fetches + fragments), elements
+    return 1.0, halos.busy(problem, config) * steps, steps * (10 * fetches + fragments), elements
 
 
 def written_run(problem: Problem, config) -> int:
@@ -209,8 +234,10 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     """Why two programs of a cluster cannot compute this together, or None."""
     if not device.pairs:
         return f"{device.name} has no clusters whose programs share what they fetch: Hopper has, with Triton 3.7 or 3.8"
-    if problem.groups > 1 or problem.wide or config.shares > 1 or config.flat:
-        return "a pair takes one group, offsets of 32 bits and no shares of a tile's steps"
+    if problem.groups > 1 or config.shares > 1 or config.flat:
+        return "a pair takes one group, and no shares of a tile's steps"
+    if problem.wide and (problem.direction == "forward" or not any(config.box)):
+        return "a pair takes offsets of 64 bits where it writes the boxes of an input gradient"
     if problem.item != 2 and not problem.rounded or problem.dtype == "float64":
         return f"a pair multiplies 16 bits or TF32, not {problem.dtype} as {problem.precision}"
     if config.block_k * problem.item not in (ROW, ROW // 2, ROW // 4):
@@ -227,10 +254,13 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a ring of one stage leaves nothing to fetch into while its products are under way"
     if config.copy and not copyable(problem):
         return "no copy in channels_last helps here"
+    if config.copy and not problem.wide and exceed_31_bits(problem.n * (copied := walk_memory.shape(problem, config))[0] * prod(copied[1])):
+        return "a copy has more elements than 31 bits can count"
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
         if merged and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
-    return _fits_positions(config, problem) or _fits_weight(config, problem)
+    return _fits_positions(config, problem) or _fits_weight(config, problem) or (
+        halos.fits(config, problem, reading(problem, config)) if config.halo else None)
 
 
 def _fits_positions(config, problem: Problem) -> str | None:
@@ -252,15 +282,16 @@ def _fits_lines(config, p: Problem) -> str | None:
     """Why lines of a channels-first tensor cannot be read, or None."""
     forward, strided = p.direction == "forward", reading(p, config) == "strided lines"
     channels, sizes = (p.ci, p.in_size) if forward else (p.co, p.out_size)
-    parted = split(p, config)
+    parted, wide = split(p, config), halos.wide(config) if config.halo else config.box[2]
     if not p.even or sizes[2] * p.item % 16:
         return "lines are read of dense samples whose rows are multiples of 16 bytes"
     if channels % config.block_k and p.n > 1:
         return f"block_k = {config.block_k} does not divide {channels} channels, and a box would read those of another sample"
-    if prod(config.box) != config.block_n or min(config.box) < 1 or config.box[2] * parted * p.item not in (ROW, ROW // 2, ROW // 4):
+    if prod(config.box) != config.block_n or min(config.box) < 1 or wide * parted * p.item not in (ROW, ROW // 2, ROW // 4):
         return (f"a box of {'x'.join(map(str, config.box))} does not hold {config.block_n} places in lines of {ROW}, {ROW // 2} or "
                 f"{ROW // 4} bytes")
-    if (config.box[1] if strided else config.box[0] * config.box[1]) < config.ctas or max(config.box) > boxes.LARGEST_BOX:
+    most = config.ctas if config.halo else config.box[1] if strided else config.box[0] * config.box[1]
+    if most < config.ctas or max(config.box) > boxes.LARGEST_BOX:
         return f"a box is parted between {config.ctas} programs: along h where dz is strided"
     if strided and (parted != p.stride[2] or p.out_size[1] % p.stride[1] or max(p.dilation) > 1):
         return "lines of dz are parted into the residues of its stride along w, and the stride divides its height"

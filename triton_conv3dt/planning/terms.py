@@ -7,7 +7,7 @@ from math import ceil, prod
 from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
-from . import costs, issue, lanes
+from . import costs, halos, issue, lanes
 from .config import pairing, rows_and_reduction, seen, walking
 from .plan import Plan
 from .taps import split_factor
@@ -135,5 +135,6 @@ def _tensor(plan: Plan, steps: float) -> float:
     if c.path == "walk":
         return 2 * steps * walking(p).multiplied(p, c) / (device.rate_16bit if p.item == 2 else device.rate_tf32)
     of_a_step = 2 if p.direction == BACKWARD else split_factor(seen(p, c), c)  # dw and dx; or the columns that are split
+    of_a_step *= halos.taps(p, c)
     multiplied = 2 * products * of_a_step * steps * c.block_m * c.block_n * c.block_k
     return multiplied / (device.rate_16bit if p.item == 2 else device.rate_tf32)

@@ -1,5 +1,6 @@
 """What a walk reads and writes, as it lies in memory; and the copy that it may read instead, in channels_last and padded with
-zeros, so that rows of shared memory end where the channels of a place end, and coarse places where an axis ends.
+zeros, so that rows of shared memory end where the channels of a place end, and coarse places where an axis ends. Pairs of programs
+read such copies, too, of as many channels as there are.
 """
 
 from math import gcd, prod
@@ -66,8 +67,10 @@ def row_channels(problem: Problem, merge: tuple[bool, bool, bool], copy: bool) -
 def shape(problem: Problem, config) -> tuple[int, tuple[int, int, int]]:
     """Channels and size of what is read: of the copy, where there is one."""
     _, _, channels, (d, h, w), (_, sh, sw) = read(problem)
-    if not config.copy or config.path != "walk":
+    if not config.copy or config.path not in ("walk", "pair"):
         return channels, (d, h, w)
+    if config.path == "pair":
+        return channels, (d, ceil_div(h, sh) * sh, ceil_div(w, sw) * sw)
     residues, unit = beside(problem, config.merge), 16 // problem.item
     if residues > 1:
         unit //= gcd(unit, residues)  # all of them together are whole 16 bytes
