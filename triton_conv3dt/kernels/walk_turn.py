@@ -3,10 +3,9 @@ where they are rounded before they are read. In Gluon."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared, wait_group
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
+from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared
 
-from .gluon_names import barrier, seen_as
+from .gluon_names import seen_as
 
 
 @gluon.constexpr_function
@@ -14,11 +13,6 @@ def element_layout(channels, warps):
     """Eight neighbouring places by four channels are a warp's: whole sectors of memory in either order, and no bank twice."""
     across = min(warps, channels // 4)
     return gl.BlockedLayout([1, 1], [8, 4], [warps // across, across], [1, 0])
-
-
-@gluon.constexpr_function
-def quad_layout(channels, warps):
-    return gl.BlockedLayout([1, 4], [128 // channels, channels // 4], [warps, 1], [1, 0])
 
 
 @gluon.constexpr_function
@@ -80,24 +74,6 @@ def copy_sheet(x, ring, row, live, h, w, channel, x_size, x_stride, S: gl.conste
 
 
 @gluon.jit
-def round_rows(ring, first, ROWS: gl.constexpr, WALK: gl.constexpr, LAYOUT: gl.constexpr, OPERAND: gl.constexpr):
-    rows = seen_as(ring.index(first), ring.dtype, [ROWS * WALK.wide, WALK.channels], OPERAND)
-    tile = rows.load(LAYOUT)
-    rows.store(gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1))
-
-
-@gluon.jit
-def round_plane(ring, first, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """Wait for the plane whose rows begin at first, and round it where it lies: what was copied before it is there, later planes need
-    not be."""
-    LAYOUT: gl.constexpr = quad_layout(WALK.channels, WARPS)
-    MOST: gl.constexpr = 2 * WALK.high
-    ROWS: gl.constexpr = WALK.blocks * WALK.rows
-    wait_group(WALK.stages - 1)
-    barrier()
-    RUNS: gl.constexpr = chunks(ROWS, MOST)
-    COUNT: gl.constexpr = count_of(RUNS)
-    for i in gl.static_range(COUNT):
-        round_rows(ring, first + start_of(RUNS, i), length_of(RUNS, i), WALK, LAYOUT, OPERAND)
-    fence_async_shared()
-    barrier()
+def rounded(tile):
+    """To TF32, in registers."""
+    return gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
