@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .gluon_names import barrier, load_box, seen_as, shared_layout
 from .walk_store import write
-from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for
+from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
 from .walk_turn import copy_sheet, rounded
 
 
@@ -174,7 +174,7 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
     """acc + the product of a run for a bundle of ages, where there is one."""
     NUMBER: gl.constexpr = number_of(WALK, GROUP, BUNDLE, RESIDUE, RUN)
     if NUMBER >= 0:
-        WIDTH: gl.constexpr = acc.shape[1]
+        WIDTH: gl.constexpr = width_of(WALK, BUNDLE)
         BEGUN: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1 or NUMBER + BLOCK > 0  # else there is nothing to add to
         b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
         if by_registers(weights.dtype.primitive_bitwidth):

@@ -63,14 +63,22 @@ def multiplied(problem: Problem, config) -> int:
 
 
 def shared_bytes(problem: Problem, config) -> int:
-    """Bytes that one step moves through shared memory: what copies write, and what is rounded there reads and writes again, what each
-    warpgroup's products read, and tiles on their way into another order."""
+    """Bytes that one step moves through shared memory: what copies write, what each warpgroup's products read, of TF32 each run of rows
+    once for all of them, and tiles on their way into another order."""
     w = walk(problem, config)
     places = w.high * w.wide
-    read = sum(len(bundle) * (WARPGROUP + width) for group in w.products for bundle, width in zip(group, widths(w)))
+    read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    return step_bytes(problem, config) * (3 if w.turned else 1) + (moved + turned) * problem.item
+    return step_bytes(problem, config) + (moved + turned) * problem.item
+
+
+def runs(problem: Problem, w: Walk) -> int:
+    """How often a step reads a run of rows, which are the first operand of a product, for each block of channels: of 16 bits once for
+    each product, of TF32 once for all of a group."""
+    if problem.item == 2:
+        return sum(len(bundle) for group in w.products for bundle in group)
+    return sum(len({(product.residue, product.row) for bundle in group for product in bundle}) for group in w.products)
 
 
 def fetched(problem: Problem, config) -> float:
