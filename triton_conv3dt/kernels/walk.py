@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from .gluon_names import barrier, load_box, seen_as, shared_layout
 from .walk_store import write
 from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
-from .walk_turn import copy_sheet, rounded
+from .walk_turn import copy_sheet, fragment, line_layout
 
 
 @gluon.constexpr_function
@@ -43,10 +43,10 @@ def number_of(WALK, group, bundle, residue, run):
 
 
 @gluon.constexpr_function
-def row_of(WALK, group, residue, run, block):
-    """The row, among those of one plane, at which a run begins."""
+def run_of(WALK, group, residue, run):
+    """A product that reads a run."""
     bundle = next(i for i in range(len(WALK.bundles)) if number_of(WALK, group, i, residue, run) >= 0)
-    return block * WALK.rows + WALK.products[group][bundle][number_of(WALK, group, bundle, residue, run)].row
+    return WALK.products[group][bundle][number_of(WALK, group, bundle, residue, run)]
 
 
 @gluon.constexpr_function
@@ -74,7 +74,7 @@ def by_registers(bits):
 
 
 @gluon.constexpr_function
-def fragment_layout(columns, warps):
+def operand_layout(columns, warps):
     return gl.DotOperandLayout(0, product_layout(columns, warps, 32), 1)
 
 
@@ -132,9 +132,8 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
-                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row, wanted & (plane >= 0), h + zero, w + zero,
-                           block * WALK.channels + zero, x_size, x_stride, sheet_of(WALK, i), WALK, AXIS_H.in_step, AXIS_W.in_step,
-                           OPERAND, WARPS)
+                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0), h + zero, w + zero,
+                           block * WALK.channels + zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)
@@ -154,18 +153,14 @@ def await_plane(ready, number, WALK: gl.constexpr):
 
 
 @gluon.jit
-def first_operand(ring, row, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The places of a patch [places, channels] whose rows begin there: as they lie in shared memory or, TF32, in registers, rounded."""
+def first_operand(ring, row, RUN: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The places of a run [places, channels] of the plane whose rows begin there: in shared memory or, TF32, in registers, rounded."""
     M: gl.constexpr = WALK.high * WALK.wide
-    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
-    rows = seen_as(ring.index(row), ring.dtype, [M, WALK.channels], OPERAND)
-    if by_registers(BITS):
-        tile = rows.load(fragment_layout(8, WARPS))
-        if WALK.turned:
-            tile = rounded(tile)
-        return tile
+    if WALK.turned:
+        return fragment(ring, (row + RUN.row) * (WALK.wide * WALK.channels // 4) + RUN.shift, RUN.sheet, WALK, WARPS)
     else:
-        return rows
+        rows = seen_as(ring.index(row + RUN.row), ring.dtype, [M, WALK.channels], OPERAND)
+        return rows.load(operand_layout(8, WARPS)) if by_registers(ring.dtype.primitive_bitwidth) else rows
 
 
 @gluon.jit
@@ -178,7 +173,7 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
         BEGUN: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1 or NUMBER + BLOCK > 0  # else there is nothing to add to
         b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
         if by_registers(weights.dtype.primitive_bitwidth):
-            a = gl.convert_layout(a, fragment_layout(WIDTH, WARPS), assert_trivial=True)
+            a = gl.convert_layout(a, operand_layout(WIDTH, WARPS), assert_trivial=True)
         acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=BEGUN, is_async=True)
     return acc
 
@@ -205,7 +200,7 @@ def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: 
     zero = here(number if WALK.turned else number + (GROUP + 1))
     for run in gl.static_range(RUNS):
         for block in gl.static_range(BLOCKS):
-            a = first_operand(ring, first + zero + row_of(WALK, GROUP, RESIDUE, run, block), WALK, OPERAND, WARPS)
+            a = first_operand(ring, first + zero + block * WALK.rows, run_of(WALK, GROUP, RESIDUE, run), WALK, OPERAND, WARPS)
             sums = add_run(sums, a, weights, zero, GROUP, RESIDUE, run, block, WALK, OPERAND, WARPS)
             if by_registers(ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
                 sums = wait_for(sums, READERS)
@@ -237,7 +232,10 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     tiles = gl.cdiv(size[0], planes)
     t0, n = rest % tiles * planes, rest // tiles
 
-    ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
+    if WALK.turned:
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS * WALK.wide * WALK.channels // 4, 1, 1, 1, 4], line_layout())
+    else:
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
     weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [WALK.stages + 1, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES + 1):
