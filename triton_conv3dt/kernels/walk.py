@@ -132,8 +132,8 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
-                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0), h + zero, w + zero,
-                           block * WALK.channels + zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
+                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0),
+                           h, w, block * WALK.channels, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)

@@ -25,9 +25,9 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 
 @lru_cache(maxsize=4096)
-def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int, lines: int = 0) -> dict[str, object]:
-    """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: how wide a patch
-    is whose sheets are lines, which have all shifts along w; 0 where each shift has a sheet."""
+def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int, lines: bool = False) -> dict[str, object]:
+    """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: sheets have all
+    shifts along w, instead of one."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
     if residues_w > 1:  # one row has the channels of all
@@ -99,7 +99,7 @@ def _parts(count: int):
         yield from ((size, *rest) for rest in _parts(count - size))
 
 
-def _sheets(axes, high: int, lines: int) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
+def _sheets(axes, high: int, lines: bool) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
     """The sheets of a plane, and their numbers, by (residue of h, residue of w, shift of w), and how many rows they are: of lines with
     places beside the patch two each."""
     found, row, numbers = {}, 0, count()

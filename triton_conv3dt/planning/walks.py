@@ -32,7 +32,7 @@ def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
-    t = tables(problem, config.merge, high, config.taps[0], config.block_m, wide * turned)
+    t = tables(problem, config.merge, high, config.taps[0], config.block_m, turned)
     together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
                 together=together, turned=turned, summed=channels * turned)
