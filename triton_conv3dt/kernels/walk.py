@@ -10,13 +10,13 @@ along d that it reaches; those that later planes reach, too, stay in registers. 
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group
+from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group, wait_group
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma
 
 from .gluon_names import barrier, load_box, seen_as, shared_layout
 from .walk_store import write
-from .walk_sums import begun, first_of, nothing, unbundled, wait_for
-from .walk_turn import copy_sheet, round_plane
+from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
+from .walk_turn import copy_sheet, fragment, line_layout
 
 
 @gluon.constexpr_function
@@ -30,19 +30,23 @@ def row_of_sheet(WALK, i):
 
 
 @gluon.constexpr_function
-def products_of(WALK, group, bundle):
-    return len(WALK.products[group][bundle])
+def runs_of(WALK, group, residue):
+    """At how many rows of a plane the products of a group begin that read this residue along d."""
+    return max(sum(product.residue == residue for product in bundle) for bundle in WALK.products[group])
 
 
 @gluon.constexpr_function
-def row_of(WALK, group, bundle, i, block):
-    """The row, among those of one plane, at which the first operand of a product begins."""
-    return block * WALK.rows + WALK.products[group][bundle][i].row
+def number_of(WALK, group, bundle, residue, run):
+    """Which product of a bundle reads a run of such rows, -1 where none does: a bundle reads all of a residue, in one order, or none."""
+    found = [i for i, product in enumerate(WALK.products[group][bundle]) if product.residue == residue]
+    return found[run] if found else -1
 
 
 @gluon.constexpr_function
-def reads(WALK, group, bundle, i, residue):
-    return WALK.products[group][bundle][i].residue == residue
+def run_of(WALK, group, residue, run):
+    """A product that reads a run."""
+    bundle = next(i for i in range(len(WALK.bundles)) if number_of(WALK, group, i, residue, run) >= 0)
+    return WALK.products[group][bundle][number_of(WALK, group, bundle, residue, run)]
 
 
 @gluon.constexpr_function
@@ -52,9 +56,32 @@ def slot_of(WALK, group, bundle, i, block):
 
 
 @gluon.constexpr_function
+def readers(WALK, group, residue):
+    """How many products read a run."""
+    return sum(any(product.residue == residue for product in bundle) for bundle in WALK.products[group])
+
+
+@gluon.constexpr_function
 def in_flight(WALK, group):
     """How many products a group issues; a wait counts seven at most."""
     return min(7, sum(len(bundle) for bundle in WALK.products[group]) * WALK.blocks)
+
+
+@gluon.constexpr_function
+def by_registers(bits):
+    """Whether the first operand of a product passes by registers: TF32, which is rounded there, and read once for all products."""
+    return bits == 32
+
+
+@gluon.constexpr_function
+def operand_layout(columns, warps):
+    return gl.DotOperandLayout(0, product_layout(columns, warps, 32), 1)
+
+
+@gluon.constexpr_function
+def left(WALK, group, residue, bits):
+    """How many products may be under way when what they read is overwritten in shared memory."""
+    return readers(WALK, group, residue) if by_registers(bits) else 0
 
 
 @gluon.jit
@@ -105,9 +132,8 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
-                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row, wanted & (plane >= 0), h + zero, w + zero,
-                           block * WALK.channels + zero, x_size, x_stride, sheet_of(WALK, i), WALK, AXIS_H.in_step, AXIS_W.in_step,
-                           OPERAND, WARPS)
+                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0),
+                           h, w, block * WALK.channels, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)
@@ -116,43 +142,69 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
 
 
 @gluon.jit
-def await_plane(ring, ready, number, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+def await_plane(ready, number, WALK: gl.constexpr):
     """Until plane `number` of a program can be read."""
     STAGES: gl.constexpr = WALK.stages
     if WALK.turned:
-        round_plane(ring, number % STAGES * (WALK.blocks * WALK.rows), WALK, OPERAND, WARPS)
+        wait_group(STAGES - 1)
+        barrier()
     else:
         mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
 
 
 @gluon.jit
-def add_products(acc, ring, weights, first, number, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RESIDUE: gl.constexpr,
-                 WALK: gl.constexpr, OPERAND: gl.constexpr):
-    """acc + the products of a group for a bundle of ages, with the plane whose rows begin at first."""
+def first_operand(ring, row, RUN: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The places of a run [places, channels] of the plane whose rows begin there: in shared memory or, TF32, in registers, rounded."""
     M: gl.constexpr = WALK.high * WALK.wide
-    WIDTH: gl.constexpr = acc.shape[1]
-    PRODUCTS: gl.constexpr = products_of(WALK, GROUP, BUNDLE)
-    BLOCKS: gl.constexpr = WALK.blocks
-    FRESH: gl.constexpr = first_of(WALK, BUNDLE) == WALK.span - 1  # nothing to add to
-    # One of its own, or addresses would be kept from sum to sum; but where those of single elements are kept, all share one.
-    zero = here(number if WALK.turned else number + (GROUP * len(WALK.bundles) + BUNDLE + 1))
-    for i in gl.static_range(PRODUCTS):
-        if reads(WALK, GROUP, BUNDLE, i, RESIDUE):
-            for block in gl.static_range(BLOCKS):
-                a = seen_as(ring.index(first + zero + row_of(WALK, GROUP, BUNDLE, i, block)), ring.dtype, [M, WALK.channels], OPERAND)
-                b = seen_as(weights.index(zero + slot_of(WALK, GROUP, BUNDLE, i, block)), ring.dtype, [WIDTH, WALK.channels], OPERAND)
-                acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=not (FRESH and i + block == 0), is_async=True)
+    if WALK.turned:
+        return fragment(ring, (row + RUN.row) * (WALK.wide * WALK.channels // 4) + RUN.shift, RUN.sheet, WALK, WARPS)
+    else:
+        rows = seen_as(ring.index(row + RUN.row), ring.dtype, [M, WALK.channels], OPERAND)
+        return rows.load(operand_layout(8, WARPS)) if by_registers(ring.dtype.primitive_bitwidth) else rows
+
+
+@gluon.jit
+def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RESIDUE: gl.constexpr, RUN: gl.constexpr,
+                BLOCK: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """acc + the product of a run for a bundle of ages, where there is one."""
+    NUMBER: gl.constexpr = number_of(WALK, GROUP, BUNDLE, RESIDUE, RUN)
+    if NUMBER >= 0:
+        WIDTH: gl.constexpr = width_of(WALK, BUNDLE)
+        BEGUN: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1 or NUMBER + BLOCK > 0  # else there is nothing to add to
+        b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
+        if by_registers(weights.dtype.primitive_bitwidth):
+            a = gl.convert_layout(a, operand_layout(WIDTH, WARPS), assert_trivial=True)
+        acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=BEGUN, is_async=True)
     return acc
 
 
 @gluon.jit
-def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr):
-    """The sums of a group, those that are then finished first, with all products of a plane: still under way."""
+def add_run(sums, a, weights, row, GROUP: gl.constexpr, RESIDUE: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr,
+            WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The sums of a group, by bundle, with all products that read a run of rows."""
     BUNDLES: gl.constexpr = len(WALK.bundles)
     found = ()
     for bundle in gl.static_range(BUNDLES):
-        found = found + (add_products(sums[bundle], ring, weights, first, number, GROUP, bundle, RESIDUE, WALK, OPERAND),)
+        found = found + (add_product(sums[bundle], a, weights, row, GROUP, bundle, RESIDUE, RUN, BLOCK, WALK, OPERAND, WARPS),)
     return found
+
+
+@gluon.jit
+def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr,
+              WARPS: gl.constexpr):
+    """The sums of a group with all products of the plane whose rows begin at first: the last of them are still under way."""
+    RUNS: gl.constexpr = runs_of(WALK, GROUP, RESIDUE)
+    READERS: gl.constexpr = readers(WALK, GROUP, RESIDUE)
+    BLOCKS: gl.constexpr = WALK.blocks
+    # One of its own, or addresses would be kept from sum to sum; but where those of single elements are kept, all share one.
+    zero = here(number if WALK.turned else number + (GROUP + 1))
+    for run in gl.static_range(RUNS):
+        for block in gl.static_range(BLOCKS):
+            a = first_operand(ring, first + zero + block * WALK.rows, run_of(WALK, GROUP, RESIDUE, run), WALK, OPERAND, WARPS)
+            sums = add_run(sums, a, weights, zero, GROUP, RESIDUE, run, block, WALK, OPERAND, WARPS)
+            if by_registers(ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
+                sums = wait_for(sums, READERS)
+    return sums
 
 
 @gluon.jit
@@ -180,7 +232,10 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     tiles = gl.cdiv(size[0], planes)
     t0, n = rest % tiles * planes, rest // tiles
 
-    ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
+    if WALK.turned:
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS * WALK.wide * WALK.channels // 4, 1, 1, 1, 4], line_layout())
+    else:
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
     weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
     ready = gl.allocate_shared_memory(gl.int64, [WALK.stages + 1, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES + 1):
@@ -199,30 +254,32 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         sums = begun(older, 0, WALK, WARPS, BITS)
         for r in gl.static_range(RESIDUES - 1):  # more than one are those of an input gradient, which has one group
             number = step * RESIDUES + r
-            await_plane(ring, ready, number, WALK, OPERAND, WARPS)
-            sums = wait_for(add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND), 0)
+            await_plane(ready, number, WALK)
+            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND, WARPS)
+            sums = wait_for(sums, left(WALK, 0, r, BITS))
             barrier()
             fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                         t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, WALK,
                         AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
         number = step * RESIDUES + (RESIDUES - 1)
-        await_plane(ring, ready, number, WALK, OPERAND, WARPS)
+        await_plane(ready, number, WALK)
         kept = ()
         for g in gl.static_range(GROUPS):
             if g > 0:
                 sums = begun(older, g, WALK, WARPS, BITS)
-            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, g, RESIDUES - 1, WALK, OPERAND)
+            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, g, RESIDUES - 1, WALK, OPERAND, WARPS)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = unbundled(wait_for(pending, in_flight(WALK, g)), WALK, WARPS, BITS)
                 write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
                       AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
                 kept = kept + done[1:]
             pending = sums
-        done = unbundled(wait_for(pending, 0), WALK, WARPS, BITS)
+        pending = wait_for(pending, left(WALK, GROUPS - 1, RESIDUES - 1, BITS))
         barrier()
         fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                     t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, x_size, x_stride,
                     (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
+        done = unbundled(wait_for(pending, 0), WALK, WARPS, BITS)
         write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
               AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
         older = kept + done[1:]

@@ -27,6 +27,12 @@ def first_of(WALK, bundle):
 
 
 @gluon.constexpr_function
+def width_of(WALK, bundle):
+    """Columns of the products of a bundle."""
+    return WALK.bundles[bundle] * columns_at(WALK, first_of(WALK, bundle))
+
+
+@gluon.constexpr_function
 def size_of(WALK, bundle):
     return WALK.bundles[bundle]
 

@@ -201,7 +201,7 @@ class Reads(NamedTuple):
 
 class Sheet(NamedTuple):
     """Rows along h of one plane, as a walk keeps them: residue h, from place `first` beside the patch, so many; w is residue
-    `residue_w`, shifted by `shift`. row: where the sheet begins among the rows of a plane."""
+    `residue_w`, shifted by `shift`, and so many places further as `reach`. row: where the sheet begins among the rows of a plane."""
 
     residue: int
     first: int
@@ -209,15 +209,18 @@ class Sheet(NamedTuple):
     residue_w: int
     shift: int
     row: int
+    reach: int = 0
 
 
 class Product(NamedTuple):
-    """One product of a walk: of the plane with this residue (by number), the patch that begins at this row, with the weights
-    from this slot on."""
+    """One product of a walk: of the plane with this residue (by number), the patch that begins at this row, in a sheet (by number), and
+    `shift` places further along w, with the weights from this slot on."""
 
     residue: int
     row: int
     slot: int
+    sheet: int = 0
+    shift: int = 0
 
 
 class Walk(NamedTuple):

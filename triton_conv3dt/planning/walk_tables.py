@@ -1,7 +1,7 @@
 """The tables of a walk: which rows of a plane are kept, which taps meet them, and which sums they add to."""
 
 from functools import lru_cache
-from itertools import product
+from itertools import count, product
 
 from ..problems.problem import Problem
 from .constants import Product, Sheet
@@ -25,15 +25,16 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 
 @lru_cache(maxsize=4096)
-def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int) -> dict[str, object]:
-    """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels."""
+def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int, lines: bool = False) -> dict[str, object]:
+    """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: sheets have all
+    shifts along w, instead of one."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
     if residues_w > 1:  # one row has the channels of all
         axes[2] = [(p, 0, shift, k) for p, _, shift, k in axes[2]]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
     phases = [sorted({p for p, *_ in axis}) for axis in axes]
-    sheets, rows = _sheets(axes, high)
+    sheets, rows = _sheets(axes, high, lines)
     residues = sorted({r for _, r, *_ in axes[0]})
     columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
@@ -47,19 +48,20 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
         found = {}  # by bundle and by what is read: the taps of each age
         meets = [sorted({(r, s) for p, r, s, _ in axis if g is None or p == g}) for axis, g in zip(axes, group)]
         for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
-            sheet, age = sheets[rh, rw, sw], shifts[-1] - sd
+            (number, sheet), age = sheets[rh, rw, sw], shifts[-1] - sd
             phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
             taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
                     for phase in phases_met]
-            found.setdefault((_bundle(bundles, age), residues.index(rd), sheet.row + sh - sheet.first), {})[age] = taps
+            row = sheet.row + (sh - sheet.first) * (1 + (sheet.reach > 0))
+            found.setdefault((_bundle(bundles, age), residues.index(rd), row, number, sw - sheet.shift), {})[age] = taps
         products.append([[] for _ in bundles])
-        for (bundle, *read), by_age in found.items():
+        for (bundle, residue, row, *read), by_age in found.items():
             first, taps = sum(bundles[:bundle]), []
             for age in range(first, first + bundles[bundle]):
                 taps += by_age.get(age, [(-1,) * residues_w] * live[min(age, len(live) - 1)])
-            products[-1][bundle].append(Product(*read, len(slots) if several else taps[0][0]))
+            products[-1][bundle].append(Product(residue, row, len(slots) if several else taps[0][0], *read))
             slots += taps
-    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(sheets.values()),
+    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
                 slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
                 products=tuple(tuple(map(tuple, group)) for group in products),
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
@@ -97,13 +99,18 @@ def _parts(count: int):
         yield from ((size, *rest) for rest in _parts(count - size))
 
 
-def _sheets(axes, high: int) -> tuple[dict[tuple[int, int, int], Sheet], int]:
-    """The sheets of a plane by (residue of h, residue of w, shift of w), and how many rows they are."""
-    found, row = {}, 0
-    for rh, (rw, shift) in product(sorted({r for _, r, *_ in axes[1]}), sorted({(r, s) for _, r, s, _ in axes[2]})):
+def _sheets(axes, high: int, lines: bool) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
+    """The sheets of a plane, and their numbers, by (residue of h, residue of w, shift of w), and how many rows they are: of lines with
+    places beside the patch two each."""
+    found, row, numbers = {}, 0, count()
+    for rh, rw in product(sorted({r for _, r, *_ in axes[1]}), sorted({r for _, r, *_ in axes[2]})):
         reach = [s for _, r, s, _ in axes[1] if r == rh]  # rows of a sheet begin with the lowest shift of their residue
-        found[rh, rw, shift] = Sheet(rh, min(reach), high + max(reach) - min(reach), rw, shift, row)
-        row += found[rh, rw, shift].rows
+        shifts = sorted({s for _, r, s, _ in axes[2] if r == rw})
+        for together in [shifts] if lines else [[s] for s in shifts]:
+            beside = together[-1] - together[0]
+            sheet = next(numbers), Sheet(rh, min(reach), high + max(reach) - min(reach), rw, together[0], row, beside)
+            row += sheet[1].rows * (1 + (beside > 0))
+            found |= {(rh, rw, shift): sheet for shift in together}
     return found, row
 
 

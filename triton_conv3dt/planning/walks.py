@@ -31,9 +31,9 @@ MOST_TOGETHER = 16  # weight tiles that are fetched at once
 def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
-    t = tables(problem, config.merge, high, config.taps[0], config.block_m)
-    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
+    t = tables(problem, config.merge, high, config.taps[0], config.block_m, turned)
+    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
                 together=together, turned=turned, summed=channels * turned)
 
@@ -41,7 +41,7 @@ def walk(problem: Problem, config) -> Walk:
 def step_bytes(problem: Problem, config) -> int:
     """Bytes that a program fetches in one step along d."""
     w = walk(problem, config)
-    return len(w.residues) * w.blocks * w.rows * w.wide * w.channels * problem.item
+    return len(w.residues) * w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels * problem.item
 
 
 def widths(w: Walk) -> list[int]:
@@ -63,14 +63,22 @@ def multiplied(problem: Problem, config) -> int:
 
 
 def shared_bytes(problem: Problem, config) -> int:
-    """Bytes that one step moves through shared memory: what copies write, and what is rounded there reads and writes again, what each
-    warpgroup's products read, and tiles on their way into another order."""
+    """Bytes that one step moves through shared memory: what copies write, what each warpgroup's products read, of TF32 each run of rows
+    once for all of them, and tiles on their way into another order."""
     w = walk(problem, config)
     places = w.high * w.wide
-    read = sum(len(bundle) * (WARPGROUP + width) for group in w.products for bundle, width in zip(group, widths(w)))
+    read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    return step_bytes(problem, config) * (3 if w.turned else 1) + (moved + turned) * problem.item
+    return step_bytes(problem, config) + (moved + turned) * problem.item
+
+
+def runs(problem: Problem, w: Walk) -> int:
+    """How often a step reads a run of rows, which are the first operand of a product, for each block of channels: of 16 bits once for
+    each product, of TF32 once for all of a group."""
+    if problem.item == 2:
+        return sum(len(bundle) for group in w.products for bundle in group)
+    return sum(len({(product.residue, product.row, product.shift) for bundle in group for product in bundle}) for group in w.products)
 
 
 def fetched(problem: Problem, config) -> float:
@@ -106,7 +114,7 @@ def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses, an upper estimate."""
     w = walk(problem, config)
     turned = w.high * w.wide * w.columns * len(w.phases) * problem.item if in_runs(problem) or problem.epilogue.residual else 0
-    ring = step_bytes(problem, config) // len(w.residues) * config.stages
+    ring = config.stages * w.blocks * w.rows * w.wide * w.channels * problem.item
     weights = len(w.slots) * w.blocks * w.columns * w.channels * problem.item
     return ring + weights + turned + SLACK
 
@@ -187,6 +195,8 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
     if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else MOST_SUMS):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
+    if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
+        return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
     if w.turned and len(w.residues) * w.blocks > MOST_TURNED:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
     return None
