@@ -25,22 +25,24 @@ NOWHERE = gl.constexpr(-(1 << 30))  # a place before every tensor: of what is fe
 
 
 @gluon.constexpr_function
-def sums_layout(PAIR, WARPS):
+def sums_layout(PAIR, WARPS, bits):
     """How products leave a tile: rows by columns, or lines of dz by rows where residues are parted."""
     columns, dimensions = (PAIR.n, PAIR.halved) if PAIR.split == 1 else (PAIR.m, [1 - side for side in PAIR.halved])
-    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, columns >> list(dimensions).count(1), 8], **halves(2, dimensions))
+    instruction = [16, columns >> list(dimensions).count(1), 256 // bits]
+    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], instruction, **halves(2, dimensions))
 
 
 @gluon.constexpr_function
-def lines_in_registers(PAIR, WARPS):
+def lines_in_registers(PAIR, WARPS, bits):
     """Lines of dz [line, place along w], such that a thread has all residues of the elements of a first operand that are its own, in their
     order, if the bits of a line modulo 8 are read backwards: then lanes that load at once are apart in the banks."""
-    lines, wide, split = PAIR.n // PAIR.split, PAIR.box[2], PAIR.split
+    lines, wide, split, pair = PAIR.n // PAIR.split, PAIR.box[2], PAIR.split, 32 // bits  # positions in a register
     own = lines >> PAIR.halved.count(1)
-    residues = [[0, 1 << i] for i in range(split.bit_length() - 1)]
-    registers = residues + [[8, 0], [0, 4 * split]] + [[0, (8 << i) * split] for i in range((wide // 8).bit_length() - 1)]
+    residues = [[0, 1 << i] for i in range((split * pair).bit_length() - 1)]
+    step = split * pair
+    registers = residues + [[8, 0], [0, 4 * step]] + [[0, (8 << i) * step] for i in range((wide // (8 * pair)).bit_length() - 1)]
     registers += [[(16 * WARPS) << i, 0] for i in range((own // (16 * WARPS)).bit_length() - 1)]
-    lanes, warps = [[0, split], [0, 2 * split], [4, 0], [2, 0], [1, 0]], [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
+    lanes, warps = [[0, step], [0, 2 * step], [4, 0], [2, 0], [1, 0]], [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
     return gl.DistributedLinearLayout(registers, lanes, warps, [[own * side, 0] for side in PAIR.halved], [lines, wide * split])
 
 
@@ -118,6 +120,7 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.co
     parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program),
     share.
     """
+    BITS: gl.constexpr = x_box.dtype.primitive_bitwidth
     M: gl.constexpr = PAIR.m
     SPLIT: gl.constexpr = PAIR.split
     N: gl.constexpr = PAIR.n // SPLIT
@@ -144,8 +147,8 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.co
     for j in gl.static_range(Z_CHUNKS):
         z_at = z_at + (chunk(i_column + j * (N // Z_CHUNKS), tap, CO, ZD, ZH, ZW, N),)
 
-    xs = gl.allocate_shared_memory(gl.float32, several(STAGES * RUNS * X_CHUNKS, x_box.block_type.shape), x_box.layout)
-    zs = gl.allocate_shared_memory(gl.float32, several(STAGES * RUNS * Z_CHUNKS, z_box.block_type.shape), z_box.layout)
+    xs = gl.allocate_shared_memory(x_box.dtype, several(STAGES * RUNS * X_CHUNKS, x_box.block_type.shape), x_box.layout)
+    zs = gl.allocate_shared_memory(z_box.dtype, several(STAGES * RUNS * Z_CHUNKS, z_box.block_type.shape), z_box.layout)
     full = mbarrier.allocate_mbarrier(batch=STAGES)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
@@ -156,7 +159,7 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.co
         fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
     sums = ()
     for i in gl.static_range(SPLIT):
-        sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS)),)
+        sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS, BITS)),)
     if SPLIT > 1:
         cluster.arrive()
     for step in range(steps):
@@ -192,10 +195,11 @@ def stage_of(xs, zs, stage, i: gl.constexpr, PAIR: gl.constexpr):
     """What a step has fetched in run i of positions: [row, position] and [column, position], or [line of dz, place] to be parted."""
     RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
     WIDE: gl.constexpr = PAIR.box[2]
-    x_rows: gl.constexpr = shared_layout(WIDE, 32, 2, parts_of(PAIR, 0))
-    z_rows: gl.constexpr = shared_layout(WIDE * PAIR.split, 32, 2, parts_of(PAIR, 1))
-    rows = seen_as(xs.index((stage * RUNS + i) * PAIR.x_chunks), gl.float32, [PAIR.m, WIDE], x_rows)
-    columns = seen_as(zs.index((stage * RUNS + i) * PAIR.z_chunks), gl.float32, [PAIR.n // PAIR.split, WIDE * PAIR.split], z_rows)
+    BITS: gl.constexpr = xs.dtype.primitive_bitwidth
+    x_rows: gl.constexpr = shared_layout(WIDE, BITS, 2, parts_of(PAIR, 0))
+    z_rows: gl.constexpr = shared_layout(WIDE * PAIR.split, BITS, 2, parts_of(PAIR, 1))
+    rows = seen_as(xs.index((stage * RUNS + i) * PAIR.x_chunks), xs.dtype, [PAIR.m, WIDE], x_rows)
+    columns = seen_as(zs.index((stage * RUNS + i) * PAIR.z_chunks), xs.dtype, [PAIR.n // PAIR.split, WIDE * PAIR.split], z_rows)
     return rows, columns
 
 
@@ -216,8 +220,9 @@ def multiply_parted(sums, xs, zs, stage, PAIR: gl.constexpr, WARPS: gl.constexpr
     WIDE: gl.constexpr = PAIR.box[2]
     SPLIT: gl.constexpr = PAIR.split
     LINES: gl.constexpr = PAIR.n // SPLIT
-    IN_REGISTERS: gl.constexpr = lines_in_registers(PAIR, WARPS)
-    OPERAND: gl.constexpr = gl.DotOperandLayout(0, sums_layout(PAIR, WARPS), 1)
+    BITS: gl.constexpr = xs.dtype.primitive_bitwidth
+    IN_REGISTERS: gl.constexpr = lines_in_registers(PAIR, WARPS, BITS)
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, sums_layout(PAIR, WARPS, BITS), 32 // BITS)
     tiles = ()
     for i in gl.static_range(RUNS):
         tile = stage_of(xs, zs, stage, i, PAIR)[1].load(IN_REGISTERS)

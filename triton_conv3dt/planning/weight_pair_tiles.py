@@ -21,7 +21,7 @@ CLOCK, PORT, SHARED = 1.5e9, 64, 128  # Hz of an SM that does not say, and bytes
 
 def tiles(problem: Problem, device: Device, constraints, thorough: bool):
     """Configs of pairs that fit: those whose steps and copies take the least time, if clusters fill the device."""
-    if not device.pairs or problem.direction != "grad_weight" or not taps.copyable(problem):
+    if not device.pairs or problem.direction != "grad_weight" or not taps.pairable(problem):
         return
     found = []
     ways = product(*(taps.ways(axis, 1) for axis in problem.axes))
@@ -51,7 +51,7 @@ def time(config: Config, problem: Problem, device: Device, cache: float) -> floa
     to each program, instructions, or fetches, which are asked for one after the other and arrive some time later."""
     m, n, k, clock = config.block_m, config.block_n, config.block_k, device.clock or CLOCK
     written, asked = weight_pairs.written_bytes(problem, config), weight_pairs.fetches(problem, config)
-    tensor = 2 * m * n * k / (device.rate_tf32 or 1e14) * device.sms / config.ctas
+    tensor = 2 * m * n * k / ((device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14) * device.sms / config.ctas
     shared = (written + weight_pairs.read_bytes(problem, config)) / (SHARED * clock)
     way = max(problem.item * k * (m + n) / cache, written / (PORT * clock))
     issued = config.warps * (STEP + FETCH * asked) / (4 * clock)

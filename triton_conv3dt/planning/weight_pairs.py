@@ -16,7 +16,7 @@ from .device import Device
 WARPGROUP, WARPS, ROWS = 64, 4, 16  # rows of one product, warps that compute it, and rows of each
 FEWEST, COLUMNS = 32, 256  # columns of one product, at least as their sums are written, and at most
 ATOM = 8  # rows of shared memory by which its banks are permuted: what a program fetches at once has a multiple
-UNIT = 4  # elements of TF32 in 16 bytes, of which the strides of a descriptor are multiples
+UNIT = 16  # bytes, of which the strides of a descriptor are multiples
 SLACK = 3072  # bytes for barriers, and for buffers that begin at multiples of 1024
 SPLITS = (2, 4)  # residues that lie side by side, at most as 16 bytes of a position
 MOST_BITS = 27  # for shifts of dz of crossed axes: the kernel keeps one for each
@@ -92,13 +92,13 @@ def _chunk(shifts, channels: int, tile: int, apart: int) -> tuple[int, int, int,
 def copies(problem: Problem, config) -> dict[str, list[CopiedAxis]]:
     """The copies that are made, by what they are of, and by axis: of x where no descriptor reads its rows, of dz where the config says
     so. The first of its residues along w is that of shift 0."""
-    found, stride = {}, problem.stride[2]
+    found, stride, unit = {}, problem.stride[2], UNIT // problem.item
 
     def of(sizes, first, residues):
         count = ceil_div(sizes[2] - first, residues) * residues
-        return [CopiedAxis(0, sizes[0], 1, 1), CopiedAxis(0, sizes[1], 1, 1), CopiedAxis(first, count, residues, UNIT)]
+        return [CopiedAxis(0, sizes[0], 1, 1), CopiedAxis(0, sizes[1], 1, 1), CopiedAxis(first, count, residues, unit)]
 
-    if problem.x_run < UNIT:
+    if problem.x_run < unit:
         found["x"] = of(problem.in_size, 0, 1)
     if config.copy:
         found["y"] = of(problem.out_size, -(-axes(problem, config)[2].z.first % stride), stride)
@@ -137,10 +137,10 @@ def described(problem: Problem, config, kind: str, strides: tuple[int, ...]) -> 
     if kind != "x lines" and apart(problem, config):
         w = copies(problem, config)["y"][2]
         shape = [*sizes[:2], w.residues, problem.n * channels, w.count // w.residues]
-        return shape, [d, h, w.places, c, 1], [*chunk, run], parted, True
+        return shape, [d, h, w.places, c, 1], [*chunk, run], parted, problem.rounded
     shape = [problem.n, *sizes[:2], channels, sizes[2]]
-    steps = [step if size > 1 else UNIT for size, step in zip(shape, (n, d, h, c))]  # that of a single place may be anything
-    return shape, [*steps, 1], [1, *chunk[:2], chunk[3], run if kind == "x lines" else run * split], parted, True
+    steps = [step if size > 1 else UNIT // problem.item for size, step in zip(shape, (n, d, h, c))]  # that of a single place may be anything
+    return shape, [*steps, 1], [1, *chunk[:2], chunk[3], run if kind == "x lines" else run * split], parted, problem.rounded
 
 
 def fetches(problem: Problem, config) -> int:
@@ -171,8 +171,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     """Why a weight gradient cannot be computed so, or None."""
     if not device.pairs:
         return f"{device.name} has no pairs of programs: they take Hopper, and Triton 3.7 or 3.8"
-    if not taps.copyable(problem) or problem.groups > 1:
-        return "pairs compute a weight gradient that is TF32 and channels-first, of one group"
+    if not taps.pairable(problem):
+        return "pairs compute a weight gradient that is TF32 or of 16 bits and channels-first, of one group"
     if reason := taps.refused(problem, config.taps):
         return reason
     if problem.wide or max(problem.in_size + problem.out_size) > FARTHEST or exceed_31_bits(0, *copied_elements(problem, config).values()):
@@ -196,7 +196,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if sum(axis.z.count for axis in axes(problem, config) if axis.guard) > MOST_BITS:
         return f"the kernel has {MOST_BITS} bits for residues of which some have no tap"
     if config.block_k < ATOM or prod(taps.box(problem, config)) != config.block_k:
-        return f"a step of {config.block_k} positions is no runs along w of {', '.join(map(str, taps.RUNS))}"
+        return f"a step of {config.block_k} positions is no runs along w of {', '.join(map(str, taps.runs(problem)))}"
     if config.stages < 2:
         return "pairs fetch ahead: they have 2 stages or more"
     if exceed_31_bits(taps.boxes(problem, config) + config.shares):
@@ -208,8 +208,8 @@ def _fits_reading(config, problem: Problem) -> str | None:
     """Why dz cannot be read so, or None."""
     stride, w = problem.stride[2], problem.axes[2]
     if config.copy:
-        return None if stride > 1 or problem.y_run < UNIT else "a copy of dz is made for strides along w, and for rows that are misaligned"
-    if problem.y_run < UNIT:
+        return None if stride > 1 or problem.y_run < UNIT // problem.item else "a copy of dz is made for strides along w, and for rows that are misaligned"
+    if problem.y_run < UNIT // problem.item:
         return "rows of dz begin at multiples of 16 bytes, or a copy has them"
     if stride > 1 and (stride not in SPLITS or w.dilation > 1):
         return f"{' or '.join(map(str, SPLITS))} neighbours along w are parted, of taps that are neighbours, or a copy has them apart"
