@@ -66,7 +66,8 @@ class WeightPair(NamedTuple):
     positions, of which so many stages are kept, each with so many bytes in the shared memory of a program. halved: for each bit of a
     program's number, whether of rows (0) or of columns (1) each has half, that is of the channels of every shift in a chunk. channels:
     so many, of rows and of columns. x_chunks, z_chunks: in which rows and columns are fetched. apart: residues of dz along w lie apart,
-    in a copy. split: so many of its columns are residues of one line, which are parted in registers."""
+    in a copy. split: so many of its columns are residues of one line, which are parted in registers. flat: x and dz are read as planes
+    whose places follow each other."""
 
     m: int
     n: int
@@ -79,6 +80,7 @@ class WeightPair(NamedTuple):
     z_chunks: int
     apart: bool
     split: int
+    flat: bool
 
 
 class CopiedAxis(NamedTuple):

@@ -30,7 +30,16 @@ def pair(problem: Problem, config) -> WeightPair:
     split = taps.parted(problem, config)
     return WeightPair(config.block_m, config.block_n, taps.box(problem, config), config.stages, written_bytes(problem, config),
                       halved(problem, config), (x_channels, z_channels), config.block_m // (prod(x_shifts) * x_channels),
-                      config.block_n // split // (prod(z_shifts) * z_channels), apart(problem, config), split)
+                      config.block_n // split // (prod(z_shifts) * z_channels), apart(problem, config), split, flat(problem, config))
+
+
+def flat(problem: Problem, config) -> bool:
+    """x and dz are read as planes of a sample and channel, whose places follow each other: rows are no multiples of 16 bytes but planes are,
+    and all that taps read at a position lies within its rows."""
+    unit, inside = UNIT // problem.item, all(
+        a.padding == 0 and a.dilation == 1 and a.kernel <= a.stride and (a.size - 1) * a.stride + a.kernel <= a.out for a in problem.axes)
+    planes = problem.even and prod(problem.in_size) % unit == 0 and prod(problem.out_size) % unit == 0
+    return inside and planes and min(problem.x_run, problem.y_run) < unit and taps.parted(problem, config) > 1
 
 
 def apart(problem: Problem, config) -> bool:
@@ -68,12 +77,16 @@ def _ascending(axis: WeightAxis) -> WeightAxis:
 
 def x_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of x and channels that are fetched at once; those along w are no multiples of 16 bytes apart."""
+    if flat(problem, config):
+        return 1, 1, 1, power_of_two_divisor(problem.ci, config.block_m)
     return _chunk([axis.x for axis in axes(problem, config)], problem.ci, config.block_m, 1)
 
 
 def z_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of dz and channels that are fetched at once; along w those to different residues of a copy."""
     lines = config.block_n // taps.parted(problem, config)
+    if flat(problem, config):
+        return 1, 1, 1, power_of_two_divisor(problem.co, lines)
     return _chunk([axis.z for axis in axes(problem, config)], problem.co, lines, problem.stride[2] if config.copy else 1)
 
 
@@ -98,7 +111,7 @@ def copies(problem: Problem, config) -> dict[str, list[CopiedAxis]]:
         count = ceil_div(sizes[2] - first, residues) * residues
         return [CopiedAxis(0, sizes[0], 1, 1), CopiedAxis(0, sizes[1], 1, 1), CopiedAxis(first, count, residues, unit)]
 
-    if problem.x_run < unit:
+    if problem.x_run < unit and not flat(problem, config):
         found["x"] = of(problem.in_size, 0, 1)
     if config.copy:
         found["y"] = of(problem.out_size, -(-axes(problem, config)[2].z.first % stride), stride)
@@ -138,6 +151,11 @@ def described(problem: Problem, config, kind: str, strides: tuple[int, ...]) -> 
         w = copies(problem, config)["y"][2]
         shape = [*sizes[:2], w.residues, problem.n * channels, w.count // w.residues]
         return shape, [d, h, w.places, c, 1], [*chunk, run], parted, problem.rounded
+    if flat(problem, config):
+        steps = [step if size > 1 else UNIT // problem.item for size, step in ((problem.n, n), (channels, c))]
+        sides = tuple(1 if side == 3 else -1 for side in parted)
+        run *= 1 if kind == "x lines" else split
+        return [problem.n, channels, prod(sizes)], [*steps, 1], [1, chunk[3], run], sides, problem.rounded
     shape = [problem.n, *sizes[:2], channels, sizes[2]]
     steps = [step if size > 1 else UNIT // problem.item for size, step in zip(shape, (n, d, h, c))]  # that of a single place may be anything
     return shape, [*steps, 1], [1, *chunk[:2], chunk[3], run if kind == "x lines" else run * split], parted, problem.rounded
@@ -195,7 +213,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"an accumulator of {rows * columns} values leaves {config.warps} warps without registers, or beside more than {most} fetches"
     if sum(axis.z.count for axis in axes(problem, config) if axis.guard) > MOST_BITS:
         return f"the kernel has {MOST_BITS} bits for residues of which some have no tap"
-    if config.block_k < ATOM or prod(taps.box(problem, config)) != config.block_k:
+    if config.block_k * problem.item < 2 * UNIT or prod(taps.box(problem, config)) != config.block_k:
         return f"a step of {config.block_k} positions is no runs along w of {', '.join(map(str, taps.runs(problem)))}"
     if config.stages < 2:
         return "pairs fetch ahead: they have 2 stages or more"
@@ -207,9 +225,11 @@ def fits(config, problem: Problem, device: Device) -> str | None:
 def _fits_reading(config, problem: Problem) -> str | None:
     """Why dz cannot be read so, or None."""
     stride, w = problem.stride[2], problem.axes[2]
+    if flat(problem, config) and "crossed" in config.taps:
+        return "taps of planes whose places follow each other are not crossed: each meets one position"
     if config.copy:
         return None if stride > 1 or problem.y_run < UNIT // problem.item else "a copy of dz is made for strides along w, and for rows that are misaligned"
-    if problem.y_run < UNIT // problem.item:
+    if problem.y_run < UNIT // problem.item and not flat(problem, config):
         return "rows of dz begin at multiples of 16 bytes, or a copy has them"
     if stride > 1 and (stride not in SPLITS or w.dilation > 1):
         return f"{' or '.join(map(str, SPLITS))} neighbours along w are parted, of taps that are neighbours, or a copy has them apart"
