@@ -18,10 +18,9 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import cluster, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from .gluon_names import columns_of_16_bytes, halves, load_box, neighbours, seen_as, shared_layout
-from .pair_weight_store import line_parts, parts_of, write
-
-NOWHERE = gl.constexpr(-(1 << 30))  # a place before every tensor: of what is fetched beyond the last line, or the last flat position
+from .gluon_names import columns_of_16_bytes, halves, neighbours, seen_as, shared_layout
+from .pair_weight_fetch import chunk, fetch
+from .pair_weight_store import parts_of, write
 
 
 @gluon.constexpr_function
@@ -46,96 +45,13 @@ def lines_in_registers(PAIR, WARPS, bits):
     return gl.DistributedLinearLayout(registers, lanes, warps, [[own * side, 0] for side in PAIR.halved], [lines, wide * split])
 
 
-@gluon.constexpr_function
-def shared(PAIR, side):
-    """Whether several programs want the same rows (0) or columns (1)."""
-    return any(other != side for other in PAIR.halved)
-
-
-@gluon.constexpr_function
-def several(count, shape):
-    return [count, *shape]
-
-
 @gluon.jit
-def chunk(line, tap, CHANNELS: gl.constexpr, D: gl.constexpr, H: gl.constexpr, W: gl.constexpr, TILE: gl.constexpr):
-    """What the lines from `line` on read at position 0: the place (d, h, w), and the channel, of the first. tap: shifts of the program
-    beside theirs."""
-    d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
-    if D.count * H.count * W.count * CHANNELS % TILE != 0:
-        place = gl.where(d < D.count, D.first + (d + tap[0]) * D.move, NOWHERE)
-    elif D.count > 1:
-        place = D.first + (d + tap[0]) * D.move
-    else:
-        place = D.first + tap[0] * D.move
-    return place, H.first + (h + tap[1]) * H.move, W.first + (w + tap[2]) * W.move, channel
-
-
-@gluon.jit
-def residue_and_run(place, W: gl.constexpr):
-    """Where a copy of residue after residue, which begins with a place that shift 0 reads, has a place along w: its residue, and the
-    place among those of it."""
-    FIRST: gl.constexpr = -(-W.first // W.step)
-    return (place - W.first) % W.step, (place - W.first) // W.step + FIRST
-
-
-@gluon.jit
-def flat_places(i, d, h, w, at, sizes, ZD: gl.constexpr, ZH: gl.constexpr, PAIR: gl.constexpr):
-    """Where run i of a box begins in x and, for a shift of dz, in dz, as planes of a sample and channel have their places one after the
-    other. Runs beyond the last position are outside of x."""
-    x_size, z_size = sizes
-    d, h = d + i // PAIR.box[1], h + i % PAIR.box[1]
-    x = gl.where((d < x_size[0]) & (h < x_size[1]), (d * x_size[1] + h) * x_size[2] + w, NOWHERE)
-    return x, ((d * ZD.step + at[0]) * z_size[1] + h * ZH.step + at[1]) * z_size[2] + w * PAIR.split + at[2]
-
-
-@gluon.jit
-def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, sizes, ZD: gl.constexpr, ZH: gl.constexpr, ZW: gl.constexpr,
-          CO: gl.constexpr, PAIR: gl.constexpr):
-    """Ask for what a step reads, if it is live: a run of positions after the other, of all chunks of x and of dz."""
-    BOX: gl.constexpr = PAIR.box
-    RUNS: gl.constexpr = BOX[0] * BOX[1]
-    X_CHUNKS: gl.constexpr = PAIR.x_chunks
-    Z_CHUNKS: gl.constexpr = PAIR.z_chunks
-    X_SHARED: gl.constexpr = shared(PAIR, 0)
-    Z_SHARED: gl.constexpr = shared(PAIR, 1)
-    w, rest = i_box % boxes[2] * BOX[2], i_box // boxes[2]
-    h, rest = rest % boxes[1] * BOX[1], rest // boxes[1]
-    d, n = rest % boxes[0] * BOX[0], rest // boxes[0]
-    barrier = full.index(stage)
-    mbarrier.expect(barrier, PAIR.bytes, pred=live)
-    for i in gl.static_range(RUNS):
-        for j in gl.static_range(X_CHUNKS):
-            at_d, at_h, at_w, channel = x_at[j]
-            target = xs.index((stage * RUNS + i) * X_CHUNKS + j)
-            if PAIR.flat:
-                first, unused = flat_places(i, d, h, w, (0, 0, 0), sizes, ZD, ZH, PAIR)
-                load_box(x_box, [n, gl.where(at_d < 0, NOWHERE, channel), first], barrier, target, pred=live, multicast=X_SHARED)
-            else:
-                load_box(x_box, [n, d + i // BOX[1] + at_d, h + i % BOX[1] + at_h, channel, w + at_w], barrier, target, pred=live,
-                         multicast=X_SHARED)
-        for j in gl.static_range(Z_CHUNKS):
-            at_d, at_h, at_w, channel = z_at[j]
-            place_d, place_h = (d + i // BOX[1]) * ZD.step + at_d, (h + i % BOX[1]) * ZH.step + at_h
-            target = zs.index((stage * RUNS + i) * Z_CHUNKS + j)
-            if PAIR.flat:
-                unused, first = flat_places(i, d, h, w, (at_d, at_h, at_w), sizes, ZD, ZH, PAIR)
-                load_box(z_box, [n, channel, first], barrier, target, pred=live, multicast=Z_SHARED)
-            elif PAIR.apart:
-                residue, first = residue_and_run(at_w, ZW)
-                load_box(z_box, [place_d, place_h, residue, n * CO + channel, w + first], barrier, target, pred=live, multicast=Z_SHARED)
-            else:
-                load_box(z_box, [n, place_d, place_h, channel, w * PAIR.split + at_w], barrier, target, pred=live, multicast=Z_SHARED)
-
-
-@gluon.jit
-def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
                 AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr):
     """One share of dw for PAIR.m rows and PAIR.n columns, reduced by a box of positions at a time.
 
-    x_box: x [n, d, h, ci, w]; z_box: dz [n, d, h, co, w], or, PAIR.apart, its copy [d, h, residue, (n, co), w], in boxes of a
-    chunk and a run of positions. STEPS of all samples, EACH of them for a share; boxes: those along each axis of a sample; sizes: places of x
-    and dz along them.
+    x_box, z_box: x and dz, or copies of them, as pair_weight_fetch.py says. STEPS of all samples, EACH of them for a share; boxes: those
+    along each axis of a sample; sizes: places of x and dz along them; z_stride: of dz (n, co, d, h, w).
     parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program),
     share.
     """
@@ -166,16 +82,21 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, p_stride, AXIS_D
     for j in gl.static_range(Z_CHUNKS):
         z_at = z_at + (chunk(i_column + j * (N // Z_CHUNKS), tap, CO, ZD, ZH, ZW, N),)
 
-    xs = gl.allocate_shared_memory(x_box.dtype, several(STAGES * RUNS * X_CHUNKS, x_box.block_type.shape), x_box.layout)
-    zs = gl.allocate_shared_memory(z_box.dtype, several(STAGES * RUNS * Z_CHUNKS, z_box.block_type.shape), z_box.layout)
+    WIDE: gl.constexpr = PAIR.box[2]
+    X_LAYOUT: gl.constexpr = shared_layout(WIDE, BITS, 2, parts_of(PAIR, 0))
+    Z_LAYOUT: gl.constexpr = shared_layout(WIDE * SPLIT, BITS, 2, parts_of(PAIR, 1))
+    xs = gl.allocate_shared_memory(x_box.dtype, [STAGES * RUNS * X_CHUNKS, M // X_CHUNKS, WIDE], X_LAYOUT)
+    zs = gl.allocate_shared_memory(z_box.dtype, [STAGES * RUNS * Z_CHUNKS, N // Z_CHUNKS, WIDE * SPLIT], Z_LAYOUT)
     full = mbarrier.allocate_mbarrier(batch=STAGES)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
     mbarrier.sync_cluster_init()
-    begin = share * EACH
+    begin, planes = share * EACH, 0
+    if PAIR.z_runs > 1:
+        planes = z_stride[0] // (sizes[1][1] * sizes[1][2])  # from one sample to the next
     steps = gl.minimum(STEPS, begin + EACH) - begin
     for first in range(STAGES - 1):
-        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, sizes, ZD, ZH, ZW, CO, PAIR)
+        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
     sums = ()
     for i in gl.static_range(SPLIT):
         sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS, BITS)),)
@@ -190,11 +111,11 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, p_stride, AXIS_D
             sums = (multiply(sums[0], xs, zs, stage, PAIR),)
             cluster.arrive()
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
         else:
             running = multiply_parted(sums, xs, zs, stage, sizes[0][2] - (begin + step) % boxes[2] * PAIR.box[2], PAIR, WARPS)
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
             sums = warpgroup_mma_wait(0, deps=running)
             cluster.arrive()
     if SPLIT == 1:

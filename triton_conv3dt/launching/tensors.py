@@ -36,7 +36,7 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     if layout_of(gathered) == "channels_first" and direction in ("forward", "grad_input"):
         even = _in_planes(gathered)
     elif layout_of(gathered) == layout_of(x) == "channels_first":
-        even = _planes(gathered) and _planes(x)
+        even = _planes(x) and _planes(y) and y.stride(0) % (y.shape[3] * y.shape[4]) == 0
     reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     # The direct path adds what lies between two taps along w to a pointer, in 32 bits: the first may lie before the tensor.
     reaches[0] = max(reaches[0], gathered.stride(4) * dilation[2] * (w.shape[4] - 1))

@@ -10,7 +10,7 @@ from .config import Config, fits
 from .device import Device
 
 SIDES = ((256, 256, 8, 2), (128, 512, 8, 2), (512, 128, 8, 2), (256, 128, 8, 2), (128, 256, 4, 2), (128, 128, 4, 2), (128, 64, 4, 2),
-         (256, 512, 8, 4), (512, 256, 8, 4))  # and warps, and programs
+         (256, 512, 8, 4), (512, 256, 8, 4), (256, 256, 4, 4), (128, 512, 4, 4), (128, 256, 4, 4))  # and warps, and programs
 DEPTHS = ((32, 4), (64, 3), (32, 3), (64, 2))  # positions of a step, and stages
 FEWEST = 8  # steps of a program, or shares cost more than they save
 STEP, FETCH = 130, 32  # instructions of a warp in each step, and for each fetch

@@ -30,7 +30,8 @@ def pair(problem: Problem, config) -> WeightPair:
     split = taps.parted(problem, config)
     return WeightPair(config.block_m, config.block_n, taps.box(problem, config), config.stages, written_bytes(problem, config),
                       halved(problem, config), (x_channels, z_channels), config.block_m // (prod(x_shifts) * x_channels),
-                      config.block_n // split // (prod(z_shifts) * z_channels), apart(problem, config), split, flat(problem, config))
+                      config.block_n // split // (prod(z_shifts) * z_channels), apart(problem, config), split, flat(problem, config),
+                      x_runs(problem, config), z_runs(problem, config))
 
 
 def flat(problem: Problem, config) -> bool:
@@ -40,6 +41,23 @@ def flat(problem: Problem, config) -> bool:
         a.padding == 0 and a.dilation == 1 and a.kernel <= a.stride and (a.size - 1) * a.stride + a.kernel <= a.out for a in problem.axes)
     planes = problem.even and prod(problem.in_size) % unit == 0 and prod(problem.out_size) % unit == 0
     return inside and planes and min(problem.x_run, problem.y_run) < unit and taps.parted(problem, config) > 1
+
+
+def x_runs(problem: Problem, config) -> int:
+    """Runs of x that are fetched at once: those of a box, if all rows of a tile are one chunk of one shift."""
+    whole = x_chunk(problem, config) == (1, 1, 1, config.block_m) and not flat(problem, config)
+    return prod(taps.box(problem, config)[:2]) if whole else 1
+
+
+def z_runs(problem: Problem, config) -> int:
+    """Runs of dz that are fetched at once: those along h, if all lines of a tile are one chunk, of one shift but for residues along h, and
+    rows of one residue are evenly apart."""
+    (_, oh, ow), stride, unit = problem.out_size, problem.stride[1], UNIT // problem.item
+    d, h, w, channels = z_chunk(problem, config)
+    axis, whole = axes(problem, config)[1].z, d * w == 1 and h * channels * taps.parted(problem, config) == config.block_n
+    residues = h == 1 or axis.first == 0 and axis.move == 1 and axis.count <= stride
+    even = problem.even and oh % stride == 0 and (stride * ow % unit == 0 if flat(problem, config) else True)
+    return taps.box(problem, config)[1] if whole and residues and even and not config.copy else 1
 
 
 def apart(problem: Problem, config) -> bool:
@@ -77,24 +95,23 @@ def _ascending(axis: WeightAxis) -> WeightAxis:
 
 def x_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of x and channels that are fetched at once; those along w are no multiples of 16 bytes apart."""
-    if flat(problem, config):
-        return 1, 1, 1, power_of_two_divisor(problem.ci, config.block_m)
-    return _chunk([axis.x for axis in axes(problem, config)], problem.ci, config.block_m, 1)
+    return _chunk([axis.x for axis in axes(problem, config)], problem.ci, config.block_m, 1, True)
 
 
 def z_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of dz and channels that are fetched at once; along w those to different residues of a copy."""
     lines = config.block_n // taps.parted(problem, config)
-    if flat(problem, config):
-        return 1, 1, 1, power_of_two_divisor(problem.co, lines)
-    return _chunk([axis.z for axis in axes(problem, config)], problem.co, lines, problem.stride[2] if config.copy else 1)
+    return _chunk([axis.z for axis in axes(problem, config)], problem.co, lines, problem.stride[2] if config.copy else 1,
+                  not flat(problem, config))
 
 
-def _chunk(shifts, channels: int, tile: int, apart: int) -> tuple[int, int, int, int]:
+def _chunk(shifts, channels: int, tile: int, apart: int, joined: bool) -> tuple[int, int, int, int]:
     """The most neighbours among the lines of a tile that are a box in memory: some channels, or all of some shifts along w, or all of
-    those and some along h, and so on."""
+    those and some along h, and so on, if they may be joined; or all lines, where there is one shift, and beyond its channels are zeros."""
+    if all(one.count == 1 for one in shifts):
+        return 1, 1, 1, tile
     found, lines = [1, 1, 1], power_of_two_divisor(channels, tile)
-    sizes, whole = [1, 1, 1, lines], lines == channels
+    sizes, whole = [1, 1, 1, lines], lines == channels and joined
     for i, most in ((2, power_of_two_divisor(apart, tile)), (1, tile), (0, tile)):
         if whole:
             found[i] = power_of_two_divisor(shifts[i].count, min(most if shifts[i].move == 1 else 1, tile // lines))
@@ -145,26 +162,34 @@ def described(problem: Problem, config, kind: str, strides: tuple[int, ...]) -> 
     dimension is parted between the programs, -1 for none; and that it rounds."""
     channels, sizes, chunk = (problem.ci, problem.in_size, x_chunk(problem, config)) if kind == "x lines" else (
         problem.co, problem.out_size, z_chunk(problem, config))
-    (n, c, d, h, _), run, split = strides, taps.box(problem, config)[2], taps.parted(problem, config)
-    parted = tuple(3 if (kind == "x lines") == (side == 0) else -1 for side in halved(problem, config))
-    if kind != "x lines" and apart(problem, config):
+    (n, c, d, h, _), (deep, high, run), split = strides, taps.box(problem, config), taps.parted(problem, config)
+    side, unit, (_, rows, wide) = int(kind != "x lines"), UNIT // problem.item, sizes
+    run, stride = run * split if side else run, problem.stride[1]
+    parted = lambda dimension: tuple(dimension if other == side else -1 for other in halved(problem, config))
+    step = lambda size, step: step if size > 1 else unit  # that of a single place may be anything
+    if side and apart(problem, config):
         w = copies(problem, config)["y"][2]
         shape = [*sizes[:2], w.residues, problem.n * channels, w.count // w.residues]
-        return shape, [d, h, w.places, c, 1], [*chunk, run], parted, problem.rounded
+        return shape, [d, h, w.places, c, 1], [*chunk, run], parted(3), problem.rounded
+    if side and z_runs(problem, config) > 1:
+        planes, row = (problem.n - 1) * n // (rows * wide) + sizes[0], [rows * wide, stride * wide]
+        if flat(problem, config):
+            return ([planes, rows // stride, channels, stride * wide], [*row, step(channels, c), 1], [1, high, chunk[3], run], parted(2),
+                    problem.rounded)
+        return ([planes, rows // stride, stride, channels, wide], [*row, wide, step(channels, c), 1], [1, high, chunk[1], chunk[3], run],
+                parted(3), problem.rounded)
     if flat(problem, config):
-        steps = [step if size > 1 else UNIT // problem.item for size, step in ((problem.n, n), (channels, c))]
-        sides = tuple(1 if side == 3 else -1 for side in parted)
-        run *= 1 if kind == "x lines" else split
-        return [problem.n, channels, prod(sizes)], [*steps, 1], [1, chunk[3], run], sides, problem.rounded
-    shape = [problem.n, *sizes[:2], channels, sizes[2]]
-    steps = [step if size > 1 else UNIT // problem.item for size, step in zip(shape, (n, d, h, c))]  # that of a single place may be anything
-    return shape, [*steps, 1], [1, *chunk[:2], chunk[3], run if kind == "x lines" else run * split], parted, problem.rounded
+        return [problem.n, channels, prod(sizes)], [step(problem.n, n), step(channels, c), 1], [1, chunk[3], run], parted(1), problem.rounded
+    shape, box = [problem.n, *sizes[:2], channels, wide], [1, *chunk[:2], chunk[3], run]
+    if not side and x_runs(problem, config) > 1:
+        box[1:3] = deep, high
+    return shape, [*map(step, shape, (n, d, h, c)), 1], box, parted(3), problem.rounded
 
 
 def fetches(problem: Problem, config) -> int:
     """Boxes that a program asks for in a step."""
     paired = pair(problem, config)
-    return paired.box[0] * paired.box[1] * (paired.x_chunks + paired.z_chunks)
+    return paired.box[0] * paired.box[1] * paired.x_chunks // paired.x_runs + paired.box[0] * paired.box[1] * paired.z_chunks // paired.z_runs
 
 
 def written_bytes(problem: Problem, config) -> int:
