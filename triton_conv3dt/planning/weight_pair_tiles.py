@@ -4,6 +4,7 @@ weight_pairs."""
 from dataclasses import replace
 from itertools import product
 
+from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import taps, weight_pairs
 from .config import Config, fits
@@ -11,7 +12,7 @@ from .device import Device
 
 SIDES = ((256, 256, 8, 2), (128, 512, 8, 2), (512, 128, 8, 2), (256, 128, 8, 2), (128, 256, 4, 2), (128, 128, 4, 2), (128, 64, 4, 2),
          (256, 512, 8, 4), (512, 256, 8, 4), (256, 256, 4, 4), (128, 512, 4, 4), (128, 256, 4, 4))  # and warps, and programs
-DEPTHS = ((64, 6), (64, 4), (32, 6), (32, 4), (64, 3), (32, 3), (64, 2))  # positions of a step, and stages
+DEPTHS = {4: ((32, 4), (64, 3), (32, 3), (64, 2)), 2: ((64, 6), (64, 4), (32, 6), (64, 3))}  # positions of a step, and stages, by bytes
 FEWEST = 8  # steps of a program, or shares cost more than they save
 STEP, FETCH = 130, 32  # instructions of a warp in each step, and for each fetch
 SETTLING, ISSUED = 300, 50  # clocks of a step until the programs have met, and then for each fetch, one after the other
@@ -25,28 +26,33 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
     if not device.pairs or problem.direction != "grad_weight" or not taps.pairable(problem):
         return
     found = []
-    for copy, (m, n, warps, programs), (depth, stages) in product((False, True), SIDES, DEPTHS):
+    for copy, (m, n, warps, programs), (depth, stages) in product((False, True), SIDES, DEPTHS[problem.item]):
         ways = (taps.ways(axis, problem.stride[2] if i == 2 and not copy else 1) for i, axis in enumerate(problem.axes))
         for way in product(*ways):
             tried = Config("pair", m, n, depth, warps, stages, taps=way, copy=copy, cluster=programs)
             if tried.stages in constraints.stages((stages,)) and fits(tried, problem, device) is None:
-                found += _shared(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
+                seconds = _seconds(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
+                found.append((min(seconds.values()), tried, list(seconds)))
     found.sort(key=lambda tile: tile[0])
-    best = {replace(tried, block_k=1, stages=1): tried for _, tried in reversed(found)}  # the deepest and longest alone
-    yield from [tried for _, tried in found if thorough or tried in best.values()][:120 if thorough else 24]
+    best = {}  # the fastest of those that differ in their steps alone
+    for _, tried, shares in found:
+        best.setdefault((tried.block_m, tried.block_n, tried.warps, tried.cluster, tried.taps, tried.copy), (tried, shares))
+    for tried, shares in [tile[1:] for tile in found][:40] if thorough else list(best.values())[:12]:
+        yield from (replace(tried, shares=n) for n in shares)
 
 
-def _shared(problem: Problem, config: Config, device: Device, waves: tuple[int, ...]):
-    """A config with programs that share the positions of a tile, as many as fill a wave or more, or none; and about how long each takes."""
+def _seconds(problem: Problem, config: Config, device: Device, waves: tuple[int, ...]) -> dict[int, float]:
+    """How many programs may share the positions of a tile, as many as fill a wave or more, or one; and about how long each takes."""
     tiles, boxes, programs = taps.tiles(problem, config), taps.boxes(problem, config), config.ctas
     most, at_once, bandwidth = boxes // FEWEST, device.sms // programs, device.bandwidth or 1e12
-    wanted = (shares for n in waves for shares in (n * at_once // tiles, -(-n * at_once // tiles)))
+    wanted = (shares for n in waves for shares in (n * at_once // tiles, ceil_div(n * at_once, tiles)))
     step = time(config, problem, device, (device.l2 or 5e12) / at_once)
     copied = sum(weight_pairs.copied_bytes(problem, config)) / bandwidth
-    for shares in dict.fromkeys((*(max(1, min(shares, most, 256)) for shares in wanted), 1)):
+    found = {}
+    for shares in (*(max(1, min(shares, most, 256)) for shares in wanted), 1):
         summed = (SUM + 8 * shares * problem.ci * problem.co * problem.taps / bandwidth) * (shares > 1)
-        full = max(1.0, tiles * shares / at_once)  # of what the device holds at once
-        yield full * -(-boxes // shares) * step + copied + summed, replace(config, shares=shares)
+        found[shares] = max(1.0, tiles * shares / at_once) * ceil_div(boxes, shares) * step + copied + summed
+    return found
 
 
 def time(config: Config, problem: Problem, device: Device, cache: float) -> float:

@@ -5,6 +5,7 @@ are fetched apart (taps.box). kernels/pair_weight.py says what is done with them
 and where its residues can be parted in registers; or from a copy.
 """
 
+from functools import lru_cache
 from math import prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
@@ -24,6 +25,7 @@ MOST_FETCHES = 32, 24  # in a step, beside whose addresses most sums have regist
 FARTHEST = 2**29  # places along an axis: what is fetched of no line lies further before them
 
 
+@lru_cache(maxsize=256)
 def pair(problem: Problem, config) -> WeightPair:
     """What a cluster does in a step, as the kernel is told."""
     (*x_shifts, x_channels), (*z_shifts, z_channels) = x_chunk(problem, config), z_chunk(problem, config)
@@ -222,10 +224,14 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "pairs count offsets and the elements of a copy with 31 bits, and the places of an axis with 29"
     if reason := _fits_reading(config, problem):
         return reason
+    if config.block_k * problem.item < 2 * UNIT or prod(taps.box(problem, config)) != config.block_k:
+        return f"a step of {config.block_k} positions is no runs along w of {', '.join(map(str, taps.runs(problem)))}"
     if config.cluster not in (2, 4):
         return f"clusters have 2 or 4 programs, not {config.cluster}"
     least = [ATOM << (side in halved(problem, config)) for side in (0, 1)]
-    if x_chunk(problem, config)[3] < least[0] or z_chunk(problem, config)[3] < least[1]:
+    channels = [power_of_two_divisor(count, chunk[3]) for count, chunk in (
+        (problem.ci, x_chunk(problem, config)), (problem.co, z_chunk(problem, config)))]
+    if channels[0] < least[0] or channels[1] < least[1]:
         return (f"pairs fetch {least[0]} or more input and {least[1]} or more output channels at once, powers of two that divide "
                 f"theirs; not {problem.ci} and {problem.co}")
     (rows, columns), threads, split = own(problem, config), 32 * config.warps, taps.parted(problem, config)
@@ -238,8 +244,6 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"an accumulator of {rows * columns} values leaves {config.warps} warps without registers, or beside more than {most} fetches"
     if sum(axis.z.count for axis in axes(problem, config) if axis.guard) > MOST_BITS:
         return f"the kernel has {MOST_BITS} bits for residues of which some have no tap"
-    if config.block_k * problem.item < 2 * UNIT or prod(taps.box(problem, config)) != config.block_k:
-        return f"a step of {config.block_k} positions is no runs along w of {', '.join(map(str, taps.runs(problem)))}"
     if config.stages < 2:
         return "pairs fetch ahead: they have 2 stages or more"
     if exceed_31_bits(taps.boxes(problem, config) + config.shares):
