@@ -19,6 +19,7 @@ if not H200.pairs:
     pytest.skip("this Triton makes no pairs", allow_module_level=True)
 ROWS, COLUMNS = Config("pair", 128, 32, 32, 4, 3, copy=True), Config("pair", 128, 512, 32, 8, 2, copy=True)  # which side is halved
 AS_IT_LIES, PARTED = replace(ROWS, copy=False), replace(ROWS, block_n=128, copy=False)
+DEEP = Config("pair", 128, 256, 64, 4, 3)  # of 16 bits
 PAIRS = {  # layer, config, ways along d, h, w
     "k3s2p1": ("n2 ci64 co32 in3x5x8 k3 s2 p1 op1", ROWS, "columns columns columns"),
     "k3s2p1 of more rows": ("n1 ci64 co32 in3x5x9 k3 s2 p1 op1", replace(ROWS, block_m=256, block_n=64, warps=8), "crossed crossed crossed"),
@@ -43,13 +44,34 @@ PAIRS = {  # layer, config, ways along d, h, w
     "k3s2p1 by four": ("n2 ci64 co32 in3x5x16 k3 s2 p1 op1", replace(ROWS, block_n=128, cluster=4), "columns crossed crossed"),
     "k4s2p1 parted by four, no copy": ("n1 ci64 co32 in3x5x8 k4 s2 p1", Config("pair", 256, 512, 16, 8, 2, cluster=4), "columns columns columns"),
     "k2s2 parted, no copy": ("n2 ci32 co32 in3x4x16 k2 s2", Config("pair", 256, 256, 32, 8, 3), "columns columns crossed"),
+    "k2s2 of planes, no copy": ("n2 ci64 co32 in2x6x5 k2 s2", PARTED, "columns programs columns"),
+    "fp16, k3s2p1": ("n2 ci64 co32 in3x5x16 k3 s2 p1 op1 float16", ROWS, "columns columns crossed"),
+    "bf16, k3s2p1 of rows of 13": ("n1 ci48 co24 in2x3x13 k3 s2 p1 op1 bfloat16", replace(ROWS, block_k=64), "crossed crossed columns"),
+    "bf16, k3s1p1, no copy": ("n1 ci32 co16 in3x6x24 k3 s1 p1 bfloat16", AS_IT_LIES, "columns crossed crossed"),
+    "fp16, k3s1p1 of rows of 8, no copy": ("n2 ci32 co16 in2x6x8 k3 s1 p1 float16", replace(AS_IT_LIES, block_k=64), "columns crossed programs"),
+    "bf16, k4s2p1 parted, no copy": ("n1 ci64 co32 in3x5x24 k4 s2 p1 bfloat16", replace(PARTED, block_m=256), "columns columns columns"),
+    "fp16, k3s2p1 parted by four, a copy of x": ("n1 ci64 co32 in3x5x12 k3 s2 p1 op1 float16", Config("pair", 256, 512, 32, 8, 2, cluster=4),
+                                                 "columns columns columns"),
+    "fp16, k4s2p1 parted by four, dz as rows, no copy": ("n2 ci64 co128 in3x6x16 k4 s2 p1 float16", replace(DEEP, cluster=4),
+                                                         "programs programs programs"),
+    "bf16, k4s4 parted, no copy": ("n1 ci32 co64 in2x3x16 k1x4x4 s1x4x4 bfloat16", replace(DEEP, block_k=32), "programs columns columns"),
+    "fp16, k2s2 parted, no copy": ("n2 ci64 co32 in3x5x16 k2 s2 float16", PARTED, "columns columns columns"),
+    "fp16, k2s2 of rows of 8, no copy": ("n2 ci64 co32 in3x5x8 k2 s2 float16", replace(DEEP, block_n=128), "columns columns columns"),
+    "bf16, k2s2 of rows of 8 by four, no copy": ("n1 ci96 co80 in3x9x8 k2 s2 bfloat16", replace(DEEP, cluster=4), "programs programs columns"),
+    "fp16, k2s2 of planes, no copy": ("n2 ci64 co32 in2x3x12 k2 s2 float16", PARTED, "columns columns columns"),
+    "bf16, k2s2 of short rows, no copy": ("n2 ci48 co64 in4x5x6 k2 s2 bfloat16", replace(DEEP, block_n=128), "programs columns programs"),
+    "fp16, k2s2 of short rows by four, no copy": ("n2 ci80 co64 in4x9x6 k2 s2 float16", replace(DEEP, cluster=4), "programs programs programs"),
+    "fp16, k1x2x2 of rows of 5, no copy": ("n1 ci64 co64 in4x6x5 k1x2x2 s1x2x2 float16", replace(DEEP, block_m=256, block_k=32, stages=4, cluster=4),
+                                           "programs columns programs"),
+    "bf16, k1x2x2 of rows of 20, no copy": ("n1 ci64 co64 in2x6x20 k1x2x2 s1x2x2 bfloat16", DEEP, "columns programs columns"),
+    "fp16, k4s4 of planes, no copy": ("n1 ci32 co64 in2x4x3 k4 s4 float16", replace(PARTED, block_n=256, block_k=16), "columns columns columns"),
 }
 
 
 def drawn(name: str, **changed):
     """The problem and the config of a name."""
     layer, config, ways = PAIRS[name]
-    return case.parse(f"grad_weight {layer} float32 tf32 channels_first"), replace(config, taps=tuple(ways.split()), **changed)
+    return case.parse(f"grad_weight {layer} {'' if 'float' in layer else 'float32 tf32'} channels_first"), replace(config, taps=tuple(ways.split()), **changed)
 
 
 @pytest.mark.parametrize("shares", (1, 3))
@@ -63,7 +85,8 @@ def test_pairs(name, shares):
     assert bool(cases.kernels["to_residues"]) == bool(weight_pairs.copies(problem, config)) == ("no copy" not in name)
 
 
-@pytest.mark.parametrize("name", ("k4s2p1", "k1x4x4", "k4s2p1 parted, no copy", "k4s2p1 parted by four, no copy"))
+@pytest.mark.parametrize("name", ("k4s2p1", "k1x4x4", "k4s2p1 parted, no copy", "k4s2p1 parted by four, no copy",
+                                  "fp16, k2s2 of rows of 8, no copy", "bf16, k2s2 of short rows, no copy"))
 def test_every_mode(name):
     problem, config = drawn(name, shares=2)
     with emulated(H200.name, exact=True, races=True) as emulator:
@@ -89,7 +112,7 @@ def test_default():
     assert search.default(problem, H200).path == "pair"
 
 
-@pytest.mark.parametrize("name", ("k4s2p1", "k4s2p1 parted, no copy"))
+@pytest.mark.parametrize("name", ("k4s2p1", "k4s2p1 parted, no copy", "fp16, k2s2 of short rows by four, no copy"))
 @pytest.mark.parametrize("pattern", (r"mbarrier\.try_wait[^;]*;|@!complete bra\.uni waitLoop;", r"wgmma\.wait_group\.sync\.aligned \d+;",
                                      r"barrier\.cluster\.(arrive|wait)\.aligned;", r"\.multicast::cluster|, %rs\d+(?=;)"))
 def test_what_holds_programs_together_is_needed(pattern, name):
@@ -106,6 +129,18 @@ def test_what_holds_programs_together_is_needed(pattern, name):
 def test_a_wrong_pair_is_noticed(monkeypatch, change):
     problem, config = drawn("k3s2p1 of more rows")
     right = weight_pairs.pair
+    monkeypatch.setattr(weight_pairs, "pair", lambda problem, config: right(problem, config)._replace(**change))
+    with emulated(H200.name, exact=True) as emulator, pytest.raises(Failed):
+        Cases(emulator).run(*computed(problem, config, H200))
+
+
+@pytest.mark.parametrize("name, change", (
+    ("fp16, k2s2 of planes, no copy", dict(flat=False)), ("bf16, k2s2 of rows of 8 by four, no copy", dict(x_runs=1)),
+    ("bf16, k2s2 of rows of 8 by four, no copy", dict(z_runs=1)), ("fp16, k2s2 of short rows by four, no copy", dict(z_runs=4))))
+def test_runs_that_are_fetched_otherwise_are_noticed(monkeypatch, name, change):
+    problem, config = drawn(name)
+    right = weight_pairs.pair
+    assert all(getattr(right(problem, config), name) != value for name, value in change.items())
     monkeypatch.setattr(weight_pairs, "pair", lambda problem, config: right(problem, config)._replace(**change))
     with emulated(H200.name, exact=True) as emulator, pytest.raises(Failed):
         Cases(emulator).run(*computed(problem, config, H200))

@@ -28,7 +28,17 @@ def spread(dimension, programs):
 
 @gluon.constexpr_function
 def shared_layout(channels, bits, rank, halved=None):
-    return gl.NVMMASharedLayout(min(128, channels * bits // 8), bits, rank, **halves(rank, halved))
+    span = min(128, channels * bits // 8)
+    return gl.NVMMASharedLayout(span if span > 16 else 0, bits, rank, **halves(rank, halved))
+
+
+@gluon.constexpr_function
+def columns_of_16_bytes(lines, columns, bits, halved):
+    """[line, column] that lies 16 bytes of all lines after the other, as products take what is not permuted. halved as in `halves`."""
+    own, run = lines >> list(halved).count(0), 128 // bits
+    across, down = [[0, 1 << i] for i in range(columns.bit_length() - 1)], [[1 << i, 0] for i in range(own.bit_length() - 1)]
+    first, parts = run.bit_length() - 1, [[own * base, 0] for base, _ in halves(2, halved)["cga_layout"]]
+    return gl.SharedLinearLayout(across[:first] + down + across[first:], parts, alignment=128)
 
 
 @gluon.jit

@@ -18,106 +18,44 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import cluster, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from .gluon_names import halves, load_box, neighbours, seen_as, shared_layout
-from .pair_weight_store import line_parts, parts_of, write
-
-NOWHERE = gl.constexpr(-(1 << 30))  # a place before every tensor: of what is fetched beyond the last line
+from .gluon_names import columns_of_16_bytes, halves, neighbours, seen_as, shared_layout
+from .pair_weight_fetch import chunk, fetch
+from .pair_weight_store import parts_of, write
 
 
 @gluon.constexpr_function
-def sums_layout(PAIR, WARPS):
+def sums_layout(PAIR, WARPS, bits):
     """How products leave a tile: rows by columns, or lines of dz by rows where residues are parted."""
     columns, dimensions = (PAIR.n, PAIR.halved) if PAIR.split == 1 else (PAIR.m, [1 - side for side in PAIR.halved])
-    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, columns >> list(dimensions).count(1), 8], **halves(2, dimensions))
+    instruction = [16, columns >> list(dimensions).count(1), 256 // bits]
+    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], instruction, **halves(2, dimensions))
 
 
 @gluon.constexpr_function
-def lines_in_registers(PAIR, WARPS):
+def lines_in_registers(PAIR, WARPS, bits):
     """Lines of dz [line, place along w], such that a thread has all residues of the elements of a first operand that are its own, in their
     order, if the bits of a line modulo 8 are read backwards: then lanes that load at once are apart in the banks."""
-    lines, wide, split = PAIR.n // PAIR.split, PAIR.box[2], PAIR.split
+    lines, wide, split, pair = PAIR.n // PAIR.split, PAIR.box[2], PAIR.split, 32 // bits  # positions in a register
     own = lines >> PAIR.halved.count(1)
-    residues = [[0, 1 << i] for i in range(split.bit_length() - 1)]
-    registers = residues + [[8, 0], [0, 4 * split]] + [[0, (8 << i) * split] for i in range((wide // 8).bit_length() - 1)]
+    residues = [[0, 1 << i] for i in range((split * pair).bit_length() - 1)]
+    step = split * pair
+    registers = residues + [[8, 0]] + [[0, (4 << i) * step] for i in range((wide // (4 * pair)).bit_length() - 1)]
     registers += [[(16 * WARPS) << i, 0] for i in range((own // (16 * WARPS)).bit_length() - 1)]
-    lanes, warps = [[0, split], [0, 2 * split], [4, 0], [2, 0], [1, 0]], [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
+    lanes, warps = [[0, step], [0, 2 * step], [4, 0], [2, 0], [1, 0]], [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
     return gl.DistributedLinearLayout(registers, lanes, warps, [[own * side, 0] for side in PAIR.halved], [lines, wide * split])
 
 
-@gluon.constexpr_function
-def shared(PAIR, side):
-    """Whether several programs want the same rows (0) or columns (1)."""
-    return any(other != side for other in PAIR.halved)
-
-
-@gluon.constexpr_function
-def several(count, shape):
-    return [count, *shape]
-
-
 @gluon.jit
-def chunk(line, tap, CHANNELS: gl.constexpr, D: gl.constexpr, H: gl.constexpr, W: gl.constexpr, TILE: gl.constexpr):
-    """What the lines from `line` on read at position 0: the place (d, h, w), and the channel, of the first. tap: shifts of the program
-    beside theirs."""
-    d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
-    if D.count * H.count * W.count * CHANNELS % TILE != 0:
-        place = gl.where(d < D.count, D.first + (d + tap[0]) * D.move, NOWHERE)
-    elif D.count > 1:
-        place = D.first + (d + tap[0]) * D.move
-    else:
-        place = D.first + tap[0] * D.move
-    return place, H.first + (h + tap[1]) * H.move, W.first + (w + tap[2]) * W.move, channel
-
-
-@gluon.jit
-def residue_and_run(place, W: gl.constexpr):
-    """Where a copy of residue after residue, which begins with a place that shift 0 reads, has a place along w: its residue, and the
-    place among those of it."""
-    FIRST: gl.constexpr = -(-W.first // W.step)
-    return (place - W.first) % W.step, (place - W.first) // W.step + FIRST
-
-
-@gluon.jit
-def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, ZD: gl.constexpr, ZH: gl.constexpr, ZW: gl.constexpr,
-          CO: gl.constexpr, PAIR: gl.constexpr):
-    """Ask for what a step reads, if it is live: a run of positions after the other, of all chunks of x and of dz."""
-    BOX: gl.constexpr = PAIR.box
-    RUNS: gl.constexpr = BOX[0] * BOX[1]
-    X_CHUNKS: gl.constexpr = PAIR.x_chunks
-    Z_CHUNKS: gl.constexpr = PAIR.z_chunks
-    X_SHARED: gl.constexpr = shared(PAIR, 0)
-    Z_SHARED: gl.constexpr = shared(PAIR, 1)
-    w, rest = i_box % boxes[2] * BOX[2], i_box // boxes[2]
-    h, rest = rest % boxes[1] * BOX[1], rest // boxes[1]
-    d, n = rest % boxes[0] * BOX[0], rest // boxes[0]
-    barrier = full.index(stage)
-    mbarrier.expect(barrier, PAIR.bytes, pred=live)
-    for i in gl.static_range(RUNS):
-        for j in gl.static_range(X_CHUNKS):
-            at_d, at_h, at_w, channel = x_at[j]
-            load_box(x_box, [n, d + i // BOX[1] + at_d, h + i % BOX[1] + at_h, channel, w + at_w], barrier,
-                     xs.index((stage * RUNS + i) * X_CHUNKS + j), pred=live, multicast=X_SHARED)
-        for j in gl.static_range(Z_CHUNKS):
-            at_d, at_h, at_w, channel = z_at[j]
-            place_d, place_h = (d + i // BOX[1]) * ZD.step + at_d, (h + i % BOX[1]) * ZH.step + at_h
-            target = zs.index((stage * RUNS + i) * Z_CHUNKS + j)
-            if PAIR.apart:
-                residue, first = residue_and_run(at_w, ZW)
-                load_box(z_box, [place_d, place_h, residue, n * CO + channel, w + first], barrier, target, pred=live, multicast=Z_SHARED)
-            else:
-                load_box(z_box, [n, place_d, place_h, channel, w * PAIR.split + at_w], barrier, target, pred=live, multicast=Z_SHARED)
-
-
-@gluon.jit
-def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
                 AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr):
     """One share of dw for PAIR.m rows and PAIR.n columns, reduced by a box of positions at a time.
 
-    x_box: x [n, d, h, ci, w]; z_box: dz [n, d, h, co, w], or, PAIR.apart, its copy [d, h, residue, (n, co), w], in boxes of a
-    chunk and a run of positions. STEPS of all samples, EACH of them for a share; boxes: those along each axis of a sample.
+    x_box, z_box: x and dz, or copies of them, as pair_weight_fetch.py says. STEPS of all samples, EACH of them for a share; boxes: those
+    along each axis of a sample; sizes: places of x and dz along them; z_stride: of dz (n, co, d, h, w).
     parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program),
     share.
     """
+    BITS: gl.constexpr = x_box.dtype.primitive_bitwidth
     M: gl.constexpr = PAIR.m
     SPLIT: gl.constexpr = PAIR.split
     N: gl.constexpr = PAIR.n // SPLIT
@@ -144,19 +82,24 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.co
     for j in gl.static_range(Z_CHUNKS):
         z_at = z_at + (chunk(i_column + j * (N // Z_CHUNKS), tap, CO, ZD, ZH, ZW, N),)
 
-    xs = gl.allocate_shared_memory(gl.float32, several(STAGES * RUNS * X_CHUNKS, x_box.block_type.shape), x_box.layout)
-    zs = gl.allocate_shared_memory(gl.float32, several(STAGES * RUNS * Z_CHUNKS, z_box.block_type.shape), z_box.layout)
+    WIDE: gl.constexpr = PAIR.box[2]
+    X_LAYOUT: gl.constexpr = shared_layout(WIDE, BITS, 2, parts_of(PAIR, 0))
+    Z_LAYOUT: gl.constexpr = shared_layout(WIDE * SPLIT, BITS, 2, parts_of(PAIR, 1))
+    xs = gl.allocate_shared_memory(x_box.dtype, [STAGES * RUNS * X_CHUNKS, M // X_CHUNKS, WIDE], X_LAYOUT)
+    zs = gl.allocate_shared_memory(z_box.dtype, [STAGES * RUNS * Z_CHUNKS, N // Z_CHUNKS, WIDE * SPLIT], Z_LAYOUT)
     full = mbarrier.allocate_mbarrier(batch=STAGES)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
     mbarrier.sync_cluster_init()
-    begin = share * EACH
+    begin, planes = share * EACH, 0
+    if PAIR.z_runs > 1:
+        planes = z_stride[0] // (sizes[1][1] * sizes[1][2])  # from one sample to the next
     steps = gl.minimum(STEPS, begin + EACH) - begin
     for first in range(STAGES - 1):
-        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
+        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
     sums = ()
     for i in gl.static_range(SPLIT):
-        sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS)),)
+        sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS, BITS)),)
     if SPLIT > 1:
         cluster.arrive()
     for step in range(steps):
@@ -168,11 +111,11 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.co
             sums = (multiply(sums[0], xs, zs, stage, PAIR),)
             cluster.arrive()
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
         else:
-            running = multiply_parted(sums, xs, zs, stage, PAIR, WARPS)
+            running = multiply_parted(sums, xs, zs, stage, sizes[0][2] - (begin + step) % boxes[2] * PAIR.box[2], PAIR, WARPS)
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
             sums = warpgroup_mma_wait(0, deps=running)
             cluster.arrive()
     if SPLIT == 1:
@@ -187,47 +130,90 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, p_stride, AXIS_D: gl.co
         write(sums[i], i, out, i_row, i_column, tap, p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, PAIR, WARPS)
 
 
+@gluon.constexpr_function
+def runs_of_products(PAIR, bits):
+    """How many runs of positions are one reduction of tensor cores, 32 bytes."""
+    return max(1, 256 // bits // PAIR.box[2])
+
+
+@gluon.constexpr_function
+def lines_layout(PAIR, side, bits):
+    """How rows of x (side 0) or columns of dz (1) lie in shared memory, [line, position of a run], or of the two runs of a product."""
+    lines, together = (PAIR.m, PAIR.n)[side], runs_of_products(PAIR, bits)
+    if together > 1:
+        return columns_of_16_bytes(lines, PAIR.box[2] * together, bits, parts_of(PAIR, side))
+    return shared_layout(PAIR.box[2], bits, 2, parts_of(PAIR, side))
+
+
 @gluon.jit
-def stage_of(xs, zs, stage, i: gl.constexpr, PAIR: gl.constexpr):
-    """What a step has fetched in run i of positions: [row, position] and [column, position], or [line of dz, place] to be parted."""
+def lines_of(ring, stage, i: gl.constexpr, SIDE: gl.constexpr, PAIR: gl.constexpr):
+    """What a step has fetched of x (SIDE 0) or dz (1) from run i of positions on, as an operand: [line, position]."""
     RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
-    WIDE: gl.constexpr = PAIR.box[2]
-    x_rows: gl.constexpr = shared_layout(WIDE, 32, 2, parts_of(PAIR, 0))
-    z_rows: gl.constexpr = shared_layout(WIDE * PAIR.split, 32, 2, parts_of(PAIR, 1))
-    rows = seen_as(xs.index((stage * RUNS + i) * PAIR.x_chunks), gl.float32, [PAIR.m, WIDE], x_rows)
-    columns = seen_as(zs.index((stage * RUNS + i) * PAIR.z_chunks), gl.float32, [PAIR.n // PAIR.split, WIDE * PAIR.split], z_rows)
-    return rows, columns
+    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
+    WIDE: gl.constexpr = PAIR.box[2] * runs_of_products(PAIR, BITS)
+    CHUNKS: gl.constexpr = PAIR.z_chunks if SIDE else PAIR.x_chunks
+    LINES: gl.constexpr = PAIR.n if SIDE else PAIR.m
+    return seen_as(ring.index((stage * RUNS + i) * CHUNKS), ring.dtype, [LINES, WIDE], lines_layout(PAIR, SIDE, BITS))
 
 
 @gluon.jit
 def multiply(sums, xs, zs, stage, PAIR: gl.constexpr):
     """Add the products of a step, which go on while those of the step before have been waited for."""
-    RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
-    for i in gl.static_range(RUNS):
-        rows, columns = stage_of(xs, zs, stage, i, PAIR)
+    TOGETHER: gl.constexpr = runs_of_products(PAIR, xs.dtype.primitive_bitwidth)
+    PRODUCTS: gl.constexpr = PAIR.box[0] * PAIR.box[1] // TOGETHER
+    for i in gl.static_range(PRODUCTS):
+        rows, columns = lines_of(xs, stage, i * TOGETHER, 0, PAIR), lines_of(zs, stage, i * TOGETHER, 1, PAIR)
         sums = warpgroup_mma(rows, columns.permute((1, 0)), sums, is_async=True)
-    return warpgroup_mma_wait(RUNS, deps=[sums])
+    return warpgroup_mma_wait(PRODUCTS, deps=[sums])
 
 
 @gluon.jit
-def multiply_parted(sums, xs, zs, stage, PAIR: gl.constexpr, WARPS: gl.constexpr):
-    """Add the products of a step, which go on: of the residues of dz, parted in registers, and x."""
+def parted(zs, stage, i: gl.constexpr, live, PAIR: gl.constexpr, WARPS: gl.constexpr):
+    """Run i of dz that a step has fetched, in registers: a tile [line, position] for each residue. Of flat places those from `live` on are
+    of the next row, and become zeros."""
     RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
     WIDE: gl.constexpr = PAIR.box[2]
     SPLIT: gl.constexpr = PAIR.split
     LINES: gl.constexpr = PAIR.n // SPLIT
-    IN_REGISTERS: gl.constexpr = lines_in_registers(PAIR, WARPS)
-    OPERAND: gl.constexpr = gl.DotOperandLayout(0, sums_layout(PAIR, WARPS), 1)
+    BITS: gl.constexpr = zs.dtype.primitive_bitwidth
+    IN_REGISTERS: gl.constexpr = lines_in_registers(PAIR, WARPS, BITS)
+    SHARED: gl.constexpr = shared_layout(WIDE * SPLIT, BITS, 2, parts_of(PAIR, 1))
+    tile = seen_as(zs.index((stage * RUNS + i) * PAIR.z_chunks), zs.dtype, [LINES, WIDE * SPLIT], SHARED).load(IN_REGISTERS)
+    if PAIR.flat:
+        position = gl.arange(0, WIDE * SPLIT, gl.SliceLayout(0, IN_REGISTERS)) // SPLIT
+        tile = gl.where((position < live)[None, :], tile, gl.zeros_like(tile))
+    tile = tile.reshape([LINES // 8, 2, 2, 2, WIDE * SPLIT]).permute((0, 3, 2, 1, 4)).reshape([LINES, WIDE * SPLIT])
+    return neighbours(tile, LINES, WIDE, SPLIT)
+
+
+@gluon.jit
+def multiply_parted(sums, xs, zs, stage, live, PAIR: gl.constexpr, WARPS: gl.constexpr):
+    """Add the products of a step, which go on: of the residues of dz, parted in registers, and x."""
+    BITS: gl.constexpr = xs.dtype.primitive_bitwidth
+    TOGETHER: gl.constexpr = runs_of_products(PAIR, BITS)
+    RUNS: gl.constexpr = PAIR.box[0] * PAIR.box[1]
+    PRODUCTS: gl.constexpr = RUNS // TOGETHER
+    SPLIT: gl.constexpr = PAIR.split
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, sums_layout(PAIR, WARPS, BITS), 32 // BITS)
     tiles = ()
     for i in gl.static_range(RUNS):
-        tile = stage_of(xs, zs, stage, i, PAIR)[1].load(IN_REGISTERS)
-        tile = tile.reshape([LINES // 8, 2, 2, 2, WIDE * SPLIT]).permute((0, 3, 2, 1, 4)).reshape([LINES, WIDE * SPLIT])
-        tiles = tiles + (neighbours(tile, LINES, WIDE, SPLIT),)
-    for i in gl.static_range(RUNS):
-        rows, columns = stage_of(xs, zs, stage, i, PAIR)
+        tiles = tiles + (parted(zs, stage, i, live, PAIR, WARPS),)
+    for i in gl.static_range(PRODUCTS):
+        rows = lines_of(xs, stage, i * TOGETHER, 0, PAIR)
         running = ()
         for j in gl.static_range(SPLIT):
-            residue = gl.convert_layout(tiles[i][j], OPERAND, assert_trivial=True)
+            residue = gl.convert_layout(joined(tiles, i, j, TOGETHER), OPERAND, assert_trivial=True)
             running = running + (warpgroup_mma(residue, rows.permute((1, 0)), sums[j], is_async=True),)
         sums = running
     return sums
+
+
+@gluon.jit
+def joined(tiles, i: gl.constexpr, j: gl.constexpr, TOGETHER: gl.constexpr):
+    """Residue j of a product: of one run, or of two, side by side."""
+    if TOGETHER == 1:
+        return tiles[i][j]
+    else:
+        LINES: gl.constexpr = tiles[0][0].shape[0]
+        WIDE: gl.constexpr = tiles[0][0].shape[1] * 2
+        return gl.join(tiles[2 * i][j], tiles[2 * i + 1][j]).permute((0, 2, 1)).reshape([LINES, WIDE])

@@ -36,6 +36,8 @@ def problem_of(direction, x, w, y, epilogue, stride, padding, dilation, groups, 
     even = place_stride(gathered) is not None and (direction != "grad_weight" or place_stride(x) is not None)
     if layout_of(gathered) == "channels_first" and direction in ("forward", "grad_input"):
         even = _in_planes(gathered)
+    elif layout_of(gathered) == layout_of(x) == "channels_first":
+        even = _planes(x) and _planes(y) and y.stride(0) % (y.shape[3] * y.shape[4]) == 0
     reaches = [reach(t) for t in (x, w, y, residual) if t is not None]
     # The direct path adds what lies between two taps along w to a pointer, in 32 bits: the first may lie before the tensor.
     reaches[0] = max(reaches[0], gathered.stride(4) * dilation[2] * (w.shape[4] - 1))
@@ -142,9 +144,13 @@ def run_memory(t, axes: int) -> Memory:
 def _in_planes(t) -> bool:
     """Whether the places of every channel of t [N, C, D, H, W] are dense, from multiples of 16 bytes on, and one stride steps through the
     channels of all samples."""
-    channel = _one_stride(t.shape[:2], t.stride()[:2], 0)
-    return _one_stride(t.shape[2:], t.stride()[2:], 1) == 1 and channel is not None and not any(
-        start % 16 for start in (t.data_ptr(), channel * t.element_size()))
+    return _planes(t) and _one_stride(t.shape[:2], t.stride()[:2], 0) is not None
+
+
+def _planes(t) -> bool:
+    """Whether the places of every channel of every sample of t [N, C, D, H, W] are dense, from multiples of 16 bytes on."""
+    starts = (stride * t.element_size() for size, stride in zip(t.shape[:2], t.stride()) if size > 1)
+    return _one_stride(t.shape[2:], t.stride()[2:], 1) == 1 and not any(start % 16 for start in (t.data_ptr(), *starts)) and 0 not in t.stride()
 
 
 def _one_stride(sizes, strides, single: int) -> int | None:

@@ -66,7 +66,8 @@ class WeightPair(NamedTuple):
     positions, of which so many stages are kept, each with so many bytes in the shared memory of a program. halved: for each bit of a
     program's number, whether of rows (0) or of columns (1) each has half, that is of the channels of every shift in a chunk. channels:
     so many, of rows and of columns. x_chunks, z_chunks: in which rows and columns are fetched. apart: residues of dz along w lie apart,
-    in a copy. split: so many of its columns are residues of one line, which are parted in registers."""
+    in a copy. split: so many of its columns are residues of one line, which are parted in registers. flat: x and dz are read as planes
+    whose places follow each other. x_runs, z_runs: runs along w that are fetched at once, of x and of dz."""
 
     m: int
     n: int
@@ -79,6 +80,9 @@ class WeightPair(NamedTuple):
     z_chunks: int
     apart: bool
     split: int
+    flat: bool
+    x_runs: int
+    z_runs: int
 
 
 class CopiedAxis(NamedTuple):

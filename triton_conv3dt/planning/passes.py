@@ -100,9 +100,9 @@ def to_residues(p: Problem, axes: list[CopiedAxis], name: str) -> tuple[Launch, 
         "to_residues", (p.n * channels * count[0] * ceil_div(count[1], block_h), ceil_div(w.count, block_w), 1), (name, copied),
         (channels, first, count, tuple(axis.places for axis in axes), size), (name, copied),
         dict(RESIDUES=residues, X_RUN=gcd(run, w.first, w.count, size[2]) if w.residues == 1 else 1,
-             C_RUN=gcd(taps.RUN, w.count, w.size) if w.residues == 1 else 1, ROUND=True, BLOCK_H=block_h, BLOCK_W=block_w,
+             C_RUN=gcd(taps.RUN, w.count, w.size) if w.residues == 1 else 1, ROUND=p.rounded, BLOCK_H=block_h, BLOCK_W=block_w,
              INDEX=index(p)),
-        f"copy {what}, rounded to TF32" + ", residue after residue" * any(n > 1 for n in residues),
+        f"copy {what}" + ", rounded to TF32" * p.rounded + ", residue after residue" * any(n > 1 for n in residues),
     ), Workspace(copied, shape, lowering.dense_strides(shape, "channels_first"))
 
 

@@ -24,7 +24,9 @@ from .constants import CopiedAxis, Shifts, WeightAxis
 
 WAYS = ("programs", "columns", "crossed")
 RUN = 4  # elements of TF32 in 16 bytes
-RUNS = (32, 16, 8)  # positions along w that pairs of programs fetch at once: a row of shared memory, and no more than it permutes
+RUNS = (128, 64, 32)  # bytes of positions along w that pairs of programs fetch at once: a row of shared memory, and no more than it permutes
+SLOWER = 1.25  # steps of short runs, which are half of what L2 hands out at once
+SHORT = 16  # bytes of positions along w that they may fetch of 16 bits, whose products are of two such runs
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
 
 
@@ -69,6 +71,17 @@ def copyable(problem: Problem) -> bool:
     return problem.direction == "grad_weight" and problem.rounded and problem.x_layout == problem.y_layout == "channels_first"
 
 
+def pairable(problem: Problem) -> bool:
+    """Whether programs of a cluster can compute a weight gradient: of what tensor cores take from shared memory as it lies."""
+    first = problem.x_layout == problem.y_layout == "channels_first"
+    return problem.direction == "grad_weight" and (problem.rounded or problem.item == 2) and first and problem.groups == 1
+
+
+def runs(problem: Problem) -> list[int]:
+    """Positions along w that pairs of programs may fetch at once."""
+    return [size // problem.item for size in RUNS + (SHORT,) * (problem.item == 2)]
+
+
 def copies(problem: Problem, config) -> tuple[list[CopiedAxis], list[CopiedAxis]]:
     """The copies of x and dz, by axis."""
     x, z, runs = [], [], (1, 1, z_run(problem, config))
@@ -102,7 +115,8 @@ def positions(problem: Problem, config) -> tuple[int, int, int]:
 def box(problem: Problem, config) -> tuple[int, int, int]:
     """The box of up to block_k positions that a step sums over."""
     if config.path == "pair":
-        return _box_of_runs(positions(problem, config), config.block_k, RUNS[0] // parted(problem, config))
+        longest, *_, shortest = runs(problem)
+        return _box_of_runs(positions(problem, config), config.block_k, longest // parted(problem, config), shortest, SHORT // problem.item)
     sizes, narrow = positions(problem, config), "channels_first" in (problem.x_layout, problem.y_layout)
     return _box(sizes, config.block_k, narrow, RUN if config.copy else power_of_two_divisor(sizes[2], 8) if narrow else 1)
 
@@ -218,9 +232,10 @@ def _box(sizes: tuple[int, int, int], places: int, narrow: bool, run: int) -> tu
 
 
 @lru_cache(maxsize=4096)
-def _box_of_runs(sizes: tuple[int, int, int], places: int, most: int) -> tuple[int, int, int]:
-    """The sides of a box of so many places, powers of two and one of RUNS along w, at most so many, that takes the fewest steps; of
-    those, the one with the fewest runs."""
+def _box_of_runs(sizes: tuple[int, int, int], places: int, most: int, least: int, short: int) -> tuple[int, int, int]:
+    """The sides of a box of so many places, powers of two and at least and at most so many along w, that takes the fewest steps, of which
+    short runs make longer ones; of those, the one with the fewest runs."""
     powers = [1 << i for i in range(places.bit_length())]
-    tried = [(d, h, w) for w in RUNS for d in powers for h in powers if d * h * w == places and w <= most]
-    return min(tried, key=lambda box: (prod(map(ceil_div, sizes, box)), box[0] * box[1], box[0]), default=(0, 0, 0))
+    tried = [(d, h, w) for w in powers for d in powers for h in powers if d * h * w == places and least <= w <= most]
+    steps = lambda box: prod(map(ceil_div, sizes, box)) * (SLOWER if box[2] <= short else 1)
+    return min(tried, key=lambda box: (steps(box), box[0] * box[1], box[0]), default=(0, 0, 0))

@@ -4,46 +4,55 @@ weight_pairs."""
 from dataclasses import replace
 from itertools import product
 
+from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import taps, weight_pairs
 from .config import Config, fits
 from .device import Device
 
 SIDES = ((256, 256, 8, 2), (128, 512, 8, 2), (512, 128, 8, 2), (256, 128, 8, 2), (128, 256, 4, 2), (128, 128, 4, 2), (128, 64, 4, 2),
-         (256, 512, 8, 4), (512, 256, 8, 4))  # and warps, and programs
-DEPTHS = ((32, 4), (64, 3), (32, 3), (64, 2))  # positions of a step, and stages
+         (256, 512, 8, 4), (512, 256, 8, 4), (256, 256, 4, 4), (128, 512, 4, 4), (128, 256, 4, 4))  # and warps, and programs
+DEPTHS = {4: ((32, 4), (64, 3), (32, 3), (64, 2)), 2: ((64, 6), (64, 4), (32, 6), (64, 3))}  # positions of a step, and stages, by bytes
 FEWEST = 8  # steps of a program, or shares cost more than they save
 STEP, FETCH = 130, 32  # instructions of a warp in each step, and for each fetch
 SETTLING, ISSUED = 300, 50  # clocks of a step until the programs have met, and then for each fetch, one after the other
+SUM = 3e-6  # seconds of another kernel, which adds shares
 ARRIVAL = 8e-7  # seconds until the first of what is asked for is there
 CLOCK, PORT, SHARED = 1.5e9, 64, 128  # Hz of an SM that does not say, and bytes a clock: those that come from L2, and of shared memory
 
 
 def tiles(problem: Problem, device: Device, constraints, thorough: bool):
     """Configs of pairs that fit: those whose steps and copies take the least time, if clusters fill the device."""
-    if not device.pairs or problem.direction != "grad_weight" or not taps.copyable(problem):
+    if not device.pairs or problem.direction != "grad_weight" or not taps.pairable(problem):
         return
     found = []
-    ways = product(*(taps.ways(axis, 1) for axis in problem.axes))
-    for way, (m, n, warps, programs), (depth, stages), copy in product(ways, SIDES, DEPTHS, (False, True)):
-        tried = Config("pair", m, n, depth, warps, stages, taps=way, copy=copy, cluster=programs)
-        rate = (device.l2 or 5e12) / (device.sms // programs)
-        if tried.stages in constraints.stages((stages,)) and fits(tried, problem, device) is None:
-            steps = taps.tiles(problem, tried) * taps.boxes(problem, tried) * programs / device.sms
-            copied = sum(weight_pairs.copied_bytes(problem, tried)) / (device.bandwidth or 1e12)
-            found.append((steps * time(tried, problem, device, rate) + copied, tried))
+    for copy, (m, n, warps, programs), (depth, stages) in product((False, True), SIDES, DEPTHS[problem.item]):
+        ways = (taps.ways(axis, problem.stride[2] if i == 2 and not copy else 1) for i, axis in enumerate(problem.axes))
+        for way in product(*ways):
+            tried = Config("pair", m, n, depth, warps, stages, taps=way, copy=copy, cluster=programs)
+            if tried.stages in constraints.stages((stages,)) and fits(tried, problem, device) is None:
+                seconds = _seconds(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
+                found.append((min(seconds.values()), tried, list(seconds)))
     found.sort(key=lambda tile: tile[0])
-    best = {replace(tried, block_k=1, stages=1): tried for _, tried in reversed(found)}  # the deepest and longest alone
-    for tried in [tried for _, tried in found if thorough or tried in best.values()][:40 if thorough else 12]:
-        for shares in _shares(problem, tried, device, (1, 2, 4) if thorough else (1, 2)):
-            yield replace(tried, shares=shares)
+    best = {}  # the fastest of those that differ in their steps alone
+    for _, tried, shares in found:
+        best.setdefault((tried.block_m, tried.block_n, tried.warps, tried.cluster, tried.taps, tried.copy), (tried, shares))
+    for tried, shares in [tile[1:] for tile in found][:40] if thorough else list(best.values())[:12]:
+        yield from (replace(tried, shares=n) for n in shares)
 
 
-def _shares(problem: Problem, config: Config, device: Device, waves: tuple[int, ...]):
-    """Clusters that share the positions of a tile: as many as fill a wave or more."""
-    clusters, most, at_once = taps.tiles(problem, config), taps.boxes(problem, config) // FEWEST, device.sms // config.ctas
-    wanted = (shares for n in waves for shares in (n * at_once // clusters, -(-n * at_once // clusters)))
-    return dict.fromkeys((*(max(1, min(shares, most, 256)) for shares in wanted), 1))
+def _seconds(problem: Problem, config: Config, device: Device, waves: tuple[int, ...]) -> dict[int, float]:
+    """How many programs may share the positions of a tile, as many as fill a wave or more, or one; and about how long each takes."""
+    tiles, boxes, programs = taps.tiles(problem, config), taps.boxes(problem, config), config.ctas
+    most, at_once, bandwidth = boxes // FEWEST, device.sms // programs, device.bandwidth or 1e12
+    wanted = (shares for n in waves for shares in (n * at_once // tiles, ceil_div(n * at_once, tiles)))
+    step = time(config, problem, device, (device.l2 or 5e12) / at_once)
+    copied = sum(weight_pairs.copied_bytes(problem, config)) / bandwidth
+    found = {}
+    for shares in (*(max(1, min(shares, most, 256)) for shares in wanted), 1):
+        summed = (SUM + 8 * shares * problem.ci * problem.co * problem.taps / bandwidth) * (shares > 1)
+        found[shares] = max(1.0, tiles * shares / at_once) * ceil_div(boxes, shares) * step + copied + summed
+    return found
 
 
 def time(config: Config, problem: Problem, device: Device, cache: float) -> float:
@@ -51,7 +60,7 @@ def time(config: Config, problem: Problem, device: Device, cache: float) -> floa
     to each program, instructions, or fetches, which are asked for one after the other and arrive some time later."""
     m, n, k, clock = config.block_m, config.block_n, config.block_k, device.clock or CLOCK
     written, asked = weight_pairs.written_bytes(problem, config), weight_pairs.fetches(problem, config)
-    tensor = 2 * m * n * k / (device.rate_tf32 or 1e14) * device.sms / config.ctas
+    tensor = 2 * m * n * k / ((device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14) * device.sms / config.ctas
     shared = (written + weight_pairs.read_bytes(problem, config)) / (SHARED * clock)
     way = max(problem.item * k * (m + n) / cache, written / (PORT * clock))
     issued = config.warps * (STEP + FETCH * asked) / (4 * clock)
