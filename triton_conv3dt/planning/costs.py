@@ -7,13 +7,8 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-<<<<<<< HEAD
-from . import banks, flat, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
-from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
-=======
 from . import banks, flat, halos, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
-from .config import Config, join_factor, seen, shared_memory, walking
->>>>>>> halo
+from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
 from .device import Device
 
 LAUNCH = 3e-6  # of one more kernel
