@@ -74,6 +74,15 @@ def test_clusters_of_four_are_exact(name):
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
 
 
+@pytest.mark.parametrize("name, block_k, shares, halo", (
+    ("gradient", 16, 4, False), ("gradient, wide", 16, 2, True), ("gradient, wide", 8, 4, False), ("strided lines", 16, 2, False),
+    ("strided lines of TF32, k4", 8, 2, False), ("gradient, lines of TF32, stride 1", 8, 2, False)))
+def test_clusters_have_shares_of_the_channels_of_a_gradient(name, block_k, shares, halo):
+    problem, config = problem_and_config(name)
+    cases = run(problem, replace(config, block_k=block_k, shares=shares, halo=halo), HOPPER)
+    assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"] and cases.kernels["sum_parts"]
+
+
 @pytest.mark.parametrize("w_minor", ("tap", "co", "ci"))
 @pytest.mark.parametrize("name", ("planes", "rows", "gradient"))
 def test_weights_of_every_order(name, w_minor):

@@ -51,6 +51,8 @@ def test_neighbours_are_parted_from_the_first_tap_on(text, taps):
 REFUSED = {  # problem, device, config: the reason
     "Ampere": (WHOLE, "nvidia_a100", PLANES, "has no clusters whose programs share"),
     "groups": ("forward ci64 co64 in8 k2 s2 g2 float16 channels_last", "nvidia_h200", PLANES, "a pair takes one group"),
+    "shares of half a chunk": (PARTED, "nvidia_h200", replace(LINES, shares=3), "3 shares of whole chunks of"),
+    "shares of a forward": (WHOLE, "nvidia_h200", replace(PLANES, shares=2), "shares are those of a grad_weight, or of a"),
     "fp32": ("forward ci64 co64 in8 k2 s2 float32 ieee channels_last", "nvidia_h200", PLANES, "multiplies 16 bits or TF32"),
     "narrow rows": (WHOLE, "nvidia_h200", replace(PLANES, block_k=8), "does not make rows of 128, 64 or 32 bytes"),
     "positions": (WHOLE, "nvidia_h200", replace(PLANES, block_n=512), "512 positions are not a product of 64 for every warpgroup"),

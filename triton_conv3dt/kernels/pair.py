@@ -24,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from .gluon_names import halves, neighbours, seen_as, shared_layout, spread
-from .pair_fetch import fetch, most_taps, row_of, slabs, taps_of
+from .pair_fetch import chunks_of_share, fetch, most_taps, row_of, slabs, taps_of
 from .pair_store import store
 from .tiles import axis_taps, widen
 
@@ -177,10 +177,11 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
          Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
          WARPS: gl.constexpr, INDEX: gl.constexpr):
     """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), P: N times
-    their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest."""
+    their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest; and
+    shares of the channels that are summed over."""
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
     STAGES: gl.constexpr = TILE.stages
-    CHUNKS: gl.constexpr = (RED + TILE.k - 1) // TILE.k
+    CHUNKS: gl.constexpr = chunks_of_share(RED, TILE)
     FLAT: gl.constexpr = W.reading == "flat"
     BANDS: gl.constexpr = 1 if len(TILE.bands) == 0 else len(TILE.bands)
     BOX: gl.constexpr = TILE.box
@@ -246,6 +247,8 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
+    if TILE.shares > 1:
+        y += gl.program_id(1).to(gl.int64) * (gl.cast(P, gl.int64) * ROWS)  # shares lie one after the other
     y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
     store(acc, y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
           AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), ACTIVATION, PARAMETERS, WARPS)

@@ -160,15 +160,24 @@ def fetch_columns(w, target, ready, wanted, i_row, first, c, AXIS_D: gl.constexp
             load_box(w, [row, first[0] + rd, first[1] + rh, first[2] + rw, c], ready, box, wanted, multicast=True)
 
 
+@gluon.constexpr_function
+def chunks_of_share(RED, TILE):
+    """Chunks of the channels that are summed over: of those of a share, where clusters have some each."""
+    return -(-RED // (TILE.k * TILE.shares))
+
+
 @gluon.jit
 def fetch(w, x, line, positions, weights, ready, slot, step, wanted, origin, i_row, taps, first, offset, x_size, x_w, AXIS_D: gl.constexpr,
           AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr,
           TILE: gl.constexpr, BOXES: gl.constexpr):
     """What a step multiplies, into a slot of the ring. line: a descriptor of the further rows of a band, so many at once."""
-    CHUNKS: gl.constexpr = (RED + TILE.k - 1) // TILE.k
+    CHUNKS: gl.constexpr = chunks_of_share(RED, TILE)
     PROGRAMS: gl.constexpr = gl.num_ctas()
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
-    c, tap = step % CHUNKS * TILE.k, step // CHUNKS
+    chunk, tap = step % CHUNKS, step // CHUNKS
+    if TILE.shares > 1:
+        chunk += gl.program_id(1) * CHUNKS
+    c = chunk * TILE.k
     ready = ready.index(slot)
     if len(TILE.bands) == 0:
         BYTES: gl.constexpr = bytes_of(TILE, 0, PROGRAMS, BITS)

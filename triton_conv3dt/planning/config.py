@@ -13,7 +13,7 @@ from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401:
 
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
-SHARED = ("gather", "descriptor")  # paths whose programs may share the steps of a tile of an input gradient
+SHARED = ("gather", "descriptor", "pair")  # paths whose programs may share the steps of a tile of an input gradient
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 
 

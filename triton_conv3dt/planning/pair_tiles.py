@@ -8,7 +8,7 @@ from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import halos, lowering, pairs, readings
 from .boxes import copyable
-from .config import Config
+from .config import Config, fits
 from .constraints import Constraints
 from .device import Device
 from .phases import rows_and_reduction
@@ -29,7 +29,8 @@ def tiles(problem: Problem, device: Device, merges, constraints: Constraints, th
             tile = Config("pair", block_m, block_n, pairs.ROW // problem.item, warps, 1, merge, cluster=cluster)
             read = (replace(tile, box=box, copy=copy) for box, copy in _readings(problem, merge, block_n, thorough))
             for config in chain(read, _with_halos(tile, problem, thorough)):
-                yield from _stages(config, problem, device, constraints.most_stages or STAGES, thorough)
+                for staged in _stages(config, problem, device, constraints.most_stages or STAGES, thorough):
+                    yield from (replace(staged, shares=shares) for shares in _shares(problem, staged, device))
 
 
 def _stages(config: Config, problem: Problem, device: Device, allowed: int, thorough: bool):
@@ -44,6 +45,17 @@ def _stages(config: Config, problem: Problem, device: Device, allowed: int, thor
         if found and not thorough and found[-1].stages > 2:
             break
     return found if thorough else found[-1:]
+
+
+def _shares(problem: Problem, config: Config, device: Device):
+    """How many clusters may share the channels that a tile of an input gradient sums over: one; or as many as fill the device, of whole
+    chunks."""
+    yield 1
+    if problem.direction == "grad_input" and not fits(config, problem, device):
+        clusters, chunks = prod(lowering.grid(problem, config)), rows_and_reduction(problem)[1] // config.block_k
+        most = min(device.sms // config.ctas // clusters, chunks)
+        if (shares := max((n for n in range(2, most + 1) if chunks % n == 0), default=1)) > 1:
+            yield shares
 
 
 def _readings(problem: Problem, merge, block_n: int, thorough: bool):

@@ -153,7 +153,7 @@ def grid(problem: Problem, config, places: tuple[int, int, int]) -> int:
 def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses: the ring, what is written at once on its way into the order of the store, and barriers."""
     ring = config.stages * stage_bytes(problem, config)
-    tile = problem.item * min(positions(config) * config.block_m, WRITTEN * 32 * config.warps)
+    tile = (4 if config.shares > 1 else problem.item) * min(positions(config) * config.block_m, WRITTEN * 32 * config.warps)
     return ring + tile + SLACK
 
 
@@ -234,8 +234,10 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     """Why two programs of a cluster cannot compute this together, or None."""
     if not device.pairs:
         return f"{device.name} has no clusters whose programs share what they fetch: Hopper has, with Triton 3.7 or 3.8"
-    if problem.groups > 1 or config.shares > 1 or config.flat:
-        return "a pair takes one group, and no shares of a tile's steps"
+    if problem.groups > 1 or config.flat:
+        return "a pair takes one group, and no taps among its channels"
+    if config.shares > 1 and rows_and_reduction(problem)[1] % (config.shares * config.block_k):
+        return f"{config.shares} shares of whole chunks of {config.block_k} channels are not all of {rows_and_reduction(problem)[1]}"
     if problem.wide and (problem.direction == "forward" or not any(config.box)):
         return "a pair takes offsets of 64 bits where it writes the boxes of an input gradient"
     if problem.item != 2 and not problem.rounded or problem.dtype == "float64":
