@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..planning.issue import SCHEDULERS
-from ..planning.plan import Plan
+from ..planning.planned import Plan
 from ..planning.terms import WAVEFRONT, Terms, described_bytes, terms, trips, warp_clocks, weight_fetches
 from .conflicts import conflicts
 from .machinecode import bits

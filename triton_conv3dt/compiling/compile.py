@@ -5,7 +5,7 @@ import torch
 from ..launching import binding, launch, tensors
 from ..planning.launches import Launch
 from ..planning.lowering import dense_strides
-from ..planning.plan import Plan
+from ..planning.planned import Plan
 from ..problems.problem import Problem
 
 

@@ -10,7 +10,7 @@ from ..problems.problem import BACKWARD, Epilogue, Problem
 from . import lowering, search
 from .config import rows_and_reduction
 from .device import LEAST_CAPABILITY
-from .plan import Plan
+from .planned import Plan
 from .terms import terms
 
 COLUMNS = ("layer", "direction", "config", "launches", "GFLOP", "MB", "roofline us", "bound", "source")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from . import flat, pairs, walks, weight_pair_tiles, weight_pairs
 from .config import seen
-from .plan import Plan
+from .planned import Plan
 from .taps import split_factor
 
 SCHEDULERS = 4  # of an SM, on every architecture from sm_80 on; each issues one instruction a clock

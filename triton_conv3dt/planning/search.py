@@ -14,15 +14,30 @@ from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_
 from .constraints import NONE, VARIABLE, Constraints
 from .costs import cost, loop_steps
 from .device import Device
+from .launches import schedule
+from .planned import Plan
+from .terms import terms
+
+NEAR = 1.2  # times the least cost: what the model cannot tell apart
 
 
 def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
-    """The config for a problem that nobody has tuned: the cheapest of a few sensible ones.
+    """The config for a problem that nobody has tuned: of a few sensible ones, and of those that are expected to cost about as little as
+    the cheapest, the one whose kernel asks the least of what binds it.
 
     Raises:
         ValueError: the constraints leave none; the message says which path would do.
     """
-    return min(sensible(problem, device, constraints), key=lambda config: cost(config, problem, device))
+    seconds = {config: cost(config, problem, device) for config in sensible(problem, device, constraints)}
+    least = min(seconds.values())
+    near = [config for config in seconds if seconds[config] <= NEAR * least]
+    return min(near, key=lambda config: (_limit(config, problem, device), seconds[config]))
+
+
+def _limit(config: Config, problem: Problem, device: Device) -> float:
+    """What bounds a config at least, over the roofline; 0 where nothing is known."""
+    found = terms(Plan(problem, device, config, "default", schedule(problem, config)))
+    return found.limit if found else 0.0
 
 
 def sensible(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:

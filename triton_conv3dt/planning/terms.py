@@ -9,7 +9,7 @@ from typing import ClassVar
 from ..problems.problem import BACKWARD, ITEM_SIZES
 from . import costs, halos, issue, lanes
 from .config import pairing, rows_and_reduction, seen, walking
-from .plan import Plan
+from .planned import Plan
 from .taps import split_factor
 
 PRODUCTS = {"tf32": 1, "tf32x3": 3, "ieee": 0}  # on tensor cores, for one of fp32
