@@ -50,7 +50,7 @@ def _readings(problem: Problem, merge, block_n: int, thorough: bool):
     """Boxes of the positions, and whether of a copy."""
     first = _first(problem)
     if not first or copyable(problem):
-        yield from ((box, first) for box in readings.boxes(problem, merge, block_n, thorough))
+        yield from ((box, first) for box in readings.boxes(problem, merge, block_n, thorough, first))
     if first:
         if problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes):
             yield (0, 0, 0), False
@@ -64,7 +64,7 @@ def _with_halos(tile: Config, problem: Problem, thorough: bool):
         shape = replace(tile, halo=True, copy=copy, box=(1, 1, 1))
         if halos.most(problem, shape)[0] < 2:
             return
-        lines, strided = first and not copy, problem.direction == "grad_input" and problem.stride != (1, 1, 1)
+        lines, strided = first and not copy, not copy and problem.direction == "grad_input" and problem.stride != (1, 1, 1)
         parted = pairs.split(problem, shape) * problem.item
         wide = [pairs.ROW // parted >> i for i in range(3)] if lines else [places >> i for i in range(places.bit_length() - 3)]
         deep = (1,) if strided else (1, 2, 4)[:tile.cluster.bit_length()]
@@ -87,4 +87,6 @@ def _boxes_of_lines(problem: Problem, merge, block_n: int, thorough: bool):
         w = wide // (parted * problem.item)
         found += [(1 << i, block_n // w >> i, w) for i in range((block_n // w).bit_length()) if block_n // w >> i]
     waste = lambda box: (prod(ceil_div(t, b) * b for t, b in zip(places, box)), -box[2], -box[1])
-    return sorted(found, key=waste)[:4 if thorough else 1]
+    found = sorted(found, key=waste)
+    narrower = [box for box in found if problem.item == 4 and box[2] * parted * problem.item < pairs.ROW]
+    return found[:4] if thorough else dict.fromkeys((found[0], *narrower[:1]))  # TF32 takes 128 bytes from banks in twice the time
