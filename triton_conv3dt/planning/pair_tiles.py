@@ -33,17 +33,19 @@ def tiles(problem: Problem, device: Device, merges, constraints: Constraints, th
 
 
 def _stages(config: Config, problem: Problem, device: Device, allowed: int, thorough: bool):
-    """As many stages as there is room for, of the most channels that a step may sum over and of which there is room for three: others
-    where all are wanted."""
+    """As many stages as there is room for, of the most channels that a step may sum over and of which there is room for three; with a halo,
+    whose steps are longer, three as well, which may leave room for another cluster; others where all are wanted."""
     channels, found = rows_and_reduction(problem)[1], []
     for block_k in (config.block_k >> i for i in range(3)):
         tried = replace(config, block_k=block_k)
-        most = min(STAGES, allowed, (device.shared_memory - pairs.SLACK) // pairs.stage_bytes(problem, tried))
+        beside = pairs.shared_memory(problem, replace(tried, stages=0))
+        most = min(STAGES, allowed, (device.shared_memory - beside) // pairs.stage_bytes(problem, tried))
+        fewest = 2 if thorough else 3 if config.halo and most > 3 else max(2, most)
         if (channels % block_k == 0 or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
-            found += [replace(tried, stages=n) for n in range(2 if thorough else max(2, most), most + 1)]
+            found += [replace(tried, stages=n) for n in range(most, fewest - 1, -1)]
         if found and not thorough and found[-1].stages > 2:
             break
-    return found if thorough else found[-1:]
+    return found if thorough else [config for config in found if config.block_k == found[-1].block_k]
 
 
 def _readings(problem: Problem, merge, block_n: int, thorough: bool):
@@ -70,7 +72,7 @@ def _with_halos(tile: Config, problem: Problem, thorough: bool):
         deep = (1,) if strided else (1, 2, 4)[:tile.cluster.bit_length()]
         found = [replace(shape, box=(d, places // w, w * tile.cluster // d)) for d in deep for w in wide]
         fetched = lambda config: pairs.grid(problem, config, lowering.steps(problem, config)) * pairs.step_bytes(problem, config)
-        yield from sorted(found, key=fetched)[:4 if thorough else 1]
+        yield from sorted(found, key=fetched)[:4 if thorough else 2]
 
 
 def _first(problem: Problem) -> bool:
