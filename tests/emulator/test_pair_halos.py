@@ -34,6 +34,7 @@ CASES = {  # problem, columns, rows and places along w of one program, merged ax
     "padded, k5": ("grad_input n1 ci24 co32 in2x7x9 k5 s2 float16 channels_first", 32, (8, 8), NONE, True, 32),
     "padded, k5 s3": ("grad_input n1 ci16 co32 in2x7x8 k5x5x4 s3 p1 float32 tf32 channels_first", 16, (8, 8), NONE, True, 32),
     "padded, planes": ("grad_input n2 ci16 co32 in3x7x8 k4x5x3 s2 p1 float32 tf32 channels_first", 16, (8, 8), NONE, True, 32, 2),
+    "apart, of channels last": ("grad_input n2 ci16 co32 in3x8x7 k5 s2 p1 op1x1x0 float32 tf32 channels_last", 16, (8, 8), NONE, True, 32, 2),
     "padded, s1x2x3": ("grad_input n2 ci16 co32 in3x7x8 k3x4x5 s1x2x3 p1 bfloat16 channels_first", 16, (8, 8), NONE, True, 32, 2),
     "strided, k3": ("grad_input n2 ci24 co32 in2x9x10 k3 s2 p1 op1 float16 channels_last", 32, (8, 8), NONE, False, 32),
     "strided, k4": ("grad_input n1 ci48 co64 in2x9x9 k4 s2 p1 bfloat16 channels_last", 64, (8, 8), NONE, False, 64),

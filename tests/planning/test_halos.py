@@ -92,6 +92,15 @@ def test_copies_are_padded_to_whole_strides():
     assert plan(problem, H200, config).schedule.workspaces[0].shape == (2, 32, 12, 20, 22)
 
 
+def test_dz_in_channels_last_may_be_copied_for_deep_boxes():
+    """Of a small volume, whose planes leave programs of a cluster nothing to part."""
+    problem, deep = case.parse(f"grad_input n8 ci32 co32 in8x8x8 k5 s2 p1 op1 {LAST}"), replace(HALO, warps=4, block_n=128, box=(2, 8, 8))
+    assert fits(replace(deep, copy=True), problem, H200) is None and "lies in one plane" in fits(deep, problem, H200)
+    assert "no copy" in fits(replace(deep, copy=True), case.parse(K5), H200)
+    launch = plan(problem, H200, replace(deep, copy=True)).schedule.launches[0]
+    assert launch.kernel == "to_channels_last" and launch.constants["APART"] == (2, 2) and launch.constants["PADDED"] is False
+
+
 REFUSED = {  # problem, config: the reason
     "a gather": (K5, Config("gather", 32, 64, 32, halo=True), "keeps no halo in a grad_input"),
     "a weight gradient": (K5.replace("grad_input", "grad_weight"), replace(HALO, taps=("crossed",) * 3), "keeps no halo in a grad_weight"),

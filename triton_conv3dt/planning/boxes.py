@@ -23,6 +23,13 @@ def copyable(problem: Problem) -> bool:
     return worth and layout == "channels_first" and channels * problem.item % 16 == 0
 
 
+def partable(problem: Problem) -> bool:
+    """What is gathered may be copied for a pair: as `copyable` says, or a dz in channels_last whose strided boxes lie in one plane each;
+    those of a copy with residues apart may be deep."""
+    deep = problem.direction == "grad_input" and problem.stride != (1, 1, 1) and problem.y_layout == "channels_last"
+    return copyable(problem) or deep and problem.co_group * problem.item % 16 == 0
+
+
 def seen(problem: Problem, config) -> Problem:
     """The problem as the product of an input gradient sees it, whose dz may be a copy in channels_last."""
     if problem.direction != "grad_input" or not config.copy or config.path == "walk":

@@ -7,7 +7,7 @@ from math import prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import halos, lowering, pairs, readings
-from .boxes import copyable
+from .boxes import partable
 from .config import Config
 from .constraints import Constraints
 from .device import Device
@@ -51,8 +51,8 @@ def _stages(config: Config, problem: Problem, device: Device, allowed: int, thor
 def _readings(problem: Problem, merge, block_n: int, thorough: bool):
     """Boxes of the positions, and whether of a copy."""
     first = _first(problem)
-    if not first or copyable(problem):
-        yield from ((box, first) for box in readings.boxes(problem, merge, block_n, thorough, first))
+    for copy in (True,) * partable(problem) + (False,) * (not first):
+        yield from ((box, copy) for box in readings.boxes(problem, merge, block_n, thorough, copy))
     if first:
         if problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes):
             yield (0, 0, 0), False
@@ -62,7 +62,7 @@ def _readings(problem: Problem, merge, block_n: int, thorough: bool):
 def _with_halos(tile: Config, problem: Problem, thorough: bool):
     """The same tile whose steps fetch a halo along h, in boxes of every reading that are parted along w: those that fetch least."""
     first, places = _first(problem), pairs.positions(tile)
-    for copy in (True,) * (first and copyable(problem)) + (False,):
+    for copy in (True,) * partable(problem) + (False,):
         shape = replace(tile, halo=True, copy=copy, box=(1, 1, 1))
         if halos.most(problem, shape)[0] < 2:
             return

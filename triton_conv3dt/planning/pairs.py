@@ -16,7 +16,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import Problem, exceed_31_bits
 from . import boxes, halos, taps, walk_memory
-from .boxes import copyable, seen
+from .boxes import partable, seen
 from .device import Device
 from .phases import rows_and_reduction
 
@@ -252,7 +252,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"a tile of {config.block_m} rows by {positions(config)} positions leaves {config.warps} warps without registers"
     if config.stages < 2:
         return "a ring of one stage leaves nothing to fetch into while its products are under way"
-    if config.copy and not copyable(problem):
+    if config.copy and not partable(problem):
         return "no copy in channels_last helps here"
     if config.copy and not problem.wide and exceed_31_bits(problem.n * (copied := walk_memory.shape(problem, config))[0] * prod(copied[1])):
         return "a copy has more elements than 31 bits can count"
