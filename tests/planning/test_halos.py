@@ -84,12 +84,21 @@ def test_copies_are_padded_to_whole_strides():
     """So that rows and places of a residue end where the tensor ends; a walk pads channels, too."""
     problem = case.parse(f"grad_input n2 ci16 co12 in4x8x9 k5 s2 {FIRST}")
     config = replace(HALO, block_k=32, copy=True)
-    assert problem.out_size == (11, 19, 21) and walk_memory.shape(problem, config) == (12, (11, 20, 22))
+    assert problem.out_size == (11, 19, 21) and walk_memory.shape(problem, config) == (12, (12, 20, 22))
     assert walk_memory.shape(problem, replace(config, path="gather")) == (12, (11, 19, 21))
     problem = case.parse(f"grad_input n2 ci16 co32 in4x8x9 k5 s2 {FIRST}")
     assert fits(config, problem, H200) is None and "whose height and width" in fits(replace(config, path="descriptor", halo=False), problem, H200)
-    assert pairs.described(problem, config, "strided", 32)[0] == [22, 10, 2, 11, 64]
-    assert plan(problem, H200, config).schedule.workspaces[0].shape == (2, 32, 11, 20, 22)
+    assert pairs.described(problem, config, "apart", 32)[0] == [8, 6, 10, 11, 64]
+    assert plan(problem, H200, config).schedule.workspaces[0].shape == (2, 32, 12, 20, 22)
+
+
+def test_dz_in_channels_last_may_be_copied_for_deep_boxes():
+    """Of a small volume, whose planes leave programs of a cluster nothing to part."""
+    problem, deep = case.parse(f"grad_input n8 ci32 co32 in8x8x8 k5 s2 p1 op1 {LAST}"), replace(HALO, warps=4, block_n=128, box=(2, 8, 8))
+    assert fits(replace(deep, copy=True), problem, H200) is None and "lies in one plane" in fits(deep, problem, H200)
+    assert "no copy" in fits(replace(deep, copy=True), case.parse(K5), H200)
+    launch = plan(problem, H200, replace(deep, copy=True)).schedule.launches[0]
+    assert launch.kernel == "to_channels_last" and launch.constants["APART"] == (2, 2) and launch.constants["PADDED"] is False
 
 
 REFUSED = {  # problem, config: the reason

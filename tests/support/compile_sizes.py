@@ -43,7 +43,7 @@ PAIR_WEIGHT = Config("pair", 128, 128, 32, 4, 3, taps=("crossed", "columns", "cr
 WALK, WALKED = Config("walk", 16, 64, 32, 4, 2, merge=(False, False, True), box=(2, 8, 8), copy=True), dict(in_size=9, co=16)
 
 HALF, SINGLE = torch.float16, torch.float32
-COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, PADDED=False, BLOCK_C=32, BLOCK_P=64)
+COPY = dict(X_RUN=8, C_RUN=8, ROUND=False, PADDED=False, APART=(1, 1), BLOCK_C=32, BLOCK_P=64)
 APART = dict(ROUND=True, BLOCK_H=16, BLOCK_W=64)
 DZ = dict(LIVE=(1, 8), G=Memory(False, 8), S=Memory(False, 8), O=Memory(False, 8), DERIVATIVE="silu", PARAMETERS=(0.0, 0.0), BLOCK_C=1,
           BLOCK_P=1024, ACC="float32")
@@ -57,6 +57,7 @@ REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it take
     "pack rounded": ("pack", (SINGLE, SINGLE), dict(ROUND=True, CI_INNER=True, SLOTS=None, BLOCK=1024)),
     "to_channels_last": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int32")),
     "to_channels_last padded": ("to_channels_last", (HALF, HALF), COPY | dict(PADDED=True, INDEX="int32")),
+    "to_channels_last apart": ("to_channels_last", (HALF, HALF), COPY | dict(PADDED=True, APART=(2, 3), INDEX="int64")),
     "to_channels_last wide": ("to_channels_last", (HALF, HALF), COPY | dict(INDEX="int64")),
     "to_residues": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(2, 3, 2), X_RUN=1, C_RUN=1, INDEX="int32")),
     "to_residues of one": ("to_residues", (SINGLE, SINGLE), APART | dict(RESIDUES=(1, 1, 1), X_RUN=4, C_RUN=4, INDEX="int32")),

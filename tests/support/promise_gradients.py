@@ -24,9 +24,11 @@ class Copy:
         index = which(self.rng, -(-self.places // block_p)) * block_p + some(self.rng, block_p)
         channel = which(self.rng, -(-self.channels // block_c)) * block_c + some(self.rng, block_c)
         live = (channel < self.channels)[:, None] & (index < self.places)[None, :]
-        n, d, h, w = position(index, self.sizes)
+        (sd, sh), (deep, high, wide) = self.k["APART"], self.sizes
+        n, d, h, w = position(index, (deep // sd, high // sh, wide))
+        n, d, h = n // (sd * sh), d * sd + n // sh % sd, h * sh + n % sh
         offsets = channel[:, None] * x.stride(1) + place(x.stride(), n, 0, d, h, w)[None, :]
-        there = (channel < self.given)[:, None] & ((h < self.given_sizes[1]) & (w < self.given_sizes[2]))[None, :]
+        there = (channel < self.given)[:, None] & ((d < self.given_sizes[0]) & (h < self.given_sizes[1]) & (w < self.given_sizes[2]))[None, :]
         yield Access("copied", x, offsets, live & there, self.k["X_RUN"], 1)
         offsets = channel[:, None] + index[None, :] * self.channels
         yield Access("the copy", copy_of(x), offsets, live, self.k["C_RUN"], 0)

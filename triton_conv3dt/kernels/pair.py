@@ -2,14 +2,14 @@
 
     out[position, (phase, row)] = sum over (tap, channel) of  in[channel, position + offset] * w[row, channel, tap]
 
-Each program has its part of a tile's positions and all of its columns, which are rows of the weight: these are fetched once for all,
-so that a byte of the second-level cache serves more products. Everything is read by tensor descriptor, zeros outside: the
-gathered tensor as X.reading says ("rows", "box" and "strided" as there; where channels come first "planes" [n, channel, place],
-"lines" [d, h, (n, channel), w] or "strided lines" [d, h // step, h % step, (n, channel), w], plane by plane), the weight as W.reading
-says: "taps" [row, tap d, tap h, tap w, channel], or "flat" [channel, (row, tap) or (tap, row)].
-
-A step fetches one tap's positions and multiplies them. With TILE.bands it fetches the rows along h of a whole band (planning/halos.py):
-they lie one after another, so that a run of them is the operand of each tap along h. Programs then part planes, and rows along w.
+Each program has its part of a tile's positions and all of its columns, which are rows of the weight: these are fetched once for
+all, so that a byte of the second-level cache serves more products. Everything is read by tensor descriptor, zeros outside: the
+gathered tensor as X.reading says ("rows", "box" and "strided" as there; of a copy of strided boxes "apart" [(n, d % step, h %
+step), d // step, h // step, w // step, (w % step, channel)]; where channels come first "planes" [n, channel, place], "lines" [d, h,
+(n, channel), w] or "strided lines" [d, h // step, h % step, (n, channel), w], plane by plane), the weight as W.reading says: "taps"
+[row, tap d, tap h, tap w, channel], or "flat" [channel, (row, tap) or (tap, row)]. A step fetches one tap's positions and
+multiplies them. With TILE.bands it fetches the rows along h of a whole band (planning/halos.py): they lie one after another, so
+that a run of them is the operand of each tap along h. Programs then part planes, and rows along w.
 
 Lines have positions side by side, TILE.split neighbours of each. Products of 16 bits take them from shared memory as they lie; TF32,
 and neighbours that are parted, pass by registers.

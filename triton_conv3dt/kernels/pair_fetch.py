@@ -57,7 +57,13 @@ def most_rows(TILE):
 
 
 @gluon.constexpr_function
-def side_of(TILE, band, name):
+def side_of_rows(X):
+    """Which side of a box is along h."""
+    return 2 if X.reading in ("box", "apart") else 1
+
+
+@gluon.constexpr_function
+def field_of(TILE, band, name):
     return getattr(TILE.bands[band], name)
 
 
@@ -72,9 +78,9 @@ def bytes_of(TILE, band, programs, bits):
 def of_band(band, TILE: gl.constexpr, NAME: gl.constexpr):
     """This field of a band whose number is given: a constant where there is one band."""
     BANDS: gl.constexpr = len(TILE.bands)
-    found = side_of(TILE, 0, NAME)
+    found = field_of(TILE, 0, NAME)
     for i in gl.static_range(1, BANDS):
-        found = gl.where(band == i, side_of(TILE, i, NAME), found)
+        found = gl.where(band == i, field_of(TILE, i, NAME), found)
     return found
 
 
@@ -89,8 +95,8 @@ def tap_of_band(band, I: gl.constexpr, TILE: gl.constexpr):
 
 
 @gluon.jit
-def fetch_positions(x, positions, first, ready, wanted, origin, row, offset, c, x_size, x_w, AXIS_D: gl.constexpr, AXIS_W: gl.constexpr,
-                    RED: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr):
+def fetch_positions(x, positions, first, ready, wanted, origin, row, offset, c, x_size, x_w, AXIS_D: gl.constexpr,
+                    AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr):
     """The box of x of a tile's positions, moved by a tap's offset along d and w, from channel c on, into pieces of the ring from `first`
     on: each program's part of it. row: where it begins along h, and in which residue."""
     target = seen_as(positions.index(first), x.dtype, x.block_type.shape, x.layout)
@@ -103,6 +109,14 @@ def fetch_positions(x, positions, first, ready, wanted, origin, row, offset, c, 
         load_box(x, [n, c, w], ready, target, wanted)
     elif X.reading == "box":
         load_box(x, [n, d + dd, h, w + dw, c], ready, target, wanted)
+    elif X.reading == "apart":
+        SD: gl.constexpr = AXIS_D.in_step
+        SH: gl.constexpr = AXIS_H.in_step
+        SW: gl.constexpr = AXIS_W.in_step
+        LIFT_W: gl.constexpr = below(AXIS_W.offset, SW)
+        plane, of_d = row_of_tap(d, dd, AXIS_D)
+        dw += LIFT_W * SW
+        load_box(x, [(n * SD + of_d) * SH + residue, plane, h, w + dw // SW - LIFT_W, dw % SW * x_w + c], ready, target, wanted)
     elif X.reading == "lines":
         load_box(x, [d + dd, h, n * RED + c, w + dw], ready, target, wanted)
     elif X.reading == "strided lines":
@@ -119,15 +133,15 @@ def fetch_positions(x, positions, first, ready, wanted, origin, row, offset, c, 
 
 
 @gluon.jit
-def row_of_tap(h, dh, AXIS_H: gl.constexpr):
-    """Where the rows of an offset along h begin, counted in the residue of the stride that they are, which follows."""
-    SH: gl.constexpr = AXIS_H.in_step
-    if SH == 1:
+def row_of_tap(h, dh, AXIS: gl.constexpr):
+    """Where the rows, or planes, of an offset begin, counted in the residue of the stride that they are, which follows."""
+    STEP: gl.constexpr = AXIS.in_step
+    if STEP == 1:
         return h + dh, 0
     else:
-        LIFT: gl.constexpr = below(AXIS_H.offset, SH)
-        h, dh = h - LIFT, dh + LIFT * SH
-        return h + dh // SH, dh % SH
+        LIFT: gl.constexpr = below(AXIS.offset, STEP)
+        h, dh = h - LIFT, dh + LIFT * STEP
+        return h + dh // STEP, dh % STEP
 
 
 @gluon.jit
@@ -186,13 +200,14 @@ def fetch(w, x, line, positions, weights, ready, slot, step, wanted, origin, i_r
         k = first[0] + jd * AXIS_D.tap_step, first[1] + jh * AXIS_H.tap_step, first[2] + jw * AXIS_W.tap_step
         row = row_of_tap(origin[2], offset[1] + jh * AXIS_H.move, AXIS_H)
         mbarrier.expect(ready, BYTES, wanted)
-        fetch_positions(x, positions, slot * slabs(X, TILE), ready, wanted, origin, row, at, c, x_size, x_w, AXIS_D, AXIS_W, RED, X, TILE)
+        fetch_positions(x, positions, slot * slabs(X, TILE), ready, wanted, origin, row, at, c, x_size, x_w, AXIS_D, AXIS_H, AXIS_W,
+                        RED, X, TILE)
         fetch_weights(w, weights, ready, wanted, i_row, k, c, AXIS_D, AXIS_H, AXIS_W, ROWS, W, TILE, BOXES, slot)
     else:
         jd, band, jw = tap // taps[2] % taps[0], tap // taps[2] // taps[0], tap % taps[2]
         at = offset[0] + jd * AXIS_D.move, offset[2] + jw * AXIS_W.move
         expect_band(ready, band, wanted, TILE, BITS)
-        fetch_band(x, line, positions, slot, ready, wanted, band, origin, at, c, x_size, x_w, AXIS_D, AXIS_W, RED, X, TILE)
+        fetch_band(x, line, positions, slot, ready, wanted, band, origin, at, c, x_size, x_w, AXIS_D, AXIS_H, AXIS_W, RED, X, TILE)
         TAPS: gl.constexpr = most_taps(TILE)
         for i in gl.static_range(TAPS):
             jh, there = tap_of_band(band, i, TILE)
@@ -212,16 +227,17 @@ def expect_band(ready, band, wanted, TILE: gl.constexpr, BITS: gl.constexpr):
 
 
 @gluon.jit
-def fetch_band(x, line, positions, slot, ready, wanted, band, origin, offset, c, x_size, x_w, AXIS_D: gl.constexpr, AXIS_W: gl.constexpr,
-               RED: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr):
+def fetch_band(x, line, positions, slot, ready, wanted, band, origin, offset, c, x_size, x_w, AXIS_D: gl.constexpr,
+               AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr):
     """The rows of a band for the positions of a tile."""
     HIGH: gl.constexpr = TILE.box[1]
-    AT_ONCE: gl.constexpr = line.block_type.shape[2 if X.reading == "box" else 1]
+    AT_ONCE: gl.constexpr = line.block_type.shape[side_of_rows(X)]
     FURTHER: gl.constexpr = most_rows(TILE)
     h, residue, halo = origin[2] + of_band(band, TILE, "first"), of_band(band, TILE, "residue"), of_band(band, TILE, "halo")
     begin = slot * slabs(X, TILE)
-    fetch_positions(x, positions, begin, ready, wanted, origin, (h, residue), offset, c, x_size, x_w, AXIS_D, AXIS_W, RED, X, TILE)
+    fetch_positions(x, positions, begin, ready, wanted, origin, (h, residue), offset, c, x_size, x_w, AXIS_D, AXIS_H, AXIS_W,
+                    RED, X, TILE)
     for i in gl.static_range(0, FURTHER, AT_ONCE):
         row = h + (HIGH + i), residue
         fetch_positions(line, positions, begin + (HIGH + i), ready, wanted & (halo > i), origin, row, offset, c, x_size, x_w, AXIS_D,
-                        AXIS_W, RED, X, TILE)
+                        AXIS_H, AXIS_W, RED, X, TILE)

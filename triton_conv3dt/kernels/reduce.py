@@ -87,21 +87,28 @@ def pack(w, packed, SIZE, INNER, LIVE, TAPS, KH, KW, w_stride, ROUND: tl.constex
 
 @triton.jit
 def to_channels_last(x, copied, P, C, size, x_channels, x_size, x_stride, X_RUN: tl.constexpr, C_RUN: tl.constexpr,
-                     ROUND: tl.constexpr, PADDED: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, INDEX: tl.constexpr):
+                     ROUND: tl.constexpr, PADDED: tl.constexpr, APART: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+                     INDEX: tl.constexpr):
     """copied[place, c] = x[c, place], dense; P = N * D * H * W places. Grid: (places, channels).
 
     X_RUN neighbouring places of x and C_RUN channels of the copy are moved at once. PADDED: x has fewer channels or is smaller
-    along h or w, and there the copy is zero.
+    along an axis, and there the copy is zero. APART: so many residues along d and h lie one after another, in each sample.
     """
     index = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(INDEX)
     mask = (channel < C)[:, None] & (index < P)[None, :]
-    n, d, h, w = position(index, size)
+    SD: tl.constexpr = APART[0]
+    SH: tl.constexpr = APART[1]
+    n, d, h, w = position(index, (size[0] // SD, size[1] // SH, size[2]))
+    if SD * SH > 1:
+        n, d, h = n // (SD * SH), d * SD + n // SH % SD, h * SH + n % SH
     source = tl.multiple_of(place(n, 0, d, h, 0, x_stride) + w * x_stride[4], X_RUN)
     source = tl.max_contiguous(source, X_RUN)
     live = mask
     if PADDED:
         live = live & (channel < x_channels)[:, None] & ((h < x_size[1]) & (w < x_size[2]))[None, :]
+        if SD > 1:
+            live = live & (d < x_size[0])[None, :]
     tile = tl.load(x + (channel * x_stride[1])[:, None] + source[None, :], mask=live, other=0.0)
     target = tl.multiple_of(index * C, C_RUN)
     channel = tl.max_contiguous(tl.multiple_of(channel, C_RUN), C_RUN)

@@ -23,6 +23,13 @@ def copyable(problem: Problem) -> bool:
     return worth and layout == "channels_first" and channels * problem.item % 16 == 0
 
 
+def partable(problem: Problem) -> bool:
+    """What is gathered may be copied for a pair: as `copyable` says, or a dz in channels_last whose strided boxes lie in one plane each;
+    those of a copy with residues apart may be deep."""
+    deep = problem.direction == "grad_input" and problem.stride != (1, 1, 1) and problem.y_layout == "channels_last"
+    return copyable(problem) or deep and problem.co_group * problem.item % 16 == 0
+
+
 def seen(problem: Problem, config) -> Problem:
     """The problem as the product of an input gradient sees it, whose dz may be a copy in channels_last."""
     if problem.direction != "grad_input" or not config.copy or config.path == "walk":
@@ -32,14 +39,18 @@ def seen(problem: Problem, config) -> Problem:
 
 def described(kind: str, problem: Problem, config, step: int) -> tuple[list[int], list[int], list[int]]:
     """Shape, strides and block of the descriptor of the gathered tensor, whose places lie step elements apart: "rows", "box" or
-    "strided", as kernels/gather.py says."""
+    "strided", as kernels/gather.py says, or "apart", as kernels/pair.py does."""
     channels, (d, h, w) = walk_memory.shape(problem, config)
     if kind == "rows":
         return [problem.n * d * h * w, channels], [step, 1], [config.block_n, config.block_k]
     if kind == "box":
         return ([problem.n, d, h, w, channels], [d * h * w * step, h * w * step, w * step, step, 1],
                 [1, *config.box, config.block_k])
-    _, sh, sw = problem.stride
+    sd, sh, sw = problem.stride
+    if kind == "apart":
+        places, line = [d // sd, h // sh, w // sw], w * step
+        return ([problem.n * sd * sh, *places, (sw - 1) * step + channels],
+                [places[0] * places[1] * line, places[1] * line, line, sw * step, 1], [1, *config.box, config.block_k])
     return ([problem.n * d, h // sh, sh, w // sw, (sw - 1) * step + channels],
             [h * w * step, sh * w * step, w * step, sw * step, 1], [1, config.box[1], 1, config.box[2], config.block_k])
 
@@ -68,7 +79,7 @@ def fits(config, problem: Problem) -> str | None:
         return f"a box of {'x'.join(map(str, config.box))} does not hold block_n = {config.block_n} places"
     if max(config.box) > LARGEST_BOX:
         return f"a box of {'x'.join(map(str, config.box))} is above {LARGEST_BOX} on an axis"
-    size = walk_memory.shape(problem, config)[1]
-    if strided and (config.box[0] > 1 or any(n % a.stride for n, a in zip(size[1:], problem.axes[1:]))):
+    apart = config.copy and config.path == "pair"
+    if strided and not apart and (config.box[0] > 1 or any(a.out % a.stride for a in problem.axes[1:])):
         return "a strided box lies in one plane of an output whose height and width the stride divides"
     return None

@@ -33,7 +33,7 @@ class Config:
     halo: a step of a pair fetches the rows along h of all taps along h at once; the programs part a box along w (planning/halos.py).
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
-    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk, padded where it must be; of a
+    copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk and a pair, padded where it must be; of a
     grad_weight both are copied as taps.py explains, by a pair dz as weight_pairs.py does. Without one, a walk reads TF32 as it lies.
     merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time

@@ -11,8 +11,8 @@ from ..problems.problem import Problem
 from .constants import Band
 from .phases import phase_origin
 
-HIGH = {"box": 2, "strided": 1, "lines": 1, "strided lines": 1}  # the side of a block that is along h
-SIDES = {"box": (1, 3), "strided": (3,), "lines": (0, 3), "strided lines": (4,)}  # of a block that are parted
+HIGH = {"box": 2, "apart": 2, "strided": 1, "lines": 1, "strided lines": 1}  # the side of a block that is along h
+SIDES = {"box": (1, 3), "apart": (1, 3), "strided": (3,), "lines": (0, 3), "strided lines": (4,)}  # of a block that are parted
 FURTHER = 0.4  # of the instructions of a step: what each further tap adds; fitted to counts of H200
 MOST_TAPS = 7  # of a band: so many products may be under way while a wait tells those before them
 
@@ -46,8 +46,8 @@ def most(problem: Problem, config) -> tuple[int, int]:
 
 
 def wide(config) -> int:
-    """Places along w of one program: those of a cluster have planes of their own, or parts of rows."""
-    return config.box[2] * config.box[0] // config.ctas
+    """Places along w of one program: with a halo, those of a cluster have planes of their own, or parts of rows."""
+    return config.box[2] * config.box[0] // config.ctas if config.halo else config.box[2]
 
 
 def further(problem: Problem, config, kind: str, block: list[int]) -> list[int]:
@@ -74,7 +74,7 @@ def fits(config, problem: Problem, kind: str) -> str | None:
     if not 1 < (found := most(problem, config)[0]) <= MOST_TAPS:
         return f"{found} taps along h are not two to {MOST_TAPS} of one residue"
     deep = config.box[0]
-    if deep > (1 if kind in ("strided", "strided lines") else config.ctas) or wide(config) < (8 if kind in ("box", "strided") else 1):
+    if deep > (1 if kind in ("strided", "strided lines") else config.ctas) or wide(config) < (8 if kind in ("box", "strided", "apart") else 1):
         return f"{config.ctas} programs do not part the planes and rows of a box of {'x'.join(map(str, config.box))}, in 8 places along w"
     return None
 

@@ -26,7 +26,7 @@ OPERANDS = {  # what a caller brings, in this order
     BACKWARD: ("y", "x", "w", "saved", "dx", "dw", "db"),
 }
 READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row", "box": "a descriptor of boxes",
-            "strided": "a descriptor of strided boxes", "planes": "a descriptor of planes",
+            "strided": "a descriptor of strided boxes", "apart": "a descriptor of boxes of residues", "planes": "a descriptor of planes",
             "lines": "a descriptor of lines", "strided lines": "a descriptor of strided lines"}
 
 
@@ -156,7 +156,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     (layout, run), written_size = walk_memory.written(p), p.out_size if forward else p.in_size
     reading, steps, last = lowering.reading(p, c), lowering.steps(p, c), layout == "channels_last"
     if c.copy:
-        first, memory = copy(p, source, walk_memory.shape(p, c))
+        first, memory = copy(p, source, walk_memory.shape(p, c), walk_memory.apart(p, c))
         source, launches, workspaces = "copied", [first], [memory]
     if lowering.packs(p, c):
         weight, minor = "packed", "ci" if forward else "co"
@@ -167,7 +167,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     rows, red = configs.rows_and_reduction(p)
     constants = dict(
         zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), ROWS=rows, RED=red, INDEX=index(p),
-        X=Memory(reading in ("rows", "box", "strided"), 1, reading),
+        X=Memory(reading not in (*pairs.LINES, "planes"), 1, reading),
         W=WeightMemory("red", 1, pairs.weight_reading(p, c)), Y=Memory(last, written(run)), R=Memory(last and r_run > 1, r_run),
         TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, pairs.split(p, c), pairs.joined(p, c), lowering.phase_minor(p, c),
                   c.box if any(c.box) else None, bands=halos.bands(p, c)),

@@ -7,7 +7,7 @@ from math import prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import halos, lowering, pairs, readings
-from .boxes import copyable
+from .boxes import partable
 from .config import Config, fits
 from .constraints import Constraints
 from .device import Device
@@ -34,17 +34,19 @@ def tiles(problem: Problem, device: Device, merges, constraints: Constraints, th
 
 
 def _stages(config: Config, problem: Problem, device: Device, allowed: int, thorough: bool):
-    """As many stages as there is room for, of the most channels that a step may sum over and of which there is room for three: others
-    where all are wanted."""
+    """As many stages as there is room for, of the most channels that a step may sum over and of which there is room for three; with a halo,
+    whose steps are longer, three as well, which may leave room for another cluster; others where all are wanted."""
     channels, found = rows_and_reduction(problem)[1], []
     for block_k in (config.block_k >> i for i in range(3)):
         tried = replace(config, block_k=block_k)
-        most = min(STAGES, allowed, (device.shared_memory - pairs.SLACK) // pairs.stage_bytes(problem, tried))
+        beside = pairs.shared_memory(problem, replace(tried, stages=0))
+        most = min(STAGES, allowed, (device.shared_memory - beside) // pairs.stage_bytes(problem, tried))
+        fewest = 2 if thorough else 3 if config.halo and most > 3 else max(2, most)
         if (channels % block_k == 0 or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
-            found += [replace(tried, stages=n) for n in range(2 if thorough else max(2, most), most + 1)]
+            found += [replace(tried, stages=n) for n in range(most, fewest - 1, -1)]
         if found and not thorough and found[-1].stages > 2:
             break
-    return found if thorough else found[-1:]
+    return found if thorough else [config for config in found if config.block_k == found[-1].block_k]
 
 
 def _shares(problem: Problem, config: Config, device: Device):
@@ -61,8 +63,8 @@ def _shares(problem: Problem, config: Config, device: Device):
 def _readings(problem: Problem, merge, block_n: int, thorough: bool):
     """Boxes of the positions, and whether of a copy."""
     first = _first(problem)
-    if not first or copyable(problem):
-        yield from ((box, first) for box in readings.boxes(problem, merge, block_n, thorough))
+    for copy in (True,) * partable(problem) + (False,) * (not first):
+        yield from ((box, copy) for box in readings.boxes(problem, merge, block_n, thorough, copy))
     if first:
         if problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes):
             yield (0, 0, 0), False
@@ -72,17 +74,17 @@ def _readings(problem: Problem, merge, block_n: int, thorough: bool):
 def _with_halos(tile: Config, problem: Problem, thorough: bool):
     """The same tile whose steps fetch a halo along h, in boxes of every reading that are parted along w: those that fetch least."""
     first, places = _first(problem), pairs.positions(tile)
-    for copy in (True,) * (first and copyable(problem)) + (False,):
+    for copy in (True,) * partable(problem) + (False,):
         shape = replace(tile, halo=True, copy=copy, box=(1, 1, 1))
         if halos.most(problem, shape)[0] < 2:
             return
-        lines, strided = first and not copy, problem.direction == "grad_input" and problem.stride != (1, 1, 1)
+        lines, strided = first and not copy, not copy and problem.direction == "grad_input" and problem.stride != (1, 1, 1)
         parted = pairs.split(problem, shape) * problem.item
         wide = [pairs.ROW // parted >> i for i in range(3)] if lines else [places >> i for i in range(places.bit_length() - 3)]
         deep = (1,) if strided else (1, 2, 4)[:tile.cluster.bit_length()]
         found = [replace(shape, box=(d, places // w, w * tile.cluster // d)) for d in deep for w in wide]
         fetched = lambda config: pairs.grid(problem, config, lowering.steps(problem, config)) * pairs.step_bytes(problem, config)
-        yield from sorted(found, key=fetched)[:4 if thorough else 1]
+        yield from sorted(found, key=fetched)[:4 if thorough else 2]
 
 
 def _first(problem: Problem) -> bool:
@@ -99,4 +101,6 @@ def _boxes_of_lines(problem: Problem, merge, block_n: int, thorough: bool):
         w = wide // (parted * problem.item)
         found += [(1 << i, block_n // w >> i, w) for i in range((block_n // w).bit_length()) if block_n // w >> i]
     waste = lambda box: (prod(ceil_div(t, b) * b for t, b in zip(places, box)), -box[2], -box[1])
-    return sorted(found, key=waste)[:4 if thorough else 1]
+    found = sorted(found, key=waste)
+    narrower = [box for box in found if problem.item == 4 and box[2] * parted * problem.item < pairs.ROW]
+    return found[:4] if thorough else dict.fromkeys((found[0], *narrower[:1]))  # TF32 takes 128 bytes from banks in twice the time

@@ -3,13 +3,12 @@
 Each has its part of the tile's block_n positions, and all of its block_m rows of the weight, which the copy engine fetches once for all.
 A row of 64 elements of 16 bits, or of 32 of TF32, which the engine rounds, is summed over at a time.
 
-The gathered tensor is read in channels_last, or a copy in it, as a descriptor does: "rows", "box" or "strided". Where channels come
-first it is read as it lies: as "planes" where 16-bit taps do not shift positions, else in lines along w, of 32, 64 or 128 bytes, which
-are positions side by side; of an input gradient with stride "strided lines", along w both residues. What wgmma cannot transpose, TF32,
-and what is parted pass by registers. The weight is read as "taps", whatever is summed over side by side, and packed for it where it has
-another order; or, of 16 bits where kernel = stride, "flat", as it is.
-
-A step takes one tap; or all taps along h of one residue, of rows that are fetched once for them (halos.py).
+The gathered tensor is read in channels_last, or a copy in it, as a descriptor does: "rows", "box" or "strided", of a copy "apart".
+Where channels come first it is read as it lies: as "planes" where 16-bit taps do not shift positions, else in lines along w, of 32, 64
+or 128 bytes, which are positions side by side; of an input gradient with stride "strided lines", along w both residues. What wgmma
+cannot transpose, TF32, and what is parted pass by registers. The weight is read as "taps", whatever is summed over side by side, and
+packed for it where it has another order; or, of 16 bits where kernel = stride, "flat", as it is. A step takes one tap, or all taps along h
+of one residue, of rows that are fetched once for them (halos.py).
 """
 
 from math import gcd, prod
@@ -17,7 +16,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import Problem, exceed_31_bits
 from . import boxes, halos, taps, walk_memory
-from .boxes import copyable, seen
+from .boxes import partable, seen
 from .device import Device
 from .phases import rows_and_reduction
 
@@ -28,7 +27,7 @@ WRITTEN = 32  # elements of a thread that are written at once: MOST of kernels/p
 SLACK = 1024  # bytes of shared memory for barriers and alignment
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
 LINES = "lines", "strided lines"
-SIDES = {"rows": (0,), "box": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
+SIDES = {"rows": (0,), "box": (1, 2, 3), "apart": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
 
 
 def reading(problem: Problem, config) -> str:
@@ -38,7 +37,7 @@ def reading(problem: Problem, config) -> str:
         strided = p.direction == "grad_input" and p.stride != (1, 1, 1)
         return "strided lines" if strided else "lines" if any(config.box) else "planes"
     if p.direction == "grad_input" and p.stride != (1, 1, 1):
-        return "strided"
+        return "apart" if config.copy else "strided"
     return "box" if any(config.box) else "rows"
 
 
@@ -173,7 +172,7 @@ def written_bytes(problem: Problem, config) -> float:
 
 
 def step_bytes(problem: Problem, config) -> float:
-    """Bytes that a step reads for all programs of a cluster, likewise."""
+    """Bytes that a step reads for a whole cluster, likewise."""
     return _bytes(problem, config, 1, halos.taps(problem, config), halos.rows(problem, config))
 
 
@@ -185,8 +184,9 @@ def _bytes(problem: Problem, config, programs: int, taps: float, rows: float) ->
 
 def read_bytes(problem: Problem, config) -> int:
     """Bytes that the products of a step read from there: every 64 positions all of the weights anew; fragments of TF32 that lie across
-    in twice the time."""
-    own = positions(config) * (2 if problem.item == 4 and reading(problem, config) in LINES else 1)
+    lines of 128 bytes in twice the time."""
+    line = problem.item * split(problem, config) * halos.wide(config)
+    own = positions(config) * (2 if problem.item == 4 and reading(problem, config) in LINES and line == ROW else 1)
     of_a_tap = problem.item * config.block_k * split(problem, config) * (own + positions(config) // GROUP * config.block_m)
     return of_a_tap * halos.taps(problem, config)
 
@@ -254,7 +254,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"a tile of {config.block_m} rows by {positions(config)} positions leaves {config.warps} warps without registers"
     if config.stages < 2:
         return "a ring of one stage leaves nothing to fetch into while its products are under way"
-    if config.copy and not copyable(problem):
+    if config.copy and not partable(problem):
         return "no copy in channels_last helps here"
     if config.copy and not problem.wide and exceed_31_bits(problem.n * (copied := walk_memory.shape(problem, config))[0] * prod(copied[1])):
         return "a copy has more elements than 31 bits can count"
@@ -284,7 +284,7 @@ def _fits_lines(config, p: Problem) -> str | None:
     """Why lines of a channels-first tensor cannot be read, or None."""
     forward, strided = p.direction == "forward", reading(p, config) == "strided lines"
     channels, sizes = (p.ci, p.in_size) if forward else (p.co, p.out_size)
-    parted, wide = split(p, config), halos.wide(config) if config.halo else config.box[2]
+    parted, wide = split(p, config), halos.wide(config)
     if not p.even or sizes[2] * p.item % 16:
         return "lines are read of dense samples whose rows are multiples of 16 bytes"
     if channels % config.block_k and p.n > 1:

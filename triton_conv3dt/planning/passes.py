@@ -69,9 +69,10 @@ class Schedule:
 PRODUCTS = ("gather", "walk", "walk_weight", "pair", "pair_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "make_dz")
 
 
-def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None = None) -> tuple[Launch, Workspace]:
+def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None = None,
+         apart: tuple[int, int] = (1, 1)) -> tuple[Launch, Workspace]:
     """x, or dz ("y"), in channels_last, and the memory of the copy. padded: its channels and size, where it has more than what
-    is copied, zeros."""
+    is copied, zeros. apart: so many residues along d and h of each sample lie one after another."""
     given, layout, run = ((p.ci, p.in_size), p.x_layout, p.x_run) if name == "x" else ((p.co, p.out_size), p.y_layout, p.y_run)
     channels, size = padded or given
     block_c, block_p = (64, 64) if p.item == 2 else (32, 64)
@@ -80,12 +81,13 @@ def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None 
     why = "rounded to TF32" if p.rounded else "its taps shift along w by single elements" if layout == "channels_first" else (
         "places with channels of their own")
     why += f", padded to {channels} channels of {'x'.join(map(str, size))}" * ((channels, size) != given)
+    why += ", residues along d and h one after another" * (prod(apart) > 1)
     return Launch(
         "to_channels_last", (ceil_div(places, block_p), ceil_div(channels, block_c), 1), (name, "copied"),
         (places, channels, size, *given), (name,),
         dict(X_RUN=gcd(run, size[2]) if layout == "channels_first" else 1,
              C_RUN=gcd(power_of_two_divisor(channels, limit), block_c), ROUND=p.rounded, PADDED=(channels, size) != given,
-             BLOCK_C=block_c, BLOCK_P=block_p, INDEX=index(p)),
+             APART=apart, BLOCK_C=block_c, BLOCK_P=block_p, INDEX=index(p)),
         f"copy {'x' if name == 'x' else 'dz'} to channels_last ({why})"), channels_last("copied", (p.n, channels, *size))
 
 

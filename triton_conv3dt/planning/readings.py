@@ -24,8 +24,9 @@ def readings(problem: Problem, device: Device, merge, block_m: int, block_n: int
             yield "gather", (0, 0, 0), False
 
 
-def boxes(problem: Problem, merge, block_n: int, thorough: bool):
-    """Boxes of block_n positions, those that leave the fewest places unused first; none where neighbours in a row do."""
+def boxes(problem: Problem, merge, block_n: int, thorough: bool, apart: bool = False):
+    """Boxes of block_n positions, those that leave the fewest places unused first; none where neighbours in a row do. apart: residues
+    of a stride lie apart, in a copy."""
     strided = problem.direction == "grad_input" and problem.stride != (1, 1, 1)
     if not strided and all(axis.reads_in_place for axis in problem.axes):
         return [(0, 0, 0)]
@@ -33,6 +34,6 @@ def boxes(problem: Problem, merge, block_n: int, thorough: bool):
     filled = lambda box: prod(ceil_div(t, b) * b for t, b in zip(places, box)) * (1 if box[2] >= 4 else 1.25)
     waste = lambda box: (filled(box), -min(box[2], 16), -box[1])
     sides = [1 << i for i in range(9)]
-    found = [(d, h, block_n // (d * h)) for d in (sides if not strided else (1,)) for h in sides
+    found = [(d, h, block_n // (d * h)) for d in (sides if apart or not strided else (1,)) for h in sides
              if block_n // (d * h) in sides and d * h * (block_n // (d * h)) == block_n]
     return sorted(found, key=waste)[:3 if thorough else 1]

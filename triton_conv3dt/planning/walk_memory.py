@@ -66,17 +66,22 @@ def row_channels(problem: Problem, merge: tuple[bool, bool, bool], copy: bool) -
 
 def shape(problem: Problem, config) -> tuple[int, tuple[int, int, int]]:
     """Channels and size of what is read: of the copy, where there is one."""
-    _, _, channels, (d, h, w), (_, sh, sw) = read(problem)
+    _, _, channels, (d, h, w), (sd, sh, sw) = read(problem)
     if not config.copy or config.path not in ("walk", "pair"):
         return channels, (d, h, w)
     if config.path == "pair":
-        return channels, (d, ceil_div(h, sh) * sh, ceil_div(w, sw) * sw)
+        return channels, (ceil_div(d, sd) * sd, ceil_div(h, sh) * sh, ceil_div(w, sw) * sw)
     residues, unit = beside(problem, config.merge), 16 // problem.item
     if residues > 1:
         unit //= gcd(unit, residues)  # all of them together are whole 16 bytes
     elif sw > 1:
         unit = config.block_k
     return ceil_div(channels, unit) * unit, (d, ceil_div(h, sh) * sh, ceil_div(w, sw) * sw)
+
+
+def apart(problem: Problem, config) -> tuple[int, int]:
+    """Residues along d and h that lie one after another in a copy: those of what a pair reads, which are boxes then."""
+    return read(problem)[4][:2] if config.path == "pair" else (1, 1)
 
 
 def copied_bytes(problem: Problem, config) -> int:
