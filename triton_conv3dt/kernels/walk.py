@@ -84,6 +84,14 @@ def left(WALK, group, residue, bits):
     return readers(WALK, group, residue) if by_registers(bits) else 0
 
 
+@gluon.constexpr_function
+def crowded(WALK, warps):
+    """Whether a thread's sums leave no registers for what copies could keep from plane to plane."""
+    groups = len(WALK.groups)
+    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2, groups)) * WALK.columns
+    return sums * WALK.high * WALK.wide // (32 * warps) > 64
+
+
 @gluon.jit
 def here(value):
     """Zero, of a value that is none below zero, but not to the compiler, which would compute what it is added to early, before the
@@ -132,8 +140,9 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
+                zero = zero if crowded(WALK, WARPS) else 0
                 copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0),
-                           h, w, block * WALK.channels, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
+                           h, w, block * WALK.channels, zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)
