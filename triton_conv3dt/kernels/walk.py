@@ -131,6 +131,7 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
     wanted."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
+    RUN: gl.constexpr = WALK.run
     d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
     plane = gl.where((d >= 0) & (d < x_size[0]), n * x_size[0] + d, -1)  # another sample's plane is outside, too
     if not WALK.turned:
@@ -141,8 +142,9 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
                 zero = zero if crowded(WALK, WARPS) else 0
-                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0),
-                           h, w, block * WALK.channels, zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
+                place = patch + gl.multiple_of(n * x_stride[0] + d * x_stride[2], RUN)
+                copy_sheet(place, ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0), h, w, block * WALK.channels, zero,
+                           x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)

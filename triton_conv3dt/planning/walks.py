@@ -20,7 +20,7 @@ from .phases import rows_and_reduction
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
 
-TURNING, ROUNDING = 2.5, 1.0  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
+TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
 LINE = 8  # neighbouring places of a line in four channels, which are written at once
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
@@ -36,7 +36,7 @@ def walk(problem: Problem, config) -> Walk:
     t = tables(problem, config.merge, high, config.taps[0], config.block_m, turned)
     together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                together=together, turned=turned, summed=channels * turned)
+                together=together, turned=turned, summed=channels * turned, run=walk_memory.copied_run(problem) if turned else 1)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -97,7 +97,7 @@ def features(problem: Problem, config, trips: float) -> tuple[float, float, floa
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
     if w.turned:
         rounded = runs(problem, w) * w.high * w.wide * w.blocks * w.channels
-        elements += (TURNING * step_bytes(problem, config) / problem.item + ROUNDING * rounded) / threads
+        elements += (TURNING * step_bytes(problem, config) / problem.item / w.run + ROUNDING * rounded) / threads
     return 1.0 + weight_fetches(problem, config) / 16, trips, trips * products, trips * elements
 
 
