@@ -2,8 +2,9 @@
 
 A program owns a patch of places (h, w) and walks along d. Each plane that it comes to is fetched once, in `sheets`: the
 rows of the patch with those that taps reach beside it, once for every shift along w. Shifted along h a patch is another
-run of rows. All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers:
-they differ in age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
+run of rows. TF32 that is read as it lies is kept in lines along w, where a patch may begin at any place: once for all shifts.
+All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers: they differ in
+age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
 
 A config is one of a walk.
 """
