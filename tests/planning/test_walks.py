@@ -19,9 +19,17 @@ NONE, W, WAYS = (False,) * 3, (False, False, True), (walk_tables.APART, walk_tab
 KERNELS = ("k3 p1", "k5 p2", "k3 s2 p1 op1", "k4 s2 p1", "k5 s2", "k2x4x3 s2x3x2", "k3 p2 d2", "k7x1x2 s1x1x2", "k9 s2 p3")
 
 
-def taps_met(problem, merge, way):
+def place_read(sheets, product):
+    """(residue, shift) of what a product reads, along h and along w."""
+    sheet = sheets[product.sheet]
+    down, below = divmod(product.row - sheet.row, 1 + (sheet.reach > 0))
+    assert not below and 0 <= down <= sheet.rows - 8 and 0 <= product.shift <= sheet.reach
+    return sheet.residue, sheet.first + down, sheet.residue_w, sheet.shift + product.shift
+
+
+def taps_met(problem, merge, way, lines=False):
     """(what is read, age, column, residue beside it, tap) of every product, and how often."""
-    found, t = Counter(), walk_tables.tables(problem, merge, 8, way, 8)
+    found, t = Counter(), walk_tables.tables(problem, merge, 8, way, 8, lines)
     slots = dict(enumerate(t["slots"])) if t["slots"] != tuple((i,) for i in range(problem.taps)) else None
     for number, group in enumerate(t["products"]):
         for bundle, (size, products) in enumerate(zip(t["bundles"], group)):
@@ -30,21 +38,23 @@ def taps_met(problem, merge, way):
                 for age in range(sum(t["bundles"][:bundle]), sum(t["bundles"][:bundle]) + size):
                     for column in range(t["live"][min(age, t["span"] - 1)]):
                         taps = slots[slot] if slots else (slot,)
-                        found.update((number, one.residue, one.row, age, column, i, tap) for i, tap in enumerate(taps) if tap >= 0)
+                        read = one.residue, place_read(t["sheets"], one)
+                        found.update((number, *read, age, column, i, tap) for i, tap in enumerate(taps) if tap >= 0)
                         slot += 1
     return found
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("direction", ("forward", "grad_input"))
-def test_every_tap_is_met_once_however_ages_lie(direction, kernel):
-    """Ages side by side meet the taps that they meet apart, zeros beside them; all of these are those of the kernel."""
+def test_every_tap_is_met_once_however_ages_and_rows_lie(direction, kernel):
+    """Ages side by side meet the taps that they meet apart, zeros beside them, and lines what sheets do; all of these are those of the
+    kernel."""
     problem = case.parse(f"{direction} ci16 co16 in6x6x12 {kernel} float16 channels_first")
     merges = walk_tiles._merges(problem, True) if direction == "forward" else [NONE] + [W] * (problem.stride[2] > 1)
     for merge in merges:
         apart = taps_met(problem, merge, walk_tables.APART)
         assert Counter(tap for *_, tap in apart.elements()) == Counter(range(problem.taps))
-        assert all(taps_met(problem, merge, way) == apart for way in WAYS)
+        assert all(taps_met(problem, merge, way, lines) == apart for way in WAYS for lines in (False, True))
 
 
 def test_ages_lie_in_bundles_of_powers_of_two():

@@ -4,8 +4,10 @@
 
 A program owns a patch of places (h, w) and walks along d. What it reads of a plane lies in shared memory as rows
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
-a shift along w another fetch of the same bytes. All its weights stay in shared memory, too. A step adds its plane to all places
-along d that it reaches; those that later planes reach, too, stay in registers. WALK has rows, products and slots as tables.
+a shift along w another fetch of the same bytes. TF32 that lies in any order is kept in lines instead, which one fetch shifts
+(walk_turn.py); a first operand of TF32 passes by registers, once for all products that meet it. All weights of a program stay in
+shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
+registers. WALK has rows, products and slots as tables.
 """
 
 from triton.experimental import gluon
@@ -84,6 +86,14 @@ def left(WALK, group, residue, bits):
     return readers(WALK, group, residue) if by_registers(bits) else 0
 
 
+@gluon.constexpr_function
+def crowded(WALK, warps):
+    """Whether a thread's sums leave no registers for what copies could keep from plane to plane."""
+    groups = len(WALK.groups)
+    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2, groups)) * WALK.columns
+    return sums * WALK.high * WALK.wide // (32 * warps) > 64
+
+
 @gluon.jit
 def here(value):
     """Zero, of a value that is none below zero, but not to the compiler, which would compute what it is added to early, before the
@@ -123,6 +133,7 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
     wanted."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
+    RUN: gl.constexpr = WALK.run
     d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
     plane = gl.where((d >= 0) & (d < x_size[0]), n * x_size[0] + d, -1)  # another sample's plane is outside, too
     if not WALK.turned:
@@ -132,8 +143,10 @@ def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_st
             zero = here(gl.maximum(plane, 0))
             row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
             if WALK.turned:
-                copy_sheet(patch + (n * x_stride[0] + d * x_stride[2]), ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0),
-                           h, w, block * WALK.channels, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
+                zero = zero if crowded(WALK, WARPS) else 0
+                place = patch + gl.multiple_of(n * x_stride[0] + d * x_stride[2], RUN)
+                copy_sheet(place, ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0), h, w, block * WALK.channels, zero,
+                           x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
             else:
                 fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
                             gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)

@@ -22,13 +22,14 @@ def line_layout():
 
 
 @gluon.constexpr_function
-def element_layout(channels, warps, places):
-    """Eight neighbouring places by four channels are a warp's: whole sectors of memory in either order, and no bank twice. Of fewer
-    places more channels."""
+def element_layout(channels, warps, places, run):
+    """Eight neighbouring places by four channels, or runs of them, are a warp's: whole sectors of memory in either order, and no bank twice.
+    Of fewer places more channels."""
     places = min(8, places)
-    quads = min(channels // 4, 8 // places)
+    quads = min(channels // 4, 8 * run // places)
+    lanes = [8 * run // places // quads, quads, places, 4 // run]
     across = min(warps, channels // 4 // quads)
-    return gl.BlockedLayout([1, 1, 1, 1], [8 // places // quads, quads, places, 4], [warps // across, across, 1, 1], [3, 2, 1, 0])
+    return gl.BlockedLayout([1, 1, 1, run], lanes, [warps // across, across, 1, 1], [3, 2, 1, 0])
 
 
 @gluon.constexpr_function
@@ -70,28 +71,31 @@ def length_of(pairs, i):
 
 
 @gluon.jit
-def copy_places(x, ring, line, live, h, w, channel, x_size, x_stride, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr,
+def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr,
                 PITCH: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
     """Places FIRST up to FIRST + PLACES of ROWS lines, which begin there with the place (h, w) of x, STEP apart; zeros outside."""
     QUADS: gl.constexpr = WALK.channels // 4
-    LAYOUT: gl.constexpr = element_layout(WALK.channels, WARPS, PLACES)
-    w += FIRST * STEP_W
+    RUN: gl.constexpr = WALK.run
+    LAYOUT: gl.constexpr = element_layout(WALK.channels, WARPS, PLACES, RUN)
+    w, channel = w + (FIRST * STEP_W + zero), channel + zero
     o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H
     quad = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
     o_w = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP_W
-    c = quad * 4 + gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :]
-    # What does not depend on the plane is one tile for all sheets: the compiler keeps it, and adds what is the same for all threads.
+    c = quad * 4 + gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :] + zero
+    # What does not depend on the plane is one tile for all sheets: the compiler adds what is the same for all threads, and keeps it
+    # from plane to plane unless it is told of a zero that it does not know.
     beside = o_h * x_stride[3] + o_w * x_stride[4] + c * x_stride[1]
-    begin = x + (h * x_stride[3] + w * x_stride[4] + channel * x_stride[1])
+    beside = gl.max_contiguous(gl.multiple_of(beside, [1, 1, 1, RUN]), [1, 1, 1, RUN])
+    begin = x + gl.multiple_of(h * x_stride[3] + w * x_stride[4] + channel * x_stride[1], RUN)
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     if WALK.summed % WALK.channels != 0:
-        inside = inside & (c < WALK.summed - channel)
+        inside = inside & ((quad * 4 if RUN == 4 else c) < WALK.summed - channel)
     target = seen_as(ring.index(line + FIRST), ring.dtype, [ROWS, QUADS, PITCH, 4], line_layout())
     async_copy_global_to_shared(target.slice(0, PLACES, 2), begin + beside, inside)
 
 
 @gluon.jit
-def copy_sheet(x, ring, line, live, h, w, channel, x_size, x_stride, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
+def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
                STEP_W: gl.constexpr, WARPS: gl.constexpr):
     """The rows of one sheet of the plane x, for the patch of the coarse place (h, w), whose lines begin there."""
     S: gl.constexpr = WALK.sheets[SHEET]
@@ -104,10 +108,10 @@ def copy_sheet(x, ring, line, live, h, w, channel, x_size, x_stride, SHEET: gl.c
     at_w = (w + S.shift) * STEP_W + S.residue_w
     for i in gl.static_range(COUNT):
         at_h, first = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, line + start_of(RUNS, i) * (PITCH * WALK.channels // 4)
-        copy_places(x, ring, first, live, at_h, at_w, channel, x_size, x_stride, length_of(RUNS, i), 0, WIDE, PITCH, WALK, STEP_H, STEP_W,
+        copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), 0, WIDE, PITCH, WALK, STEP_H, STEP_W,
                     WARPS)
         for j in gl.static_range(MORE):
-            copy_places(x, ring, first, live, at_h, at_w, channel, x_size, x_stride, length_of(RUNS, i), WIDE + start_of(BESIDE, j),
+            copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), WIDE + start_of(BESIDE, j),
                         length_of(BESIDE, j), PITCH, WALK, STEP_H, STEP_W, WARPS)
 
 

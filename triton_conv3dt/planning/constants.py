@@ -236,7 +236,8 @@ class Walk(NamedTuple):
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
-    that are fetched at once. turned: what is read lies in any order, has `summed` channels and is not rounded yet.
+    that are fetched at once. turned: what is read lies in any order, has `summed` channels, of which `run` are copied
+    at once, and is not rounded yet.
     """
 
     high: int
@@ -259,6 +260,7 @@ class Walk(NamedTuple):
     together: int
     turned: bool = False
     summed: int = 0
+    run: int = 1
 
 
 class WalkedAxis(NamedTuple):

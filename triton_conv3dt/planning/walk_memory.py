@@ -42,6 +42,12 @@ def turned(problem: Problem, config) -> bool:
     return problem.rounded and not config.copy
 
 
+def copied_run(problem: Problem) -> int:
+    """Channels that are copied into lines at once: 16 bytes or one."""
+    layout, run = read(problem)[:2]
+    return 4 if layout == "channels_last" and run % 4 == 0 else 1
+
+
 def beside(problem: Problem, merge: tuple[bool, bool, bool]) -> int:
     """Residues along w whose channels are summed side by side, as they lie in memory: those of an input gradient that are merged."""
     return read(problem)[4][2] if merge[2] and problem.direction != "forward" else 1

@@ -2,8 +2,9 @@
 
 A program owns a patch of places (h, w) and walks along d. Each plane that it comes to is fetched once, in `sheets`: the
 rows of the patch with those that taps reach beside it, once for every shift along w. Shifted along h a patch is another
-run of rows. All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers:
-they differ in age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
+run of rows. TF32 that is read as it lies is kept in lines along w, where a patch may begin at any place: once for all shifts.
+All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers: they differ in
+age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
 
 A config is one of a walk.
 """
@@ -20,7 +21,8 @@ from .phases import rows_and_reduction
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
 
-TURNING = 6  # instructions for an element that is copied by itself and rounded, over those for one that is written
+TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
+LINE = 8  # neighbouring places of a line in four channels, which are written at once
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
@@ -35,7 +37,7 @@ def walk(problem: Problem, config) -> Walk:
     t = tables(problem, config.merge, high, config.taps[0], config.block_m, turned)
     together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                together=together, turned=turned, summed=channels * turned)
+                together=together, turned=turned, summed=channels * turned, run=walk_memory.copied_run(problem) if turned else 1)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -64,13 +66,14 @@ def multiplied(problem: Problem, config) -> int:
 
 def shared_bytes(problem: Problem, config) -> int:
     """Bytes that one step moves through shared memory: what copies write, what each warpgroup's products read, of TF32 each run of rows
-    once for all of them, and tiles on their way into another order."""
+    once for all of them, and tiles on their way into another order. Few places beside a patch are written in no less time than a line."""
     w = walk(problem, config)
     places = w.high * w.wide
     read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    return step_bytes(problem, config) + (moved + turned) * problem.item
+    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels
+    return step_bytes(problem, config) + (moved + turned + few) * problem.item
 
 
 def runs(problem: Problem, w: Walk) -> int:
@@ -93,8 +96,9 @@ def features(problem: Problem, config, trips: float) -> tuple[float, float, floa
     w, threads = walk(problem, config), 32 * config.warps
     products = sum(len(bundle) for group in w.products for bundle in group) * w.blocks * w.channels * problem.item / 32
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
-    if w.turned:  # elements that are read singly
-        elements += TURNING * step_bytes(problem, config) / problem.item / threads
+    if w.turned:
+        rounded = runs(problem, w) * w.high * w.wide * w.blocks * w.channels
+        elements += (TURNING * step_bytes(problem, config) / problem.item / w.run + ROUNDING * rounded) / threads
     return 1.0 + weight_fetches(problem, config) / 16, trips, trips * products, trips * elements
 
 
@@ -149,8 +153,9 @@ def registers(problem: Problem, config) -> int:
 
 
 MOST_SINGLE = 80  # where single elements have addresses at both ends
-MOST_TURNED = 2  # of each residue along d a block of channels
+MOST_TURNED = 4  # of each residue along d a block of channels
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
+FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
 
 def fits(config, problem: Problem, device: Device) -> str | None:
@@ -193,7 +198,8 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"a walk has the taps of d alone side by side, received {', '.join(config.taps)}"
     if config.taps[0] != APART and (len(w.bundles) == w.span or max(widths(w)) > 256):
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
-    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else MOST_SUMS):
+    most = MOST_SUMS - FRAGMENTS * (problem.item == 4)
+    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else most):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
