@@ -1,8 +1,9 @@
 """The weight gradient of the programs of a cluster: what they fetch at once, from which memory, and what fits.
 
 A config's block_m rows and block_n columns are those of all programs, and block_k the positions of a step: of a box whose runs along w
-are fetched apart (taps.box). kernels/pair_weight.py says what is done with them. dz is read as it lies where its stride along w is 1,
-and where its residues can be parted in registers; or from a copy.
+are fetched apart or, where rows are evenly apart, at once (taps.box). kernels/pair_weight.py says what is done with them. dz is read as
+it lies where its stride along w is 1, and where its residues can be parted in registers; or from a copy. Rows that are no multiples of 16
+bytes are read from planes whose places follow each other, if no tap leaves them.
 """
 
 from functools import lru_cache
