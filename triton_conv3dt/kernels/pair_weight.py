@@ -50,12 +50,12 @@ def lines_in_registers(PAIR, WARPS, bits):
 
 
 @gluon.jit
-def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, x_size, z_size, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
                 AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr):
     """One share of dw for PAIR.m rows and PAIR.n columns, reduced by a box of positions at a time.
 
     x_box, z_box: x and dz, or copies of them, as pair_weight_fetch.py says. STEPS of all samples, EACH of them for a share; boxes: those
-    along each axis of a sample; sizes: places of x and dz along them; z_stride: of dz (n, co, d, h, w).
+    along each axis of a sample; x_size, z_size: places along them; z_stride: of dz (n, co, d, h, w).
     parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program),
     share.
     """
@@ -97,10 +97,11 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stri
     mbarrier.sync_cluster_init()
     begin, planes = share * EACH, 0
     if PAIR.z_runs > 1:
-        planes = z_stride[0] // (sizes[1][1] * sizes[1][2])  # from one sample to the next
+        planes = gl.to_tensor(z_stride[0] // (z_size[1] * z_size[2])).to(gl.int32)  # from one sample to the next
+    sizes = boxes, x_size, z_size, planes
     steps = gl.minimum(STEPS, begin + EACH) - begin
     for first in range(STAGES - 1):
-        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
+        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, sizes, ZD, ZH, ZW, CO, PAIR)
     sums = ()
     for i in gl.static_range(SPLIT):
         sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS, BITS)),)
@@ -115,11 +116,11 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stri
             sums = (multiply(sums[0], xs, zs, stage, PAIR),)
             cluster.arrive()
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, sizes, ZD, ZH, ZW, CO, PAIR)
         else:
-            running = multiply_parted(sums, xs, zs, stage, sizes[0][2] - (begin + step) % boxes[2] * PAIR.box[2], PAIR, WARPS)
+            running = multiply_parted(sums, xs, zs, stage, x_size[2] - (begin + step) % boxes[2] * PAIR.box[2], PAIR, WARPS)
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, sizes, ZD, ZH, ZW, CO, PAIR)
             sums = warpgroup_mma_wait(0, deps=running)
             cluster.arrive()
     if SPLIT == 1:
