@@ -113,6 +113,18 @@ def test_descriptors_of_a_walking_weight_gradient(view, described):
     assert not [(d, wrong) for d in described if (wrong := faults(d))]
 
 
+@pytest.mark.parametrize("view, even", (("channels_first", True), ("concatenated", True), ("odd strides", True), ("sliced", False),
+                                        ("misaligned", False), ("transposed", False), ("expanded", False)))
+def test_a_weight_gradient_is_even_where_planes_of_both_are(view, even):
+    one = case("", n=2, ci=16, co=32, in_size=(2, 4, 6), kernel=2, stride=2)
+    w = torch.empty(one.shapes.w, dtype=torch.float16)
+    for odd in range(2):  # the one, or the other, lies so
+        x, y = (VIEWS[view if i == odd else "channels_first"](torch.zeros(shape, dtype=torch.float16))
+                for i, shape in enumerate((one.shapes.x, one.shapes.y)))
+        problem = tensors.problem_of("grad_weight", x, w, y, Epilogue(), one.stride, one.padding, one.dilation, 1, "tf32")
+        assert problem.even == even
+
+
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_descriptors_of_a_weight_gradient_by_clusters(view, dtype, described):

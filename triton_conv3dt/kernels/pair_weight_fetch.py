@@ -101,7 +101,8 @@ def fetch_lines(z_box, target, barrier, live, position, at, z_size, planes, ZD: 
         else:
             load_box(z_box, [plane, h + row, residue, channel, place_w], barrier, target, pred=live, multicast=Z_SHARED)
     elif PAIR.flat:
-        place = (place_d * z_size[1] + place_h) * z_size[2] + place_w
+        there = (place_d < z_size[0]) & (place_h < z_size[1])
+        place = gl.where(there, (place_d * z_size[1] + place_h) * z_size[2] + place_w, NOWHERE)
         load_box(z_box, [n, channel, place], barrier, target, pred=live, multicast=Z_SHARED)
     elif PAIR.apart:
         residue, first = residue_and_run(at_w, ZW)
