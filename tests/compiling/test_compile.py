@@ -34,7 +34,7 @@ ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRE
 ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
 FEW_ROWS = [(name, "grad_input", device) for device in TENSOR_CORES for name in FEW]
 COPIED = [(name, "grad_weight", "nvidia_h200", "gather") for name in COPIES]
-PAIRED = [(name, "grad_weight", "nvidia_h200", "pair") for name in ("k2s2 tf32", *PAIRS, *COPIES)]
+PAIRED = [(name, "grad_weight", "nvidia_h200", "pair") for name in ("k2s2", "k2s2 tf32", *PAIRS, *COPIES)]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
 ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 residual", "k2s2 channels_last residual",
                                           "k2s2 statistics")}

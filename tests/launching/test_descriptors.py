@@ -113,6 +113,37 @@ def test_descriptors_of_a_walking_weight_gradient(view, described):
     assert not [(d, wrong) for d in described if (wrong := faults(d))]
 
 
+@pytest.mark.parametrize("view, even", (("channels_first", True), ("concatenated", True), ("odd strides", True), ("sliced", False),
+                                        ("misaligned", False), ("transposed", False), ("expanded", False)))
+def test_a_weight_gradient_is_even_where_planes_of_both_are(view, even):
+    one = case("", n=2, ci=16, co=32, in_size=(2, 4, 6), kernel=2, stride=2)
+    w = torch.empty(one.shapes.w, dtype=torch.float16)
+    for odd in range(2):  # the one, or the other, lies so
+        x, y = (VIEWS[view if i == odd else "channels_first"](torch.zeros(shape, dtype=torch.float16))
+                for i, shape in enumerate((one.shapes.x, one.shapes.y)))
+        problem = tensors.problem_of("grad_weight", x, w, y, Epilogue(), one.stride, one.padding, one.dilation, 1, "tf32")
+        assert problem.even == even
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_descriptors_of_a_weight_gradient_by_clusters(view, dtype, described):
+    layers = *KERNELS[1:], dict(kernel=3, stride=2, padding=1, output_padding=1)
+    for n, c, size, layer in itertools.product((1, 2), (16, 48), ((1, 1, 16), (2, 2, 8), (1, 4, 6), (2, 3, 4)), layers):
+        one = case("", n=n, ci=c, co=32, in_size=size, **layer)
+        if "plane" in view or 0 in one.shapes.y:
+            continue
+        x, y = (VIEWS[view](torch.zeros(shape, dtype=dtype)) for shape in (one.shapes.x, one.shapes.y))
+        w = torch.empty(one.shapes.w, dtype=dtype)
+        problem = tensors.problem_of("grad_weight", x, w, y, Epilogue(), one.stride, one.padding, one.dilation, 1, "tf32")
+        for n, way in itertools.product((128, 64), ("programs", "columns")):
+            config = Config("pair", 128, n, 32, 4, 2, taps=(way,) * 3)
+            if fits(config, problem, H200) is None:
+                launch.run(launch.bind(plan.plan(problem, H200, config)), x, w, y)
+    assert described or view not in ("channels_first", "concatenated", "odd strides")
+    assert not [(d, wrong) for d in described if (wrong := faults(d))]
+
+
 @pytest.mark.parametrize("n, channels, size, layer", [
     (1, 32, (1, 1, 1), dict(kernel=4, padding=1)), (2, 32, (1, 1, 1), dict(kernel=2)), (1, 10, (1, 1, 1), dict(kernel=2)),
     (2, 24, (1, 2, 1), dict(kernel=4, padding=1))], ids=str)

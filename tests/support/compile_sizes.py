@@ -122,6 +122,10 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "pair_weight": ("grad_weight", TF32, PAIR_WEIGHT),
     "pair_weight of a copy": ("grad_weight", TF32, replace(PAIR_WEIGHT, copy=True)),
     "pair_weight of four": ("grad_weight", TF32, replace(PAIR_WEIGHT, copy=True, cluster=4)),
+    "pair_weight of 16 bits": ("grad_weight", {}, replace(PAIR_WEIGHT, taps=("crossed", "programs", "crossed"))),
+    "pair_weight of rows": ("grad_weight", WHOLE, replace(PAIR_WEIGHT, taps=("columns", "programs", "programs"))),
+    "pair_weight of planes": ("grad_weight", WHOLE | dict(in_size=(4, 4, 6)), replace(PAIR_WEIGHT, taps=("programs",) * 3)),
+    "pair_weight of planes by chunks": ("grad_weight", WHOLE | dict(in_size=(4, 4, 6)), replace(PAIR_WEIGHT, taps=("columns",) * 3)),
     "backward": (BACKWARD, WHOLE | dict(activation="relu"), ONE_PASS),
     "backward last": (BACKWARD, WHOLE | LAST | dict(activation="relu"), ONE_PASS),
 }

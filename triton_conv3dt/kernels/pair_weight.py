@@ -1,4 +1,5 @@
-"""The weight gradient on Hopper's tensor cores in TF32, in Gluon, by two or four programs of a cluster that share what they fetch:
+"""The weight gradient on Hopper's tensor cores, of TF32 or 16 bits, in Gluon, by two or four programs of a cluster that share what they
+fetch:
 
     dw[ci, co, k] = sum over positions of x[position, ci] * dz[stride * position - padding + k, co]
 
@@ -6,12 +7,14 @@ The product is that of kernels/grad_weight.py: rows are (shift of x, ci), column
 half of the rows and all columns, or, where these are many, half of them and all rows; of four half of both. What several need is
 fetched once, into the shared memory of each: two ask L2 for a third less for a square tile.
 
-All is fetched by tensor descriptor, in runs of positions along w, of a chunk of lines: some channels of one shift, or all of several.
-The copy engine takes coordinates as they come, puts zeros where there is no such place, and rounds to TF32. So x is read as it lies, and
-so is dz where its stride along w is 1, or where its residues are parted in registers; else its copy has w residue after residue, that
-neighbouring positions read neighbours.
+All is fetched by tensor descriptor, in runs of positions along w, of a chunk of lines: some channels of one shift, or all of several, or
+all lines of a tile (pair_weight_fetch.py). The copy engine takes coordinates as they come, puts zeros where there is no such place, and
+rounds to TF32. So x is read as it lies, and so is dz where its stride along w is 1, or where its residues are parted in registers; else
+its copy has w residue after residue, that neighbouring positions read neighbours. A run of 16 bytes is half of what a product is
+reduced by: two of them are one operand.
 
-Where a box reaches beyond the last position of an axis, x or dz is outside, and what meets it is multiplied by zero.
+Where a box reaches beyond the last position of an axis, x or dz is outside, and what meets it is multiplied by zero. In planes whose
+places follow each other, what follows the last position of a row is the next row: there dz is made zero in registers.
 """
 
 from triton.experimental import gluon
@@ -20,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import cluster, mbarrier, 
 
 from .gluon_names import columns_of_16_bytes, halves, neighbours, seen_as, shared_layout
 from .pair_weight_fetch import chunk, fetch
-from .pair_weight_store import parts_of, write
+from .pair_weight_store import line_order, parts_of, write
 
 
 @gluon.constexpr_function
@@ -34,24 +37,25 @@ def sums_layout(PAIR, WARPS, bits):
 @gluon.constexpr_function
 def lines_in_registers(PAIR, WARPS, bits):
     """Lines of dz [line, place along w], such that a thread has all residues of the elements of a first operand that are its own, in their
-    order, if the bits of a line modulo 8 are read backwards: then lanes that load at once are apart in the banks."""
+    order, if lines modulo 8 are in line_order."""
     lines, wide, split, pair = PAIR.n // PAIR.split, PAIR.box[2], PAIR.split, 32 // bits  # positions in a register
     own = lines >> PAIR.halved.count(1)
     residues = [[0, 1 << i] for i in range((split * pair).bit_length() - 1)]
     step = split * pair
     registers = residues + [[8, 0]] + [[0, (4 << i) * step] for i in range((wide // (4 * pair)).bit_length() - 1)]
     registers += [[(16 * WARPS) << i, 0] for i in range((own // (16 * WARPS)).bit_length() - 1)]
-    lanes, warps = [[0, step], [0, 2 * step], [4, 0], [2, 0], [1, 0]], [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
+    lanes = [[0, step], [0, 2 * step], *([bit, 0] for bit in line_order(PAIR, bits))]
+    warps = [[16 << i, 0] for i in range(WARPS.bit_length() - 1)]
     return gl.DistributedLinearLayout(registers, lanes, warps, [[own * side, 0] for side in PAIR.halved], [lines, wide * split])
 
 
 @gluon.jit
-def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, x_size, z_size, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
                 AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr):
     """One share of dw for PAIR.m rows and PAIR.n columns, reduced by a box of positions at a time.
 
     x_box, z_box: x and dz, or copies of them, as pair_weight_fetch.py says. STEPS of all samples, EACH of them for a share; boxes: those
-    along each axis of a sample; sizes: places of x and dz along them; z_stride: of dz (n, co, d, h, w).
+    along each axis of a sample; x_size, z_size: places along them; z_stride: of dz (n, co, d, h, w).
     parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile, column tile, tap that is a program),
     share.
     """
@@ -93,10 +97,11 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stri
     mbarrier.sync_cluster_init()
     begin, planes = share * EACH, 0
     if PAIR.z_runs > 1:
-        planes = z_stride[0] // (sizes[1][1] * sizes[1][2])  # from one sample to the next
+        planes = gl.to_tensor(z_stride[0] // (z_size[1] * z_size[2])).to(gl.int32)  # from one sample to the next
+    sizes = boxes, x_size, z_size, planes
     steps = gl.minimum(STEPS, begin + EACH) - begin
     for first in range(STAGES - 1):
-        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
+        fetch(x_box, z_box, xs, zs, full, first, begin + first, first < steps, x_at, z_at, sizes, ZD, ZH, ZW, CO, PAIR)
     sums = ()
     for i in gl.static_range(SPLIT):
         sums = sums + (gl.zeros([M, N] if SPLIT == 1 else [N, M], gl.float32, sums_layout(PAIR, WARPS, BITS)),)
@@ -111,11 +116,11 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stri
             sums = (multiply(sums[0], xs, zs, stage, PAIR),)
             cluster.arrive()
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, sizes, ZD, ZH, ZW, CO, PAIR)
         else:
-            running = multiply_parted(sums, xs, zs, stage, sizes[0][2] - (begin + step) % boxes[2] * PAIR.box[2], PAIR, WARPS)
+            running = multiply_parted(sums, xs, zs, stage, x_size[2] - (begin + step) % boxes[2] * PAIR.box[2], PAIR, WARPS)
             cluster.wait()
-            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, boxes, sizes, planes, ZD, ZH, ZW, CO, PAIR)
+            fetch(x_box, z_box, xs, zs, full, ahead % STAGES, begin + ahead, ahead < steps, x_at, z_at, sizes, ZD, ZH, ZW, CO, PAIR)
             sums = warpgroup_mma_wait(0, deps=running)
             cluster.arrive()
     if SPLIT == 1:
@@ -127,7 +132,13 @@ def pair_weight(x_box, z_box, parts, STEPS, EACH, boxes, sizes, z_stride, p_stri
         mbarrier.invalidate(full.index(i))
     out = parts + share.to(gl.int64) * p_stride[0]
     for i in gl.static_range(SPLIT):
-        write(sums[i], i, out, i_row, i_column, tap, p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, PAIR, WARPS)
+        write(sums[i], i, out, i_row, i_column, tap, p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, PAIR, WARPS, BITS)
+
+
+@gluon.constexpr_function
+def order_of_axes(PAIR, bits):
+    """Which of the axes of [line // 8, its bits 4, 2 and 1, place] follow the first in line_order."""
+    return [4 - bit.bit_length() for bit in reversed(line_order(PAIR, bits))]
 
 
 @gluon.constexpr_function
@@ -182,7 +193,8 @@ def parted(zs, stage, i: gl.constexpr, live, PAIR: gl.constexpr, WARPS: gl.const
     if PAIR.flat:
         position = gl.arange(0, WIDE * SPLIT, gl.SliceLayout(0, IN_REGISTERS)) // SPLIT
         tile = gl.where((position < live)[None, :], tile, gl.zeros_like(tile))
-    tile = tile.reshape([LINES // 8, 2, 2, 2, WIDE * SPLIT]).permute((0, 3, 2, 1, 4)).reshape([LINES, WIDE * SPLIT])
+    ORDER: gl.constexpr = order_of_axes(PAIR, BITS)
+    tile = tile.reshape([LINES // 8, 2, 2, 2, WIDE * SPLIT]).permute((0, ORDER[0], ORDER[1], ORDER[2], 4)).reshape([LINES, WIDE * SPLIT])
     return neighbours(tile, LINES, WIDE, SPLIT)
 
 

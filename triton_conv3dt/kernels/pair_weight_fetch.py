@@ -51,8 +51,7 @@ def row_and_residue(place, H: gl.constexpr):
 
 
 @gluon.jit
-def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, sizes, planes, ZD: gl.constexpr, ZH: gl.constexpr,
-          ZW: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr):
+def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, sizes, ZD: gl.constexpr, ZH: gl.constexpr, ZW: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr):
     """Ask for what a step reads, if it is live: a run of positions after the other, or several at once, of all chunks of x and of dz."""
     BOX: gl.constexpr = PAIR.box
     RUNS: gl.constexpr = BOX[0] * BOX[1]
@@ -63,6 +62,7 @@ def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, siz
     X_BOXES: gl.constexpr = RUNS // X_RUNS
     Z_BOXES: gl.constexpr = RUNS // Z_RUNS
     X_SHARED: gl.constexpr = shared(PAIR, 0)
+    boxes, x_size, z_size, planes = sizes
     w, rest = i_box % boxes[2] * BOX[2], i_box // boxes[2]
     h, rest = rest % boxes[1] * BOX[1], rest // boxes[1]
     d, n = rest % boxes[0] * BOX[0], rest // boxes[0]
@@ -74,7 +74,6 @@ def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, siz
             at_d, at_h, at_w, channel = x_at[j]
             target = seen_as(xs.index((stage * RUNS + i * X_RUNS) * X_CHUNKS + j), x_box.dtype, x_box.block_type.shape, x_box.layout)
             if PAIR.flat:
-                x_size = sizes[0]
                 place = gl.where((place_d < x_size[0]) & (place_h < x_size[1]), (place_d * x_size[1] + place_h) * x_size[2] + w, NOWHERE)
                 load_box(x_box, [n, channel, place], barrier, target, pred=live, multicast=X_SHARED)
             else:
@@ -83,7 +82,7 @@ def fetch(x_box, z_box, xs, zs, full, stage, i_box, live, x_at, z_at, boxes, siz
         position = n, d + i * Z_RUNS // BOX[1], h + i * Z_RUNS % BOX[1], w
         for j in gl.static_range(Z_CHUNKS):
             target = seen_as(zs.index((stage * RUNS + i * Z_RUNS) * Z_CHUNKS + j), z_box.dtype, z_box.block_type.shape, z_box.layout)
-            fetch_lines(z_box, target, barrier, live, position, z_at[j], sizes[1], planes, ZD, ZH, ZW, CO, PAIR)
+            fetch_lines(z_box, target, barrier, live, position, z_at[j], z_size, planes, ZD, ZH, ZW, CO, PAIR)
 
 
 @gluon.jit
@@ -102,7 +101,8 @@ def fetch_lines(z_box, target, barrier, live, position, at, z_size, planes, ZD: 
         else:
             load_box(z_box, [plane, h + row, residue, channel, place_w], barrier, target, pred=live, multicast=Z_SHARED)
     elif PAIR.flat:
-        place = (place_d * z_size[1] + place_h) * z_size[2] + place_w
+        there = (place_d < z_size[0]) & (place_h < z_size[1])
+        place = gl.where(there, (place_d * z_size[1] + place_h) * z_size[2] + place_w, NOWHERE)
         load_box(z_box, [n, channel, place], barrier, target, pred=live, multicast=Z_SHARED)
     elif PAIR.apart:
         residue, first = residue_and_run(at_w, ZW)

@@ -24,6 +24,13 @@ def is_halved(PAIR, side):
     return side in PAIR.halved
 
 
+@gluon.constexpr_function
+def line_order(PAIR, bits):
+    """By which bits of a line of dz, of its last three, the lanes of a load differ, lane by lane: such that lanes that load at once are
+    apart in the banks, as rows of 128, 64 or 32 bytes are permuted."""
+    return {128: (4, 2, 1), 64: (1, 4, 2), 32: (1, 2, 4)}[PAIR.box[2] * PAIR.split * bits // 8]
+
+
 @gluon.jit
 def line_parts(line, CHANNELS: gl.constexpr, D: gl.constexpr, H: gl.constexpr, W: gl.constexpr):
     """The shift (d, h, w) and the channel of a line; beyond the last line, d is D.count or more."""
@@ -34,7 +41,7 @@ def line_parts(line, CHANNELS: gl.constexpr, D: gl.constexpr, H: gl.constexpr, W
 
 @gluon.jit
 def write(tile, residue, out, x_line, z_line, tap, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr,
-          CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr):
+          CI: gl.constexpr, CO: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
     """Store the sums of a tile, of one residue along w where they are parted, by offsets of 32 bits, which have room for those of a share.
 
     What lines have to say is worked out once for all threads, by eights, which have one shift as channels come in multiples of 8.
@@ -69,8 +76,9 @@ def write(tile, residue, out, x_line, z_line, tap, p_stride, AXIS_D: gl.constexp
     columns: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, L)))
     line = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, L))))
     column = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, L))))
-    if PARTED:  # lines of dz went backwards, bit by bit
-        line = (line % 2 * 4 + line // 2 % 2 * 2 + line // 4) * p_stride[2]
+    if PARTED:
+        ORDER: gl.constexpr = line_order(PAIR, BITS)
+        line = (line % 2 * ORDER[0] + line // 2 % 2 * ORDER[1] + line // 4 * ORDER[2]) * p_stride[2]
         first, second = gl.convert_layout(z_at, lines), gl.convert_layout(x_at, columns)
         lacking = gl.convert_layout(needs, lines)[:, None, None, None] & ~gl.convert_layout(has, columns)[None, None, :, None]
         column = column * p_stride[1]

@@ -242,7 +242,7 @@ def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
     made = {name: to_residues(p, axes, name) for name, axes in weight_pairs.copies(p, c).items()}
     product = Launch(
         "pair_weight", grid, (*(made[name][1].name if name in made else name for name in "xy"), target),
-        (boxes, ceil_div(boxes, c.shares), weight_pairs.boxes(p, c), (p.in_size, p.out_size)), (made["y"][1].name if "y" in made else "y", strides),
+        (boxes, ceil_div(boxes, c.shares), weight_pairs.boxes(p, c), p.in_size, p.out_size), (made["y"][1].name if "y" in made else "y", strides),
         dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), CI=p.ci, CO=p.co, PAIR=weight_pairs.pair(p, c),
              WARPS=c.warps),
         f"pair_weight, boxes of {'x'.join(map(str, taps.box(p, c)))} positions, grid {grid} of {c.ctas}, {_width(p)}", c.warps, c.stages,

@@ -15,6 +15,7 @@ SIDES = ((256, 256, 8, 2), (128, 512, 8, 2), (512, 128, 8, 2), (256, 128, 8, 2),
 DEPTHS = {4: ((32, 4), (64, 3), (32, 3), (64, 2)), 2: ((64, 6), (64, 4), (32, 6), (64, 3))}  # positions of a step, and stages, by bytes
 FEWEST = 8  # steps of a program, or shares cost more than they save
 STEP, FETCH = 130, 32  # instructions of a warp in each step, and for each fetch
+MASKED = 3  # instructions for 4 bytes of what is parted, of which some become zeros
 SETTLING, ISSUED = 300, 50  # clocks of a step until the programs have met, and then for each fetch, one after the other
 SUM = 3e-6  # seconds of another kernel, which adds shares
 ARRIVAL = 8e-7  # seconds until the first of what is asked for is there
@@ -63,5 +64,8 @@ def time(config: Config, problem: Problem, device: Device, cache: float) -> floa
     tensor = 2 * m * n * k / ((device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14) * device.sms / config.ctas
     shared = (written + weight_pairs.read_bytes(problem, config)) / (SHARED * clock)
     way = max(problem.item * k * (m + n) / cache, written / (PORT * clock))
-    issued = config.warps * (STEP + FETCH * asked) / (4 * clock)
+    parted = weight_pairs.own(problem, config)[1] * k * problem.item // 128 if taps.parted(problem, config) > 1 else 0
+    if weight_pairs.flat(problem, config):
+        parted *= MASKED
+    issued = (config.warps * (STEP + FETCH * asked) + parted) / (4 * clock)
     return max(tensor, shared, way, issued, (SETTLING + ISSUED * asked) / clock, (ARRIVAL + written / (PORT * clock)) / (config.stages - 1))

@@ -1,8 +1,9 @@
 """The weight gradient of the programs of a cluster: what they fetch at once, from which memory, and what fits.
 
 A config's block_m rows and block_n columns are those of all programs, and block_k the positions of a step: of a box whose runs along w
-are fetched apart (taps.box). kernels/pair_weight.py says what is done with them. dz is read as it lies where its stride along w is 1,
-and where its residues can be parted in registers; or from a copy.
+are fetched apart or, where rows are evenly apart, at once (taps.box). kernels/pair_weight.py says what is done with them. dz is read as
+it lies where its stride along w is 1, and where its residues can be parted in registers; or from a copy. Rows that are no multiples of 16
+bytes are read from planes whose places follow each other, if no tap leaves them.
 """
 
 from functools import lru_cache
@@ -37,8 +38,8 @@ def pair(problem: Problem, config) -> WeightPair:
 
 
 def flat(problem: Problem, config) -> bool:
-    """x and dz are read as planes of a sample and channel, whose places follow each other: rows are no multiples of 16 bytes but planes are,
-    and all that taps read at a position lies within its rows."""
+    """x and dz are read as planes of a sample and channel, whose places follow each other: rows are no multiples of 16 bytes but planes
+    are, and all that taps read at a position lies within its rows."""
     unit, inside = UNIT // problem.item, all(
         a.padding == 0 and a.dilation == 1 and a.kernel <= a.stride and (a.size - 1) * a.stride + a.kernel <= a.out for a in problem.axes)
     planes = problem.even and prod(problem.in_size) % unit == 0 and prod(problem.out_size) % unit == 0
@@ -181,7 +182,8 @@ def described(problem: Problem, config, kind: str, strides: tuple[int, ...]) -> 
         return ([planes, rows // stride, stride, channels, wide], [*row, wide, step(channels, c), 1], [1, high, chunk[1], chunk[3], run],
                 parted(3), problem.rounded)
     if flat(problem, config):
-        return [problem.n, channels, prod(sizes)], [step(problem.n, n), step(channels, c), 1], [1, chunk[3], run], parted(1), problem.rounded
+        shape, steps = [problem.n, channels, prod(sizes)], [step(problem.n, n), step(channels, c), 1]
+        return shape, steps, [1, chunk[3], run], parted(1), problem.rounded
     shape, box = [problem.n, *sizes[:2], channels, wide], [1, *chunk[:2], chunk[3], run]
     if not side and x_runs(problem, config) > 1:
         box[1:3] = deep, high
@@ -191,7 +193,8 @@ def described(problem: Problem, config, kind: str, strides: tuple[int, ...]) -> 
 def fetches(problem: Problem, config) -> int:
     """Boxes that a program asks for in a step."""
     paired = pair(problem, config)
-    return paired.box[0] * paired.box[1] * paired.x_chunks // paired.x_runs + paired.box[0] * paired.box[1] * paired.z_chunks // paired.z_runs
+    runs = prod(paired.box[:2])
+    return runs * paired.x_chunks // paired.x_runs + runs * paired.z_chunks // paired.z_runs
 
 
 def written_bytes(problem: Problem, config) -> int:
@@ -257,7 +260,8 @@ def _fits_reading(config, problem: Problem) -> str | None:
     if flat(problem, config) and "crossed" in config.taps:
         return "taps of planes whose places follow each other are not crossed: each meets one position"
     if config.copy:
-        return None if stride > 1 or problem.y_run < UNIT // problem.item else "a copy of dz is made for strides along w, and for rows that are misaligned"
+        needed = stride > 1 or problem.y_run < UNIT // problem.item
+        return None if needed else "a copy of dz is made for strides along w, and for rows that are misaligned"
     if problem.y_run < UNIT // problem.item and not flat(problem, config):
         return "rows of dz begin at multiples of 16 bytes, or a copy has them"
     if stride > 1 and (stride not in SPLITS or w.dilation > 1):

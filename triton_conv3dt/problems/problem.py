@@ -61,7 +61,8 @@ class Problem(Shape):
     r_alignment: int = 0  # of the residual, in the layout of y; 1 where it has another
     wide: bool = False  # offsets into some tensor, or counts of positions, exceed 31 bits: see is_wide
     # One stride steps through all places of the gathered tensor (x forward, dz of grad_input, both of grad_weight); where that is
-    # channels-first, 1 through those of each channel, which begin at multiples of 16 bytes and follow each other evenly.
+    # channels-first, 1 through those of each channel, which begin at multiples of 16 bytes and follow each other evenly; of a weight
+    # gradient, whose samples are whole planes of dz apart.
     even: bool = True
 
     @staticmethod
