@@ -13,7 +13,7 @@ LIMITS = {"k2s2 channels_first": 12, "depthwise channels_first": 12,  # times to
 DZ = ["make_dz", "sum_parts"]  # and the bias's gradient, by the same pass
 KERNELS = {"k2s2 channels_first": ["gather", *DZ, "pack", "gather", "grad_weight"],
            "k2s2 channels_last": ["gather", *DZ, "gather", "grad_weight"],
-           "k4s2p1 channels_last": ["gather", *DZ, "gather", "walk_weight"],
+           "k4s2p1 channels_last": ["gather", *DZ, "pair", "walk_weight"],
            "depthwise channels_first": ["direct", *DZ, "direct", "grad_weight_direct"]}
 SHARED = ("k4s2p1 channels_last", "depthwise channels_first")  # programs share the reduction of their weight gradient
 
@@ -90,8 +90,9 @@ def test_overlapping_taps_read_boxes(measured):
 
 
 def test_the_input_gradient_reads_strided_boxes(measured):
-    """dz [2, 128, 8, 32, 32] as [(n, d), h / 2, h % 2, w / 2, (w % 2, channel)]."""
-    dz = measured["launches"]["k4s2p1 channels_last"][3][2][0]
+    """dz [2, 128, 8, 32, 32] as [(n, d), h / 2, h % 2, w / 2, (w % 2, channel)], after the weight; and one row of a halo."""
+    _, dz, row, *_ = measured["launches"]["k4s2p1 channels_last"][3][2]
+    assert row["shape"] == dz["shape"] and row["block"] == [1, 1, *dz["block"][2:]]
     assert dz["shape"] == [2 * 8, 16, 2, 16, 2 * 128]
     assert dz["strides"] == [32 * 32 * 128, 2 * 32 * 128, 32 * 128, 2 * 128, 1]
     assert [dz["block"][0], dz["block"][2]] == [1, 1]

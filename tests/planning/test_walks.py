@@ -134,7 +134,7 @@ def test_few_channels_of_all_phases_are_columns():
     ("pcc_geo_infer512_0", "forward", 3), ("kb_1_70", "forward", 4), ("igev_train_2", "grad_input", 4.5), ("igev_infer_2", "grad_input", 4.5),
     ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc64_k3_s1", "grad_input", 3),
     ("torch_opbench_ic16_oc32_k3_s1", "grad_input", 3), ("torch_opbench_ic32_oc32_k5_s2", "forward", 3),
-    ("pcc_geo_infer512_2", "forward", 5), ("gwcnet_train_1", "grad_input", 3)))
+    ("pcc_geo_infer512_2", "forward", 5), ("wolny_resunet_up3", "grad_input", 3)))
 def test_layers_that_read_every_tap_from_l2_walk(name, direction, most):
     problem = next(layer for layer in layers() if layer.name == name).problem(direction)
     found = plan(problem, H200, search.default(problem, H200))

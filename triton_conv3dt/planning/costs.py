@@ -7,7 +7,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, flat, halos, lanes, lowering, pairs, taps, walk_memory, walk_tiles, weight_tiles
+from . import banks, flat, halos, lanes, lowering, pair_issue, pairs, taps, walk_memory, walk_tiles, weight_tiles
 from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
 from .device import Device
 
@@ -60,7 +60,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     memory = problem.bytes / bandwidth / min(0.92, in_flight / (bandwidth / sms * IN_FLIGHT))
     own = steps / programs * _step_time(config, problem, device, tile, cache)
     if config.flat or config.path == "pair" and problem.direction != "grad_weight":
-        counted = flat if config.flat else pairs
+        counted = flat if config.flat else pair_issue
         own = max(own, counted.instructions(problem, config, steps / programs) * config.warps / 4 / CLOCK)
     work = ceil_div(programs, sms) * own
     # One after another, each waiting for its first tile.

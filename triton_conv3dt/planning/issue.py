@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from . import flat, pairs, walks, weight_pair_tiles, weight_pairs
+from . import flat, pair_issue, walks, weight_pair_tiles, weight_pairs
 from .config import seen
 from .planned import Plan
 from .taps import split_factor
@@ -52,7 +52,7 @@ def features(plan: Plan, trips: float) -> tuple[float, float, float, float]:
     if c.flat:
         return flat.features(p, c, trips)
     if c.path == "pair":
-        return pairs.features(plan.problem, c, trips) if p.direction != "grad_weight" else (1.0, trips, trips * weight_pairs.fetches(p, c), 0.0)
+        return pair_issue.features(plan.problem, c, trips) if p.direction != "grad_weight" else (1.0, trips, trips * weight_pairs.fetches(p, c), 0.0)
     run = p.y_run if p.direction == "grad_input" else p.x_run
     return 1.0, trips, trips * gathered / threads / run, c.block_m * c.block_n / threads
 

@@ -25,7 +25,6 @@ GROUP = 64  # positions of a warpgroup's product
 SMALLEST_BOX = 8  # rows of the weight
 WRITTEN = 32  # elements of a thread that are written at once: MOST of kernels/pair_store.py
 SLACK = 1024  # bytes of shared memory for barriers and alignment
-COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
 LINES = "lines", "strided lines"
 SIDES = {"rows": (0,), "box": (1, 2, 3), "apart": (1, 2, 3), "strided": (1, 3), "lines": (0, 1), "strided lines": (1,)}  # of a block that are parted
 
@@ -189,31 +188,6 @@ def read_bytes(problem: Problem, config) -> int:
     own = positions(config) * (2 if problem.item == 4 and reading(problem, config) in LINES and line == ROW else 1)
     of_a_tap = problem.item * config.block_k * split(problem, config) * (own + positions(config) // GROUP * config.block_m)
     return of_a_tap * halos.taps(problem, config)
-
-
-def instructions(problem: Problem, config, steps: float) -> float:
-    """What a warp issues, about, for steps of a program."""
-    return sum(cost * count for cost, count in zip(COSTS, features(problem, config, steps)))
-
-
-def features(problem: Problem, config, steps: float) -> tuple[float, float, float, float]:
-    """What COSTS are multiplied by: a program, its steps, longer ones of several taps, what they fetch (a box counts ten) and take into
-    registers, and elements that a thread writes, more of narrow runs."""
-    threads, kind, parts = 32 * config.warps, reading(problem, config), split(problem, config)
-    taps = halos.taps(problem, config)
-    fetches = weight_boxes(problem, config) * parts * taps + (config.box[0] if kind == "strided lines" else 1)
-    fetches += halos.rows(problem, config) / halos.together(problem, config)
-    fragments = taps * config.block_k * positions(config) * parts / threads * by_registers(problem, config)
-    run = written_run(problem, config)
-    elements = config.block_m * positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
-    return 1.0, halos.busy(problem, config) * steps, steps * (10 * fetches + fragments), elements
-
-
-def written_run(problem: Problem, config) -> int:
-    """Neighbours that are written at once, about."""
-    forward = problem.direction == "forward"
-    layout, run = (problem.y_layout, problem.y_run) if forward else (problem.x_layout, problem.x_run)
-    return 1 if forward and layout == "channels_first" and problem.stride[2] != joined(problem, config) else run
 
 
 def by_registers(problem: Problem, config) -> bool:

@@ -102,9 +102,13 @@ def copied_elements(problem: Problem, config) -> tuple[int, int]:
 
 def weight_axes(problem: Problem, config) -> list[tuple[WeightAxis, int]]:
     """Each axis (d, h, w), and how many positions are summed over along it."""
-    pair, split = config.path == "pair", split_factor(problem, config) * parted(problem, config)
-    found = [weight_axis(a, way, split if i == 2 else 1, not pair) for i, (a, way) in enumerate(zip(problem.axes, config.taps))]
-    return [(_of_copies(axis), size) for axis, size in found] if config.copy and not pair else found
+    return _weight_axes(problem.axes, config.taps, config.path == "pair", config.copy, split_factor(problem, config) * parted(problem, config))
+
+
+@lru_cache(maxsize=1024)  # which configs that are tried one after another have in common
+def _weight_axes(axes, ways, pair: bool, copy: bool, split: int) -> list[tuple[WeightAxis, int]]:
+    found = [weight_axis(a, way, split if i == 2 else 1, not pair) for i, (a, way) in enumerate(zip(axes, ways))]
+    return [(_of_copies(axis), size) for axis, size in found] if copy and not pair else found
 
 
 def positions(problem: Problem, config) -> tuple[int, int, int]:

@@ -1,0 +1,31 @@
+"""How many instructions the programs of a cluster issue for a tile of the gather product, about: a part of pairs.py."""
+
+from ..problems.problem import Problem
+from . import halos, pairs
+
+COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
+
+
+def instructions(problem: Problem, config, steps: float) -> float:
+    """What a warp issues, about, for steps of a program."""
+    return sum(cost * count for cost, count in zip(COSTS, features(problem, config, steps)))
+
+
+def features(problem: Problem, config, steps: float) -> tuple[float, float, float, float]:
+    """What COSTS are multiplied by: a program, its steps, longer ones of several taps, what they fetch (a box counts ten) and take into
+    registers, and elements that a thread writes, more of narrow runs."""
+    threads, kind, parts = 32 * config.warps, pairs.reading(problem, config), pairs.split(problem, config)
+    taps = halos.taps(problem, config)
+    fetches = pairs.weight_boxes(problem, config) * parts * taps + (config.box[0] if kind == "strided lines" else 1)
+    fetches += halos.rows(problem, config) / halos.together(problem, config)
+    fragments = taps * config.block_k * pairs.positions(config) * parts / threads * pairs.by_registers(problem, config)
+    run = written_run(problem, config)
+    elements = config.block_m * pairs.positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
+    return 1.0, halos.busy(problem, config) * steps, steps * (10 * fetches + fragments), elements
+
+
+def written_run(problem: Problem, config) -> int:
+    """Neighbours that are written at once, about."""
+    forward = problem.direction == "forward"
+    layout, run = (problem.y_layout, problem.y_run) if forward else (problem.x_layout, problem.x_run)
+    return 1 if forward and layout == "channels_first" and problem.stride[2] != pairs.joined(problem, config) else run
