@@ -99,7 +99,6 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "as it lies, three beside": ("forward ci24 co8 in3x9x20 k3x3x4 p1 float32 tf32 channels_last", (8, (2, 4, 16), NONE, LIES | PADDED)),
     "as it lies, dilated": ("forward ci16 co16 in4x6x19 k3 p4 d4 float32 tf32 channels_first", (16, (2, 8, 8), NONE, LIES)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
-    "as it lies, many blocks": ("grad_input ci8 co32 in4x6x9 k3 s2 p1 op1 float32 tf32 channels_first", (8, (2, 8, 8), NONE, LIES | dict(block_k=16))),
 }
 
 

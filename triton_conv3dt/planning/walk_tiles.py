@@ -11,8 +11,8 @@ from .config import Config, rows_and_reduction
 from .device import Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
-# Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch, by bytes of an element.
-ISSUED = {2: (150, 8, 3, 20), 4: (130, 5, 9, 20)}
+# Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it copies elements, too.
+ISSUED = {False: (150, 8, 3, 20), True: (130, 5, 9, 20)}
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
 REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of a walk take
@@ -114,7 +114,7 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     bandwidth = (device.bandwidth or 1e12) / device.sms
     fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
     counts = *walks.features(problem, config, 1.0)[1:], walks.fetches(problem, config)
-    issued = config.warps * sum(n * count for n, count in zip(ISSUED[problem.item], counts))
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED[w.turned], counts))
     busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
                problem.item * written / bandwidth, issued / SCHEDULERS / clock)
     step = max(busy, fetch)

@@ -153,7 +153,7 @@ def registers(problem: Problem, config) -> int:
 
 
 MOST_SINGLE = 80  # where single elements have addresses at both ends
-MOST_TURNED = 4  # of each residue along d a block of channels
+MOST_TURNED = 2  # of each residue along d a block of channels
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
