@@ -58,6 +58,19 @@ CHUNKS = {  # what the layer has otherwise, ways, sides of a tile: shifts (d, h,
     "channels that are no power of two": (dict(ci=96, co=48), "crossed crossed crossed", (256, 128), (1, 1, 1, 32), (1, 1, 1, 16)),
     "dilated": (dict(co=32, dilation=2, padding=2), "columns columns programs", (256, 256), (1, 1, 1, 256), (1, 1, 1, 32)),
 }
+SHORT = dict(n=2, ci=128, co=64, in_size=(4, 8, 8), kernel=2, stride=2, dtype="float16")
+FETCHED = {  # what the layer has otherwise, and the problem, ways, the box: planes, runs of x and of dz at once, boxes in a step
+    "rows of 8": ({}, {}, "programs programs programs", (1, 8, 8), False, 8, 8, 2),
+    "rows of 8, residues along h": ({}, {}, "programs columns programs", (1, 8, 8), False, 8, 8, 2),
+    "rows of 8, residues along d": ({}, {}, "columns programs programs", (1, 8, 8), False, 8, 1, 9),
+    "rows of 8, uneven": ({}, dict(even=False), "programs programs programs", (1, 8, 8), False, 8, 1, 9),
+    "rows of 16, taps that overlap": (dict(in_size=(4, 8, 16), kernel=4, padding=1), {}, "programs programs programs", (1, 4, 16), False, 4, 4, 2),
+    "rows of 16, crossed": (dict(in_size=(4, 8, 16), kernel=4, padding=1), {}, "programs crossed programs", (4, 1, 16), False, 4, 1, 5),
+    "rows of 6": (dict(in_size=(4, 8, 6)), {}, "programs programs programs", (1, 8, 8), True, 1, 8, 9),
+    "rows of 12, residues along h": (dict(in_size=(4, 8, 12)), {}, "programs columns programs", (1, 4, 16), True, 1, 1, 12),
+    "rows of 5": (dict(in_size=(4, 8, 5)), {}, "programs programs programs", (1, 8, 8), True, 1, 1, 16),
+    "rows of 12": (dict(in_size=(4, 8, 12)), {}, "programs programs programs", (1, 4, 16), True, 1, 4, 5),
+}
 COPIED = {  # what the layer has otherwise, whether dz is copied: the copies
     "k3s2": ({}, True, "y"), "k3s2 parted": ({}, False, ""), "k3s1": (SMOOTH, False, ""), "odd rows": (SMOOTH | dict(in_size=31), True, "xy"),
     "rows of 30": (dict(in_size=30), True, "xy"), "rows of 30 parted": (dict(in_size=30), False, "x"),
@@ -97,6 +110,23 @@ def test_what_is_copied(name):
             assert -w.residues < w.first <= 0 and size[2] <= w.first + w.count < size[2] + 2 * w.residues and w.places % 4 == 0
             if name == "y":  # shift 0 is residue 0
                 assert (weight_pairs.axes(problem, config)[2].z.first - w.first) % w.residues == 0
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_what_is_fetched_at_once(name):
+    """Planes where rows are no multiples of 16 bytes; all runs of a box where one chunk is all lines and rows are evenly apart."""
+    layer, changed, ways, box, *expected = FETCHED[name]
+    problem = replace(Problem.of_layer("grad_weight", **SHORT | layer), **changed)
+    config = Config("pair", 128, 256, 64, 4, 3, taps=tuple(ways.split()))
+    pair = weight_pairs.pair(problem, config)
+    assert taps.box(problem, config) == pair.box == box and fits(config, problem, H200) is None
+    assert [pair.flat, pair.x_runs, pair.z_runs, weight_pairs.fetches(problem, config)] == expected
+    for kind in ("x lines", "dz lines"):  # a box for each run, or for so many of them
+        strides = tuple(prod((kind == "x lines" and (128, *problem.in_size) or (64, *problem.out_size))[i:]) for i in range(5))
+        shape, steps, block, parted, rounded = weight_pairs.described(problem, config, kind, strides)
+        runs, lines = (pair.x_runs, 128 // pair.x_chunks) if kind == "x lines" else (pair.z_runs, 128 // pair.z_chunks)
+        assert prod(block) == runs * lines * box[2] * (1 if kind == "x lines" else 2) and not rounded
+        assert len(shape) == len(steps) == len(block) <= 5 and steps[-1] == 1 and not any(step % 8 for step in steps[:-1])
 
 
 @pytest.mark.parametrize("ways", [*product(taps.WAYS, repeat=3)], ids=" ".join)

@@ -1,6 +1,7 @@
 """Which pairs of programs are worth trying for a weight gradient, and how long their steps take: what search.py and costs.py ask of
 weight_pairs."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 
@@ -13,6 +14,7 @@ from .device import Device
 SIDES = ((256, 256, 8, 2), (128, 512, 8, 2), (512, 128, 8, 2), (256, 128, 8, 2), (128, 256, 4, 2), (128, 128, 4, 2), (128, 64, 4, 2),
          (256, 512, 8, 4), (512, 256, 8, 4), (256, 256, 4, 4), (128, 512, 4, 4), (128, 256, 4, 4))  # and warps, and programs
 DEPTHS = {4: ((32, 4), (64, 3), (32, 3), (64, 2)), 2: ((64, 6), (64, 4), (32, 6), (64, 3))}  # positions of a step, and stages, by bytes
+MOST_WAYS = 4  # of taps that are tried of tiles of one shape
 FEWEST = 8  # steps of a program, or shares cost more than they save
 STEP, FETCH = 130, 32  # instructions of a warp in each step, and for each fetch
 MASKED = 3  # instructions for 4 bytes of what is parted, of which some become zeros
@@ -35,10 +37,13 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
                 seconds = _seconds(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
                 found.append((min(seconds.values()), tried, list(seconds)))
     found.sort(key=lambda tile: tile[0])
-    best = {}  # the fastest of those that differ in their steps alone
+    best, ways = {}, Counter()  # the fastest of those that differ in their steps alone, and how many of each shape
     for _, tried, shares in found:
-        best.setdefault((tried.block_m, tried.block_n, tried.warps, tried.cluster, tried.taps, tried.copy), (tried, shares))
-    for tried, shares in [tile[1:] for tile in found][:40] if thorough else list(best.values())[:12]:
+        shape = tried.block_m, tried.block_n, tried.warps, tried.cluster, tried.copy
+        if (shape, tried.taps) not in best and ways[shape] < MOST_WAYS:
+            best[shape, tried.taps] = tried, shares
+            ways[shape] += 1
+    for tried, shares in [tile[1:] for tile in found][:40] if thorough else list(best.values())[:16]:
         yield from (replace(tried, shares=n) for n in shares)
 
 
@@ -52,7 +57,7 @@ def _seconds(problem: Problem, config: Config, device: Device, waves: tuple[int,
     found = {}
     for shares in (*(max(1, min(shares, most, 256)) for shares in wanted), 1):
         summed = (SUM + 8 * shares * problem.ci * problem.co * problem.taps / bandwidth) * (shares > 1)
-        found[shares] = max(1.0, tiles * shares / at_once) * ceil_div(boxes, shares) * step + copied + summed
+        found[shares] = ceil_div(tiles * shares, at_once) * ceil_div(boxes, shares) * step + copied + summed
     return found
 
 

@@ -22,7 +22,7 @@ UNIT = 16  # bytes, of which the strides of a descriptor are multiples
 SLACK = 3072  # bytes for barriers, and for buffers that begin at multiples of 1024
 SPLITS = (2, 4)  # residues that lie side by side, at most as 16 bytes of a position
 MOST_BITS = 27  # for shifts of dz of crossed axes: the kernel keeps one for each
-MOST_FETCHES = 32, 24  # in a step, beside whose addresses most sums have registers, without residues along w and with them
+MOST_FETCHES = 32, 24, 16  # in a step, beside whose addresses most sums have registers, without residues along w, with them, and by few warps
 FARTHEST = 2**29  # places along an axis: what is fetched of no line lies further before them
 
 
@@ -242,7 +242,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if config.warps % WARPS or first < ROWS * config.warps or not FEWEST <= second <= COLUMNS:
         return (f"products of a pair have {ROWS} lines or more for each warp of {WARPS} or more, and {FEWEST} to {COLUMNS} others, received "
                 f"{first}x{second} for {config.warps} warps")
-    most = MOST_FETCHES[problem.stride[2] > 1]
+    most = MOST_FETCHES[(problem.stride[2] > 1) * (1 + (config.warps == WARPS))]
     if rows * columns > 128 * threads or rows * columns > 64 * threads and fetches(problem, config) > most:
         return f"an accumulator of {rows * columns} values leaves {config.warps} warps without registers, or beside more than {most} fetches"
     if sum(axis.z.count for axis in axes(problem, config) if axis.guard) > MOST_BITS:
