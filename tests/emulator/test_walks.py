@@ -95,7 +95,8 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
         "grad_input n2 ci8 co7 in3x5x9 k4x3x5 s2x3x2 p1 float32 tf32 channels_last", (8, (2, 8, 8), NONE, LIES)),
     "as it lies, gradient, runs": (
         "grad_input n2 ci16 co24 in3x6x9 k3x3x4 s2 p1 float32 tf32 channels_last", (16, (3, 8, 8), NONE, LIES)),
-    "as it lies, five beside": ("forward n2 ci16 co8 in4x9x10 k3x2x6 p1 float32 tf32 channels_first", (8, (3, 8, 8), NONE, LIES | TOGETHER)),
+    "as it lies, five beside": (
+        "forward n2 ci16 co8 in4x9x10 k3x2x6 p1 float32 tf32 channels_first", (8, (3, 8, 8), NONE, LIES | TOGETHER)),
     "as it lies, three beside": ("forward ci24 co8 in3x9x20 k3x3x4 p1 float32 tf32 channels_last", (8, (2, 4, 16), NONE, LIES | PADDED)),
     "as it lies, dilated": ("forward ci16 co16 in4x6x19 k3 p4 d4 float32 tf32 channels_first", (16, (2, 8, 8), NONE, LIES)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),

@@ -47,8 +47,8 @@ def number_of(WALK, group, bundle, residue, run):
 @gluon.constexpr_function
 def run_of(WALK, group, residue, run):
     """A product that reads a run."""
-    bundle = next(i for i in range(len(WALK.bundles)) if number_of(WALK, group, i, residue, run) >= 0)
-    return WALK.products[group][bundle][number_of(WALK, group, bundle, residue, run)]
+    found = ([product for product in bundle if product.residue == residue] for bundle in WALK.products[group])
+    return next(products[run] for products in found if products)
 
 
 @gluon.constexpr_function
@@ -81,9 +81,9 @@ def operand_layout(columns, warps):
 
 
 @gluon.constexpr_function
-def left(WALK, group, residue, bits):
-    """How many products may be under way when what they read is overwritten in shared memory."""
-    return readers(WALK, group, residue) if by_registers(bits) else 0
+def left(last, bits):
+    """How many products, the last of a plane, may be under way when what they read of it is overwritten in shared memory."""
+    return last if by_registers(bits) else 0
 
 
 @gluon.constexpr_function
@@ -269,7 +269,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
             number = step * RESIDUES + r
             await_plane(ready, number, WALK)
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND, WARPS)
-            sums = wait_for(sums, left(WALK, 0, r, BITS))
+            sums = wait_for(sums, left(readers(WALK, 0, r), BITS))
             barrier()
             fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                         t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, WALK,
@@ -287,7 +287,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
                       AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
                 kept = kept + done[1:]
             pending = sums
-        pending = wait_for(pending, left(WALK, GROUPS - 1, RESIDUES - 1, BITS))
+        pending = wait_for(pending, left(readers(WALK, GROUPS - 1, RESIDUES - 1), BITS))
         barrier()
         fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
                     t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, x_size, x_stride,

@@ -29,7 +29,7 @@ def first_of(WALK, bundle):
 @gluon.constexpr_function
 def width_of(WALK, bundle):
     """Columns of the products of a bundle."""
-    return WALK.bundles[bundle] * columns_at(WALK, first_of(WALK, bundle))
+    return WALK.bundles[bundle] * WALK.live[min(sum(WALK.bundles[:bundle]), WALK.span - 1)] * WALK.columns
 
 
 @gluon.constexpr_function

@@ -23,8 +23,8 @@ def line_layout():
 
 @gluon.constexpr_function
 def element_layout(channels, warps, places, run):
-    """Eight neighbouring places by four channels, or runs of them, are a warp's: whole sectors of memory in either order, and no bank twice.
-    Of fewer places more channels."""
+    """Eight neighbouring places by four channels, or runs of them, are a warp's: whole sectors of memory in either order, and no bank
+    twice. Of fewer places more channels."""
     places = min(8, places)
     quads = min(channels // 4, 8 * run // places)
     lanes = [8 * run // places // quads, quads, places, 4 // run]
@@ -108,8 +108,8 @@ def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET
     at_w = (w + S.shift) * STEP_W + S.residue_w
     for i in gl.static_range(COUNT):
         at_h, first = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, line + start_of(RUNS, i) * (PITCH * WALK.channels // 4)
-        copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), 0, WIDE, PITCH, WALK, STEP_H, STEP_W,
-                    WARPS)
+        copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), 0, WIDE, PITCH, WALK,
+                    STEP_H, STEP_W, WARPS)
         for j in gl.static_range(MORE):
             copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), WIDE + start_of(BESIDE, j),
                         length_of(BESIDE, j), PITCH, WALK, STEP_H, STEP_W, WARPS)

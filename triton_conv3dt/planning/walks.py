@@ -153,7 +153,7 @@ def registers(problem: Problem, config) -> int:
 
 
 MOST_SINGLE = 80  # where single elements have addresses at both ends
-MOST_TURNED = 2  # of each residue along d a block of channels
+MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
@@ -203,7 +203,8 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
-    if w.turned and len(w.residues) * w.blocks > MOST_TURNED:
+    narrow = len(w.residues) == 1 and w.blocks * w.channels <= MOST_NARROW
+    if w.turned and len(w.residues) * w.blocks > MOST_TURNED and not narrow:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
     return None
 
