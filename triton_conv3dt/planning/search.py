@@ -23,7 +23,7 @@ NEAR = 1.2  # times the least cost: what the model cannot tell apart
 
 def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
     """The config for a problem that nobody has tuned: of a few sensible ones, and of those that are expected to cost about as little as
-    the cheapest, the one whose kernel asks the least of what binds it.
+    the cheapest, the one whose kernel asks little of what binds it. This counts double: it is known better than the cost.
 
     Raises:
         ValueError: the constraints leave none; the message says which path would do.
@@ -31,7 +31,7 @@ def default(problem: Problem, device: Device, constraints: Constraints = NONE) -
     seconds = {config: cost(config, problem, device) for config in sensible(problem, device, constraints)}
     least = min(seconds.values())
     near = [config for config in seconds if seconds[config] <= NEAR * least]
-    return min(near, key=lambda config: (_limit(config, problem, device), seconds[config]))
+    return min(near, key=lambda config: (_limit(config, problem, device)**2 * seconds[config], seconds[config]))
 
 
 def _limit(config: Config, problem: Problem, device: Device) -> float:
@@ -221,18 +221,21 @@ def _warps(accumulators: int, thorough: bool):
 
 
 def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: bool):
-    """Programs that share a reduction: as many as fill a wave or two, or begin another, each with at least eight blocks of
+    """Programs that share a reduction: as many as fill half a wave, one or two, or begin another, each with at least eight blocks of
     positions; or one."""
     if problem.direction != "grad_weight":
         return (1,)
     blocks = _positions(problem) // (8 * block)
-    waves = (1, 2, 4) if thorough else (1, 2)
-    wanted = (shares for n in waves for shares in (n * sms // programs, ceil_div(n * sms, programs)))
+    waves = (0.5, 1, 2, 4) if thorough else (0.5, 1, 2)
+    wanted = (shares for n in waves for shares in (int(n * sms) // programs, ceil_div(int(n * sms), programs)))
     return dict.fromkeys((*(max(1, min(shares, blocks, 256)) for shares in wanted), 1))
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
-    """Programs that share the steps of a tile of an input gradient: as many as fill the device, with eight steps or more."""
+    """Programs that share the steps of a tile of an input gradient: as many as fill the device, with eight steps or more.
+    Beside more sums of a thread, addresses of shares have no registers."""
+    if config.block_m * config.block_n > 64 * 32 * config.warps:
+        return 1
     programs = prod(lowering.grid(problem, config))
     return min(device.sms // programs, loop_steps(config, problem) // programs // 8)
 

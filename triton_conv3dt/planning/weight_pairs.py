@@ -22,7 +22,7 @@ UNIT = 16  # bytes, of which the strides of a descriptor are multiples
 SLACK = 3072  # bytes for barriers, and for buffers that begin at multiples of 1024
 SPLITS = (2, 4)  # residues that lie side by side, at most as 16 bytes of a position
 MOST_BITS = 27  # for shifts of dz of crossed axes: the kernel keeps one for each
-MOST_FETCHES = 32, 24, 16  # in a step, beside whose addresses most sums have registers, without residues along w, with them, and by few warps
+MOST_FETCHES = 20, 24, 16  # in a step, beside whose addresses most sums have registers, without residues along w, with them, and by few warps
 FARTHEST = 2**29  # places along an axis: what is fetched of no line lies further before them
 
 
