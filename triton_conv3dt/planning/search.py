@@ -31,13 +31,14 @@ def default(problem: Problem, device: Device, constraints: Constraints = NONE) -
     seconds = {config: cost(config, problem, device) for config in sensible(problem, device, constraints)}
     least = min(seconds.values())
     near = [config for config in seconds if seconds[config] <= NEAR * least]
-    return min(near, key=lambda config: (_limit(config, problem, device)**2 * seconds[config], seconds[config]))
+    return min(near, key=lambda config: (_limit(config, problem, device, seconds[config])**2 * seconds[config], seconds[config]))
 
 
-def _limit(config: Config, problem: Problem, device: Device) -> float:
-    """What bounds a config at least, over the roofline; 0 where nothing is known."""
+def _limit(config: Config, problem: Problem, device: Device, seconds: float) -> float:
+    """What bounds a config at least, over the roofline; without tensor cores its expected cost, which is what it issues. 0 where nothing
+    is known."""
     found = terms(Plan(problem, device, config, "default", schedule(problem, config)))
-    return found.limit if found else 0.0
+    return 0.0 if found is None else found.limit if config.dense else seconds / found.roofline
 
 
 def sensible(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
@@ -234,7 +235,7 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share the steps of a tile of an input gradient: as many as fill the device, with eight steps or more.
     Beside more sums of a thread, addresses of shares have no registers."""
-    if config.block_m * config.block_n > 64 * 32 * config.warps:
+    if config.block_m * config.block_n > (64 if device.warpgroups else 32) * 32 * config.warps:
         return 1
     programs = prod(lowering.grid(problem, config))
     return min(device.sms // programs, loop_steps(config, problem) // programs // 8)
