@@ -235,7 +235,7 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share the steps of a tile of an input gradient: as many as fill the device, with eight steps or more.
     Beside more sums of a thread, addresses of shares have no registers."""
-    if config.block_m * config.block_n > (64 if device.warpgroups else 32) * 32 * config.warps:
+    if config.block_m * config.block_n > 64 * 32 * config.warps:
         return 1
     programs = prod(lowering.grid(problem, config))
     return min(device.sms // programs, loop_steps(config, problem) // programs // 8)
