@@ -40,6 +40,8 @@ ONE_STEP = {(name, "forward") for name in ("k2s2", "k2s2 channels_last", "k2s2 r
                                           "k2s2 statistics")}
 # Narrower copies beside wide ones: taps shift a channels-first dz by pairs; 1x2x2 taps are 64 bits of weight.
 MIXED = {("k3s2p1op1", "grad_input"), ("k3s2p1op1", "grad_weight"), ("k122", "forward")}
+# 32 rows, of which a warpgroup would pad half and read them: multiplied warp by warp.
+NARROW = {("k4s2p1 wide channels_last", "grad_input", "nvidia_h200", "gather")}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_compiled_kernel(compiled, row):
     name, direction, device, *path = row
     if name in DENSE:
         assert used["shared"] <= used["budget"], used
-        assert used["instructions"].get(TENSOR_CORES[device], 0) > 0, used
+        assert used["instructions"].get("HMMA" if row in NARROW else TENSOR_CORES[device], 0) > 0, used
         described = device != "nvidia_a100" and direction in DIRECTIONS[:2] and "channels_last" in name and not path
         expected = "onepass" if direction == "backward" else "descriptor" if described else "gather"
         overlapping = name.startswith(("k3s2p1op1", "k4s2p1"))  # which may walk on Hopper, or merge phases
