@@ -83,7 +83,7 @@ def test_plans_do_without(name, direction):
 def test_descriptors_and_deep_pipelines_are_what_is_escaped():
     """Otherwise the plans above would hold of nothing."""
     default = search.default(Problem.of_layer(**LAST), H200)
-    assert default.path == "pair" and default.stages >= 3 and search.default(Problem.of_layer(**LAST), H200, parse("pair")).path == "descriptor"
+    assert default.path == "pair" and default.stages >= 3
 
 
 @pytest.mark.parametrize("text", ("stages>2", "descriptor,direct"))

@@ -71,7 +71,7 @@ def test_one_launch_for_kernel_2_stride_2(layout, w_minor):
 
 
 @pytest.mark.parametrize("name, copies", (
-    ("tats_up1", True), ("physicsnemo_pix2pix3d_1", True), ("memae_dec1", True), ("kb_2_61", True), ("gwcnet_train_1", False),
+    ("tats_up1", True), ("physicsnemo_pix2pix3d_1", True), ("memae_dec1", True), ("gwcnet_train_1", False),
     ("dsgn_hg_0", False)))
 def test_weight_gradients_of_copies(name, copies):
     """Worth it where taps overlap, of many channels: what is rounded in registers conflicts on its way, and what is split there allows
@@ -218,7 +218,7 @@ def test_refusals_say_why(name):
     assert reason in str(raised.value) and str(config) in str(raised.value) and device.name in str(raised.value)
 
 
-@pytest.mark.parametrize("name, direction, path", (("genesis_up1", "forward", "descriptor"), ("map2map_up", "forward", "gather"),
+@pytest.mark.parametrize("name, direction, path", (("fnet_up0", "forward", "descriptor"), ("map2map_up", "forward", "gather"),
                                                    ("fnet_up2", "grad_input", "gather")))
 def test_tf32_that_products_would_turn_is_copied_where_that_is_less(name, direction, path):
     """Side by side lie places, and products sum over channels: the buffer's banks conflict, or a copy is made."""

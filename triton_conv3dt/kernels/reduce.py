@@ -29,7 +29,7 @@ def make_dz(dy, saved, dz, parts, C, CHUNKS, SHARE, size, g_stride, s_stride, o_
     A chunk is BLOCK_P places of one run: size[2] places that one stride steps through, of which each (n, d, h) of size (d, h) has one.
     LIVE: (channels, places) that are neighbours and all live or none, for the masks. Grid: (share, channels).
     """
-    share = tl.program_id(0)
+    share = tl.program_id(0).to(INDEX)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     LIVE_C: tl.constexpr = LIVE[0]
     LIVE_P: tl.constexpr = LIVE[1]
