@@ -9,9 +9,8 @@ from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
-from .cases import Cases, Failed
-from .library import emulated
-from .parts.problems import computed, run
+from .cases import Failed
+from .parts.problems import run, run_with
 from .test_pairs import FAULTS, without
 
 HOPPER = Device.named("nvidia_h200")
@@ -80,19 +79,15 @@ def test_offsets_of_64_bits(name, halo):
 def test_faults_are_found(name, fault):
     problem, config = problem_and_config(name)
     edit, found = FAULTS[fault]
-    with emulated("nvidia_h200", exact=True, races=True) as emulator:
-        emulator.edit = edit
-        with pytest.raises(Failed, match=found):
-            Cases(emulator).run(*computed(problem, config, HOPPER))
+    with pytest.raises(Failed, match=found):
+        run_with(edit, problem, config, HOPPER)
 
 
 def test_a_wait_that_leaves_products_of_the_step_before_is_found():
     """As many may be under way as the step has taps, and no more: the next step's copies overwrite what the others read."""
     problem, config = problem_and_config("strided, k5")
-    with emulated("nvidia_h200", exact=True, races=True) as emulator:
-        emulator.edit = without(r"(wgmma\.wait_group\.sync\.aligned) [23];", r"\1 6;")
-        with pytest.raises(Failed, match="warned|race|NaN|wrong|differ|flight"):
-            Cases(emulator).run(*computed(problem, config, HOPPER))
+    with pytest.raises(Failed, match="warned|race|NaN|wrong|differ|flight"):
+        run_with(without(r"(wgmma\.wait_group\.sync\.aligned) [23];", r"\1 6;"), problem, config, HOPPER)
 
 
 @pytest.mark.parametrize("broken", (
@@ -101,6 +96,5 @@ def test_a_wait_that_leaves_products_of_the_step_before_is_found():
 def test_other_rows_are_noticed(broken, monkeypatch):
     problem, config = problem_and_config("strided, k5")
     monkeypatch.setattr(halos, "_bands", lambda *given, bands=halos._bands: tuple(map(broken, bands(*given))))
-    with emulated("nvidia_h200", exact=True, races=True) as emulator:
-        with pytest.raises(Failed):
-            Cases(emulator).run(*computed(problem, config, HOPPER))
+    with pytest.raises(Failed):
+        run(problem, config, HOPPER, races=True)

@@ -13,9 +13,9 @@ from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
-from .cases import Cases, Failed
+from .cases import Failed
 from .library import emulated
-from .parts.problems import computed, run
+from .parts.problems import run, run_with
 
 HOPPER = Device.named("nvidia_h200")
 ALL, NONE, W, HW = (True,) * 3, (False,) * 3, (False, False, True), (False, True, True)
@@ -138,7 +138,5 @@ FAULTS = {  # what is planted, and how it is found
 def test_faults_are_found(name, fault):
     problem, config = problem_and_config(name)
     edit, found = FAULTS[fault]
-    with emulated("nvidia_h200", exact=True, races=True) as emulator:
-        emulator.edit = edit
-        with pytest.raises(Failed, match=found):
-            Cases(emulator).run(*computed(problem, config, HOPPER))
+    with pytest.raises(Failed, match=found):
+        run_with(edit, problem, config, HOPPER)

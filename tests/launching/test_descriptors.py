@@ -14,7 +14,7 @@ from triton_conv3dt.launching import binding, launch, tensors
 from triton_conv3dt.planning import plan, search, weight_walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.problems.problem import Epilogue
+from triton_conv3dt.problems.problem import Epilogue, Problem
 
 H200 = Device.named("nvidia_h200")
 SIZES = ((1, 1, 1), (1, 1, 4), (1, 2, 1), (2, 1, 1), (2, 2, 4))
@@ -111,6 +111,16 @@ def test_descriptors_of_a_walking_weight_gradient(view, described):
             launch.run(launch.bind(plan.plan(problem, H200, config)), x, w, y)
     assert described or view not in ("channels_last", "concatenated_channels_last", "odd strides, channels_last")
     assert not [(d, wrong) for d in described if (wrong := faults(d))]
+
+
+def test_places_in_a_row_are_one_descriptor():
+    """Kernel = stride reads each input once, so its places need no axes."""
+    problem = Problem.of_layer(n=2, ci=64, co=32, in_size=8, kernel=2, stride=2, layout="channels_last")
+    found = launch.plan(problem, H200, Config("descriptor", 128, 64, 32, 4, 3, (True,) * 3)).schedule.main
+    memory = lay_out(torch.zeros(2, 64, 8, 8, 8, dtype=torch.float16), "channels_last")
+    x, = (describe(memory) for describe in binding.descriptors(found, (memory,)))
+    assert (list(x.shape), list(x.strides), list(x.block_shape)) == ([2 * 8**3, 64], [64, 1], [64, 32])
+    assert list(found.grid) == [1024 // 64 * (8 * 32 // 128), 1, 1]
 
 
 @pytest.mark.parametrize("view, even", (("channels_first", True), ("concatenated", True), ("odd strides", True), ("sliced", False),

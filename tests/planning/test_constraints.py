@@ -82,8 +82,10 @@ def test_plans_do_without(name, direction):
 
 def test_descriptors_and_deep_pipelines_are_what_is_escaped():
     """Otherwise the plans above would hold of nothing."""
-    default = search.default(Problem.of_layer(**LAST), H200)
-    assert default.path == "pair" and default.stages >= 3
+    for name in ("k2s2 channels_last", "k4s2p1 channels_last"):
+        default = search.default(Problem.of_layer(**LAYERS[name]), H200)
+        assert default.path == "pair" and default.stages >= 3
+    assert search.default(Problem.of_layer(**LAYERS["k4s2p1 channels_last"]), H200, parse("pair")).path == "descriptor"
 
 
 @pytest.mark.parametrize("text", ("stages>2", "descriptor,direct"))

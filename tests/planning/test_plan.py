@@ -71,7 +71,7 @@ def test_one_launch_for_kernel_2_stride_2(layout, w_minor):
 
 
 @pytest.mark.parametrize("name, copies", (
-    ("tats_up1", True), ("physicsnemo_pix2pix3d_1", True), ("memae_dec1", True), ("gwcnet_train_1", False),
+    ("tats_up1", True), ("physicsnemo_pix2pix3d_1", True), ("memae_dec1", True), ("kb_2_61", False), ("gwcnet_train_1", False),
     ("dsgn_hg_0", False)))
 def test_weight_gradients_of_copies(name, copies):
     """Worth it where taps overlap, of many channels: what is rounded in registers conflicts on its way, and what is split there allows
@@ -277,7 +277,8 @@ def test_few_positions_share_their_steps(name, device):
     assert p.config.shares > 4 and math.prod(p.schedule.main.grid) * p.config.ctas > 0.75 * p.device.sms
     assert p.steps[-1] == f"sum_parts of dx, {p.config.shares} shares in order"
     assert [memory.shape for memory in shares] == [(p.config.shares, layer.n * layer.ci * math.prod(layer.in_size))]
-    assert terms(p).passes >= 8 * math.prod(shares[0].shape) / p.device.bandwidth
+    least = 8 * math.prod(shares[0].shape) / p.device.bandwidth
+    assert terms(p).passes == least if p.schedule.workspaces == tuple(shares) else terms(p).passes > least
     assert_says_what_runs(p)
 
 

@@ -72,6 +72,14 @@ def run(problem, config, device, **options) -> Cases:
     return cases
 
 
+def run_with(fault, problem, config, device) -> Cases:
+    """The same of kernels with a fault in their PTX, races looked for: what was planted should be found."""
+    with emulated(device.name, exact=True, races=True) as emulator:
+        emulator.edit, cases = fault, Cases(emulator)
+        cases.run(*computed(problem, config, device))
+    return cases
+
+
 def computed(problem, config, device):
     """The case of a problem that is computed with a config, as `check` judges it."""
     def call():
