@@ -212,7 +212,7 @@ def make_dz(dy, saved, activation, bias: bool, form):
     if call is None:
         dz = None if form is None else empty(like.shape, like, form)
         if dy.numel() == 0:
-            return dz, dy.new_zeros((dy.shape[1],)) if bias else None
+            return dy if dz is None else dz, dy.new_zeros((dy.shape[1],)) if bias else None
         call = _remember(_records, key, Call(_schedule_of_dz(dy, saved, dz, activation, bias)))
         call.result = None if form is None else (dz.shape, dz.stride())
     dz = None if form is None else like.new_empty_strided(*call.result)
