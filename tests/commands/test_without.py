@@ -28,7 +28,7 @@ def answer(capsys, *arguments) -> str:
 
 
 def test_explain(capsys):
-    asked = ["explain", "--case", CASE, "--device", "nvidia_h200"]
+    asked = ["explain", "--case", CASE.replace("in2x3x4", "in32"), "--device", "nvidia_h200"]
     assert "config    descriptor" in answer(capsys, *asked) and constraints.current() == NONE
     shown = answer(capsys, *asked, "--without", "descriptor", "stages>2")
     assert "without   descriptor,stages>2\n" in shown and "config    gather" in shown

@@ -44,8 +44,11 @@ def check(call: Call, rng: random.Random) -> tuple[str, list[str]]:
         f"{reason}: {problem}, {config}, {call}" for reason in found]
 
 
-def main(n: int, seed: int, report=lambda text: None) -> tuple[Counter, list[str]]:
-    """Check n random calls; how many there were of each kind, and the false promises."""
+def main(n: int, seed: int, report=lambda text: None, sought: str | None = None) -> tuple[Counter, list[str]]:
+    """Check n random calls; how many there were of each kind, and the false promises.
+
+    Where a text is sought, the first false promise that says it is the end.
+    """
     rng, kinds, found = random.Random(seed), Counter(), []
     for i in range(n):
         kind, false = check(draw(rng), rng)
@@ -53,6 +56,8 @@ def main(n: int, seed: int, report=lambda text: None) -> tuple[Counter, list[str
         found += false
         if false or i % 50000 == 49999:
             report(f"{i + 1} problems, {len(found)} false promises" + "".join(f"\n  {text}" for text in false))
+        if sought and any(sought in text for text in false):
+            break
     return kinds, found
 
 
