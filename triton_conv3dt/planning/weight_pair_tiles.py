@@ -29,13 +29,17 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
     if not device.pairs or problem.direction != "grad_weight" or not taps.pairable(problem):
         return
     found = []
-    for copy, (m, n, warps, programs), (depth, stages) in product((False, True), SIDES, DEPTHS[problem.item]):
+    for copy in (False, True):
         ways = (taps.ways(axis, problem.stride[2] if i == 2 and not copy else 1) for i, axis in enumerate(problem.axes))
-        for way in product(*ways):
-            tried = Config("pair", m, n, depth, warps, stages, taps=way, copy=copy, cluster=programs)
-            if tried.stages in constraints.stages((stages,)) and fits(tried, problem, device) is None:
-                seconds = _seconds(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
-                found.append((min(seconds.values()), tried, list(seconds)))
+        for way, (m, n, warps, programs) in product(product(*ways), SIDES):
+            tile = Config("pair", m, n, 1, warps, taps=way, copy=copy, cluster=programs)
+            if _idle(problem, tile):
+                continue
+            for depth, stages in DEPTHS[problem.item]:
+                tried = replace(tile, block_k=depth, stages=stages)
+                if tried.stages in constraints.stages((stages,)) and fits(tried, problem, device) is None:
+                    seconds = _seconds(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
+                    found.append((min(seconds.values()), tried, list(seconds)))
     found.sort(key=lambda tile: tile[0])
     best, ways = {}, Counter()  # the fastest of those that differ in their steps alone, and how many of each shape
     for _, tried, shares in found:
@@ -45,6 +49,12 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
             ways[shape] += 1
     for tried, shares in [tile[1:] for tile in found][:40] if thorough else list(best.values())[:16]:
         yield from (replace(tried, shares=n) for n in shares)
+
+
+def _idle(problem: Problem, config: Config) -> bool:
+    """Half of the rows or columns of a tile are beyond the last, and a smaller tile is tried, too."""
+    rows, columns = taps.lines(problem, config)
+    return config.block_m >= max(256, 2 * rows) or config.block_n >= max(256, 2 * columns * taps.parted(problem, config))
 
 
 def _seconds(problem: Problem, config: Config, device: Device, waves: tuple[int, ...]) -> dict[int, float]:

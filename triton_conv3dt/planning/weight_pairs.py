@@ -85,9 +85,10 @@ def own(problem: Problem, config) -> tuple[int, int]:
 
 def axes(problem: Problem, config) -> list[WeightAxis]:
     """What the kernel is told of d, h and w: shifts of x are counted such that what they read follows each other in memory."""
-    return [_ascending(axis) for axis, _ in taps.weight_axes(problem, config)]
+    return list(map(_ascending, (axis for axis, _ in taps.weight_axes(problem, config))))
 
 
+@lru_cache(maxsize=4096)
 def _ascending(axis: WeightAxis) -> WeightAxis:
     x, last = axis.x, axis.x.count - 1
     if x.move > 0 or not last:
@@ -98,17 +99,18 @@ def _ascending(axis: WeightAxis) -> WeightAxis:
 
 def x_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of x and channels that are fetched at once; those along w are no multiples of 16 bytes apart."""
-    return _chunk([axis.x for axis in axes(problem, config)], problem.ci, config.block_m, 1, True)
+    return _chunk(tuple(axis.x for axis in axes(problem, config)), problem.ci, config.block_m, 1, True)
 
 
 def z_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of dz and channels that are fetched at once; along w those to different residues of a copy."""
     lines = config.block_n // taps.parted(problem, config)
-    return _chunk([axis.z for axis in axes(problem, config)], problem.co, lines, problem.stride[2] if config.copy else 1,
+    return _chunk(tuple(axis.z for axis in axes(problem, config)), problem.co, lines, problem.stride[2] if config.copy else 1,
                   not flat(problem, config))
 
 
-def _chunk(shifts, channels: int, tile: int, apart: int, joined: bool) -> tuple[int, int, int, int]:
+@lru_cache(maxsize=4096)
+def _chunk(shifts: tuple, channels: int, tile: int, apart: int, joined: bool) -> tuple[int, int, int, int]:
     """The most neighbours among the lines of a tile that are a box in memory: some channels, or all of some shifts along w, or all of
     those and some along h, and so on, if they may be joined; or all lines, where there is one shift, and beyond its channels are zeros."""
     if all(one.count == 1 for one in shifts):

@@ -57,6 +57,14 @@ class Axis:
     padding: int = 0
     dilation: int = 1
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of integers, and so the same in every process; planning looks up what it knows of an axis thousands of times."""
+        return hash((self.size, self.out, self.kernel, self.stride, self.padding, self.dilation))
+
     @property
     def common(self) -> int:
         return gcd(self.stride, self.dilation)
