@@ -213,8 +213,10 @@ def test_backward_inside_autocast_keeps_the_dtypes_of_the_forward(device):
     torch.testing.assert_close(found, expected)
 
 
-def test_an_empty_batch_has_gradients_of_zero(device):
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_an_empty_batch_has_gradients_of_zero(activation, device):
     x, w, b, _ = operands(device, torch.float32)
-    y = conv_transpose3d(x[:0], w, b, activation="relu", backend="triton")
-    dw, db = torch.autograd.grad(y.sum(), (w, b))
-    assert y.shape[0] == 0 and not dw.any() and not db.any()
+    x = x[:0].detach().requires_grad_()
+    y = conv_transpose3d(x, w, b, activation=activation, backend="triton")
+    dx, dw, db = torch.autograd.grad(y.sum(), (x, w, b))
+    assert y.shape[0] == 0 and dx.shape == x.shape and not dw.any() and not db.any()
