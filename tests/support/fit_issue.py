@@ -5,9 +5,11 @@
 
 import statistics
 from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
 
 from triton_conv3dt.compiling import limits
+from triton_conv3dt.compiling.survey import Task
 from triton_conv3dt.launching import launch
 from triton_conv3dt.planning import issue, terms
 from triton_conv3dt.planning.device import Device
@@ -16,11 +18,16 @@ from triton_conv3dt.problems.layers import layers
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "limits"
 
 
+@lru_cache(maxsize=None)
+def tasks(device: str) -> list[Task]:
+    """What is recorded of a device: planning it all takes a minute or more."""
+    return limits.tasks(Device.named(device), layers())
+
+
 def recorded(device: str) -> list[tuple]:
     """The plan of every row of a record, and the row."""
     rows = {(row.layer, row.direction): row for row in limits.read(RECORDS / f"{device}.csv").rows}
-    tasks = limits.tasks(Device.named(device), layers())
-    return [(launch.plan(task.problem, task.device, task.config), rows[task.name, task.problem.direction]) for task in tasks]
+    return [(launch.plan(task.problem, task.device, task.config), rows[task.name, task.problem.direction]) for task in tasks(device)]
 
 
 def fitted(samples: list[tuple[tuple, float]]) -> list[float]:

@@ -135,12 +135,12 @@ def read(path: Path) -> Record:
     return Record(device, triton, kernels, date, rows)
 
 
-def stale(record: Record, layers: Iterable[Layer]) -> list[str]:
-    """Why a record is no longer true, in sentences; empty where it is."""
+def stale(record: Record, tasks: Iterable[Task]) -> list[str]:
+    """Why a record is no longer true, in sentences; empty where it is what these tasks would leave."""
     if record.kernels != store.kernel_digest():
         return [f"the kernels have changed: their digest was {record.kernels}, and is {store.kernel_digest()}"]
     recorded = {(row.layer, row.direction): row.plan for row in record.rows}
-    now = {(task.name, task.problem.direction): digest(task) for task in tasks(Device.named(record.device), layers)}
+    now = {(task.name, task.problem.direction): digest(task) for task in tasks}
     return [f"{name} {direction} runs otherwise than recorded" for (name, direction), plan in now.items()
             if recorded.get((name, direction)) != plan] + [
         f"{name} {direction} is recorded and no longer runs" for name, direction in recorded.keys() - now.keys()]
