@@ -23,8 +23,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     cluster, mbarrier, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
 )
 
-from .gluon_names import halves, neighbours, seen_as, shared_layout, spread
+from .gluon_names import halves, seen_as, shared_layout, spread
 from .pair_fetch import chunks_of_share, fetch, most_taps, row_of, slabs, taps_of
+from .pair_fragments import by_registers, fragments, in_order, line_of, of_lines, operand, places_of
 from .pair_store import store
 from .tiles import axis_taps, widen
 
@@ -42,45 +43,9 @@ def operand_layout(columns, warps, bits, programs):
 
 
 @gluon.constexpr_function
-def fragment_layout(channels, positions, split, warps, bits, programs):
-    """[channel, position with its neighbours], such that a thread has all neighbours of the elements of the first operand that are
-    its own, in their order."""
-    pair = 32 // bits  # channels in a register
-    lanes = [[pair, 0], [2 * pair, 0], [0, split], [0, 2 * split], [0, 4 * split]]
-    registers = [[0, 1 << i] for i in range(split.bit_length() - 1)] + [[1, 0]] * (pair > 1) + [[0, 8 * split], [4 * pair, 0]]
-    registers += [[8 * pair << i, 0] for i in range((channels // (8 * pair)).bit_length() - 1)]
-    each = [[0, (16 << i) * split] for i in range(warps.bit_length() - 1)]
-    apart = [[0, (16 * warps << i) * split] for i in range(programs.bit_length() - 1)]
-    return gl.DistributedLinearLayout(registers, lanes, each, apart, [channels, positions * split])
-
-
-@gluon.constexpr_function
-def of_lines(X):
-    return X.reading in ("lines", "strided lines")
-
-
-@gluon.constexpr_function
 def side_parted(X, TILE):
     """Which side of a box (d, h, w) the programs part: the outermost, from which on they have all positions in their order, or another."""
     return 2 if TILE.bands else 1 if slabs(X, TILE) > 1 else 0
-
-
-@gluon.constexpr_function
-def by_registers(X, TILE, bits):
-    """Whether the first operand passes by registers, where it cannot be transposed or is parted."""
-    return X.reading in ("lines", "strided lines") and (bits == 32 or TILE.split > 1)
-
-
-@gluon.constexpr_function
-def line_of(TILE, programs):
-    """Neighbours along w that lie side by side for one program."""
-    return TILE.box[2] * TILE.split // (programs // TILE.box[0] if TILE.bands else 1)
-
-
-@gluon.constexpr_function
-def places_of(X, TILE):
-    """Places of a piece of the positions, of all programs."""
-    return TILE.box[0] * TILE.box[2] if TILE.bands else TILE.n // slabs(X, TILE)
 
 
 @gluon.jit
@@ -101,41 +66,6 @@ def ring_of_positions(x, X: gl.constexpr, TILE: gl.constexpr):
 
 
 @gluon.jit
-def operand(positions, first, X: gl.constexpr, TILE: gl.constexpr):
-    """The positions from this piece of the ring on in shared memory: [position, channel], or [channel, position with its neighbours] before
-    they are read."""
-    PROGRAMS: gl.constexpr = gl.num_ctas()
-    BITS: gl.constexpr = positions.dtype.primitive_bitwidth
-    if of_lines(X):
-        LAYOUT: gl.constexpr = shared_layout(line_of(TILE, PROGRAMS), BITS, 2, spread(1, PROGRAMS))
-        lines = seen_as(positions.index(first), positions.dtype, [TILE.k, TILE.n * TILE.split], LAYOUT)
-        return lines if TILE.split > 1 else lines.permute((1, 0))
-    elif X.reading == "planes":
-        return positions.index(first).permute((1, 0))
-    else:
-        return seen_as(positions.index(first), positions.dtype, [TILE.n, TILE.k], shared_layout(TILE.k, BITS, 2, spread(0, PROGRAMS)))
-
-
-@gluon.jit
-def fragments(positions, first, X: gl.constexpr, TILE: gl.constexpr, WARPS: gl.constexpr):
-    """The same in registers, a tile [position, channel] for each of their neighbours."""
-    BITS: gl.constexpr = positions.dtype.primitive_bitwidth
-    OPERAND: gl.constexpr = operand_layout(TILE.m, WARPS, BITS, gl.num_ctas())
-    K: gl.constexpr = TILE.k
-    N: gl.constexpr = TILE.n
-    SPLIT: gl.constexpr = TILE.split
-    if SPLIT == 1:
-        return (operand(positions, first, X, TILE).load(OPERAND),)
-    else:
-        LAYOUT: gl.constexpr = fragment_layout(TILE.k, TILE.n, TILE.split, WARPS, BITS, gl.num_ctas())
-        tile = operand(positions, first, X, TILE).load(LAYOUT)
-        tiles, found = neighbours(tile, K, N, SPLIT), ()
-        for i in gl.static_range(SPLIT):
-            found = found + (gl.convert_layout(tiles[i].permute((1, 0)), OPERAND, assert_trivial=True),)
-        return found
-
-
-@gluon.jit
 def columns(weights, slot, TILE: gl.constexpr, FLAT: gl.constexpr, BOXES: gl.constexpr):
     """The weights of a slot, [channel, row of the weight]."""
     if FLAT:
@@ -152,13 +82,15 @@ def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.conste
     """acc + the products of a step, which are still under way, while those of the step before are done."""
     TAPS: gl.constexpr = taps_of(TILE, BAND)
     SPLIT: gl.constexpr = TILE.split
-    if by_registers(X, TILE, positions.dtype.primitive_bitwidth):
+    BITS: gl.constexpr = positions.dtype.primitive_bitwidth
+    if by_registers(X, TILE, BITS):
+        OPERAND: gl.constexpr = operand_layout(TILE.m, WARPS, BITS, gl.num_ctas())
         acc = warpgroup_mma_wait(0, deps=[acc])  # before its registers are written
         cluster.arrive()
         for tap in gl.static_range(TAPS):
             if tap > 1:
                 acc = warpgroup_mma_wait(SPLIT, deps=[acc])  # two taps have room in registers
-            tiles = fragments(positions, slot * slabs(X, TILE) + row_of(TILE, BAND, tap), X, TILE, WARPS)
+            tiles = fragments(positions, slot * slabs(X, TILE) + row_of(TILE, BAND, tap), OPERAND, TILE, WARPS)
             for i in gl.static_range(SPLIT):
                 of_tap = (slot * most_taps(TILE) + tap) * SPLIT + i
                 acc = warpgroup_mma(tiles[i], columns(weights, of_tap, TILE, FLAT, BOXES), acc, is_async=True)
@@ -250,5 +182,5 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     if TILE.shares > 1:
         y += gl.program_id(1).to(gl.int64) * (gl.cast(P, gl.int64) * ROWS)  # shares lie one after the other
     y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
-    store(acc, y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
+    store(in_order(acc, X, TILE, BITS), y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
           AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), ACTIVATION, PARAMETERS, WARPS)
