@@ -20,6 +20,7 @@ from .parts.problems import run, run_with
 HOPPER = Device.named("nvidia_h200")
 ALL, NONE, W, HW = (True,) * 3, (False,) * 3, (False, False, True), (False, True, True)
 EPILOGUE = "bias residual leaky_relu(0.25)"
+MOST_CONFLICTS = 1.2  # wavefronts over their least
 
 CASES = {  # problem, columns and positions of a tile, merged axes, box, a copy first
     "planes": ("forward n2 ci72 co16 in3x5x8 k2 s2 float16 channels_first", 128, 256, ALL, None, False),
@@ -61,11 +62,30 @@ def problem_and_config(name, cluster=2):
                            box=box or (0, 0, 0), copy=copy, cluster=cluster)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_pairs_are_exact(name):
-    cases = run(*problem_and_config(name), HOPPER)
+def assert_exact(problem, config):
+    """The result is, and banks of shared memory hardly conflict."""
+    cases = run(problem, config, HOPPER, counting=True)
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
     assert cases.forms["wgmma"] and cases.forms["tensor copies"]
+    counted, = (one.summary() for one in cases.emulator.launches if one.name == "pair")
+    assert counted["bank_conflict_factor"] <= MOST_CONFLICTS
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pairs_are_exact(name):
+    assert_exact(*problem_and_config(name))
+
+
+@pytest.mark.parametrize("dtype, split, line", [(dtype, split, line) for dtype, splits in (
+    ("float16", (2, 8)), ("bfloat16", (4,)), ("float32 tf32", (1, 2, 4, 8))) for split in splits for line in (32, 64, 128)[split == 8:]])
+def test_lines_of_every_width_are_parted_without_conflicts(dtype, split, line):
+    """However wide lines are swizzled, and however many neighbours stand between two positions."""
+    item = 4 if "float32" in dtype else 2
+    wide = line // item // split
+    stride = "k1x2x3 p0x0x1" if split == 1 else f"k1x2x{split} s1x2x{split}"
+    problem = case.parse(f"grad_input n2 ci16 co32 in2x8x{max(wide, 16 // item)} {stride} {dtype} channels_first")
+    config = Config("pair", 16, 128, 64 // item // (1 + split // 8), 4, 2, box=(1, 128 // wide, wide), cluster=2)
+    assert_exact(problem, config)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, positions, *_) in CASES.items() if positions == 256])
