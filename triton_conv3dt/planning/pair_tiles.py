@@ -101,6 +101,4 @@ def _boxes_of_lines(problem: Problem, merge, block_n: int, thorough: bool):
         w = wide // (parted * problem.item)
         found += [(1 << i, block_n // w >> i, w) for i in range((block_n // w).bit_length()) if block_n // w >> i]
     waste = lambda box: (prod(ceil_div(t, b) * b for t, b in zip(places, box)), -box[2], -box[1])
-    found = sorted(found, key=waste)
-    narrower = [box for box in found if problem.item == 4 and box[2] * parted * problem.item < pairs.ROW]
-    return found[:4] if thorough else dict.fromkeys((found[0], *narrower[:1]))  # TF32 takes 128 bytes from banks in twice the time
+    return sorted(found, key=waste)[:4 if thorough else 1]

@@ -182,11 +182,9 @@ def _bytes(problem: Problem, config, programs: int, taps: float, rows: float) ->
 
 
 def read_bytes(problem: Problem, config) -> int:
-    """Bytes that the products of a step read from there: every 64 positions all of the weights anew; fragments of TF32 that lie across
-    lines of 128 bytes in twice the time."""
-    line = problem.item * split(problem, config) * halos.wide(config)
-    own = positions(config) * (2 if problem.item == 4 and reading(problem, config) in LINES and line == ROW else 1)
-    of_a_tap = problem.item * config.block_k * split(problem, config) * (own + positions(config) // GROUP * config.block_m)
+    """Bytes that the products of a step read from there: every 64 positions all of the weights anew."""
+    read = positions(config) + positions(config) // GROUP * config.block_m
+    of_a_tap = problem.item * config.block_k * split(problem, config) * read
     return of_a_tap * halos.taps(problem, config)
 
 
