@@ -42,6 +42,13 @@ def columns_of_16_bytes(lines, columns, bits, halved):
 
 
 @gluon.jit
+def parts_of(index, size):
+    """index // size and index % size of what is not negative: without signs a division takes half as many instructions."""
+    quotient = gl.cast(gl.cast(index, gl.uint32) // gl.cast(size, gl.uint32), gl.int32)
+    return quotient, index - quotient * size
+
+
+@gluon.jit
 def neighbours(tile, ROWS: gl.constexpr, COLUMNS: gl.constexpr, SPLIT: gl.constexpr):
     """A tile [ROWS, COLUMNS * SPLIT] parted into the SPLIT neighbours of each column, in their order: each [ROWS, COLUMNS]."""
     if SPLIT == 1:

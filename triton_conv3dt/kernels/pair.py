@@ -23,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     cluster, mbarrier, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
 )
 
-from .gluon_names import halves, seen_as, shared_layout, spread
+from .gluon_names import halves, parts_of, seen_as, shared_layout, spread
 from .pair_fetch import chunks_of_share, fetch, most_taps, row_of, slabs, taps_of
 from .pair_fragments import by_registers, fragments, in_order, line_of, of_lines, operand, places_of
 from .pair_store import store
@@ -78,15 +78,17 @@ def columns(weights, slot, TILE: gl.constexpr, FLAT: gl.constexpr, BOXES: gl.con
 
 @gluon.jit
 def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.constexpr, TILE: gl.constexpr, FLAT: gl.constexpr,
-                 BOXES: gl.constexpr, WARPS: gl.constexpr):
-    """acc + the products of a step, which are still under way, while those of the step before are done."""
+                 BOXES: gl.constexpr, REFILLED: gl.constexpr, WARPS: gl.constexpr):
+    """acc + the products of a step, which are still under way, while those of the step before are done, as others are told: where slots
+    are filled again."""
     TAPS: gl.constexpr = taps_of(TILE, BAND)
     SPLIT: gl.constexpr = TILE.split
     BITS: gl.constexpr = positions.dtype.primitive_bitwidth
     if by_registers(X, TILE, BITS):
         OPERAND: gl.constexpr = operand_layout(TILE.m, WARPS, BITS, gl.num_ctas())
         acc = warpgroup_mma_wait(0, deps=[acc])  # before its registers are written
-        cluster.arrive()
+        if REFILLED:
+            cluster.arrive()
         for tap in gl.static_range(TAPS):
             if tap > 1:
                 acc = warpgroup_mma_wait(SPLIT, deps=[acc])  # two taps have room in registers
@@ -98,9 +100,18 @@ def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.conste
         for tap in gl.static_range(TAPS):
             a = operand(positions, slot * slabs(X, TILE) + row_of(TILE, BAND, tap), X, TILE)
             acc = warpgroup_mma(a, columns(weights, slot * most_taps(TILE) + tap, TILE, FLAT, BOXES), acc, is_async=True)
-        acc = warpgroup_mma_wait(TAPS, deps=[acc])
-        cluster.arrive()
+        if REFILLED:
+            acc = warpgroup_mma_wait(TAPS, deps=[acc])
+            cluster.arrive()
     return acc
+
+
+@gluon.constexpr_function
+def steps_at_once(AXIS_D, AXIS_H, AXIS_W, RED, TILE):
+    """All steps of a tile, where every phase has as many and the ring has room for them; else 0."""
+    taps = AXIS_D.taps, AXIS_H.taps, AXIS_W.taps
+    steps = taps[0] * taps[1] * taps[2] * chunks_of_share(RED, TILE)
+    return steps if min(taps) > 0 and not TILE.bands and steps <= TILE.stages else 0
 
 
 @gluon.jit
@@ -126,15 +137,15 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     last = P
     if X.reading == "planes":
         last = size[0] * size[1] * size[2]
-        tiles = gl.cdiv(last, TILE.n)
-        origin = (i_position // tiles, 0, 0, i_position % tiles * TILE.n)
+        n, tile = parts_of(i_position, gl.cdiv(last, TILE.n))
+        origin = (n, 0, 0, tile * TILE.n)
     elif BOX is None:
         origin = (0, 0, 0, i_position * TILE.n)
     else:
-        high, wide = gl.cdiv(size[1], BOX[1]), gl.cdiv(size[2], BOX[2])
-        plane = i_position // wide // high
-        deep = gl.cdiv(size[0], BOX[0])
-        origin = (plane // deep, plane % deep * BOX[0], i_position // wide % high * BOX[1], i_position % wide * BOX[2])
+        rest, i_w = parts_of(i_position, gl.cdiv(size[2], BOX[2]))
+        rest, i_h = parts_of(rest, gl.cdiv(size[1], BOX[1]))
+        n, i_d = parts_of(rest, gl.cdiv(size[0], BOX[0]))
+        origin = (n, i_d * BOX[0], i_h * BOX[1], i_w * BOX[2])
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
     taps_w, first_w, offset_w = axis_taps(AXIS_W, phase[2])
@@ -156,26 +167,35 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     for i in gl.static_range(STAGES):
         mbarrier.init(ready.index(i), count=1)
     mbarrier.sync_cluster_init()
-    for i in gl.static_range(STAGES - 1):
+    AT_ONCE: gl.constexpr = steps_at_once(AXIS_D, AXIS_H, AXIS_W, RED, TILE)
+    FETCHED: gl.constexpr = AT_ONCE if AT_ONCE else STAGES - 1
+    for i in gl.static_range(FETCHED):
         fetch(w, x, line, positions, weights, ready, i, i, i < steps, origin, i_row, taps, first, offset, x_size, x_w, AXIS_D,
               AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     POSITIONS: gl.constexpr = TILE.n
     COLUMNS: gl.constexpr = TILE.m
     SUM: gl.constexpr = sum_layout(COLUMNS, WARPS, BITS, PROGRAMS)
     acc = gl.zeros([POSITIONS, COLUMNS], gl.float32, SUM)
-    for band in gl.static_range(BANDS):
-        if band > 0:
-            acc = warpgroup_mma_wait(0, deps=[acc])
+    if AT_ONCE:
         if by_registers(X, TILE, BITS):
             acc = warpgroup_mma_init(acc)
-        for step in range(band * each, (band + 1) * each):
-            slot = step % STAGES
-            mbarrier.wait(ready.index(slot), step // STAGES % 2)
-            acc = add_products(acc, positions, weights, slot, band, X, TILE, FLAT, BOXES, WARPS)
-            cluster.wait()  # all programs have multiplied what the slot of the last step held
-            ahead = step + (STAGES - 1)
-            fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset, x_size,
-                  x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
+        for i in gl.static_range(AT_ONCE):
+            mbarrier.wait(ready.index(i), 0)
+            acc = add_products(acc, positions, weights, i, 0, X, TILE, FLAT, BOXES, False, WARPS)
+    else:
+        for band in gl.static_range(BANDS):
+            if band > 0:
+                acc = warpgroup_mma_wait(0, deps=[acc])
+            if by_registers(X, TILE, BITS):
+                acc = warpgroup_mma_init(acc)
+            for step in range(band * each, (band + 1) * each):
+                slot = step % STAGES
+                mbarrier.wait(ready.index(slot), step // STAGES % 2)
+                acc = add_products(acc, positions, weights, slot, band, X, TILE, FLAT, BOXES, True, WARPS)
+                cluster.wait()  # all programs have multiplied what the slot of the last step held
+                ahead = step + (STAGES - 1)
+                fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset, x_size,
+                      x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
@@ -183,4 +203,4 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
         y += gl.program_id(1).to(gl.int64) * (gl.cast(P, gl.int64) * ROWS)  # shares lie one after the other
     y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
     store(in_order(acc, X, TILE, BITS), y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
-          AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), ACTIVATION, PARAMETERS, WARPS)
+          AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), X.reading == "planes", ACTIVATION, PARAMETERS, WARPS)

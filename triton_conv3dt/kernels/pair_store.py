@@ -4,7 +4,7 @@ the same of other kernels."""
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from .gluon_names import halves, spread
+from .gluon_names import halves, parts_of, spread
 
 
 MOST = gl.constexpr(32)  # elements of a thread that are written at once
@@ -14,7 +14,8 @@ MOST = gl.constexpr(32)  # elements of a thread that are written at once
 def run_layout(columns, bits, warps, parted, programs):
     """16 bytes a thread along the columns; each program has its part of this dimension."""
     values = 128 // bits
-    lanes = max(1, min(32, columns // values))
+    own = columns // programs if parted == 1 else columns
+    lanes = max(1, min(32, own // values))
     return gl.BlockedLayout([1, values], [32 // lanes, lanes], [warps, 1], [1, 0], **halves(2, spread(parted, programs)))
 
 
@@ -59,16 +60,20 @@ def row_and_phase(line, first, ROWS: gl.constexpr, LINES: gl.constexpr, PHASES: 
 
 
 @gluon.jit
-def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: gl.constexpr, PARTED: gl.constexpr):
+def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: gl.constexpr, PARTED: gl.constexpr,
+             OF_SAMPLE: gl.constexpr):
     """The coarse place (n, d, h, w) of a position of a tile, of which o counts JOIN phases each, and whether there is one, the same for
-    RUN neighbours: of a box that begins at `origin`, or of neighbours in flat order from place origin[3] of sample origin[0] on."""
+    RUN neighbours: of a box that begins at `origin`, or of neighbours in flat order from place origin[3] of sample origin[0] on, of
+    that sample alone or of all."""
     n, d, h, w = origin
     begin = gl.multiple_of(w * JOIN, RUN)  # RUN divides the ends as well, which a mark on an argument would not say
     if BOX is None:
-        index = w + o // JOIN
-        w, rest = index % size[2], index // size[2]
-        h, rest = rest % size[1], rest // size[1]
-        return n + rest // size[0], rest % size[0], h, w, begin + o < last * JOIN // RUN * RUN
+        live = begin + o < last * JOIN // RUN * RUN
+        rest, w = parts_of(w + o // JOIN, size[2])
+        d, h = parts_of(rest, size[1])
+        if not OF_SAMPLE:
+            n, d = parts_of(d, size[0])
+        return n, d, h, w, live
     else:
         HIGH: gl.constexpr = BOX[1] // gl.num_ctas() if PARTED == 1 else BOX[1]
         BESIDE: gl.constexpr = gl.num_ctas() // BOX[0] if PARTED == 2 else 1
@@ -113,27 +118,27 @@ def halved(tile, JOIN: gl.constexpr, PHASE_MINOR: gl.constexpr):
 @gluon.jit
 def store(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D: gl.constexpr,
           AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr,
-          PARTED: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
+          PARTED: gl.constexpr, OF_SAMPLE: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
     """Bias, residual, activation, one rounding, and the store of a tile [position, row of the weight] of the phase (d, h, w), which begins
     with line `first`: half after half, where addresses of all would leave its elements no registers. last: the place behind the last one
-    of those that are counted in flat order. PARTED: the side of the box that programs part. pre, what is kept from before the activation,
-    has y's strides."""
+    of those that are counted in flat order, in one sample or in all. PARTED: the side of the box that programs part. pre, what is kept
+    from before the activation, has y's strides."""
     LINES: gl.constexpr = tile.shape[1] // TILE.join
     if tile.shape[0] * tile.shape[1] > MOST * 32 * WARPS * gl.num_ctas():
         lower, upper = halved(tile, TILE.join, TILE.phase_minor)
         store(lower, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, Y, R,
-              TILE, PARTED, ACTIVATION, PARAMETERS, WARPS)
+              TILE, PARTED, OF_SAMPLE, ACTIVATION, PARAMETERS, WARPS)
         store(upper, y, b, residual, pre, first + LINES // 2, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H,
-              AXIS_W, ROWS, Y, R, TILE, PARTED, ACTIVATION, PARAMETERS, WARPS)
+              AXIS_W, ROWS, Y, R, TILE, PARTED, OF_SAMPLE, ACTIVATION, PARAMETERS, WARPS)
     else:
         store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS,
-                  Y, R, TILE, PARTED, ACTIVATION, PARAMETERS, WARPS)
+                  Y, R, TILE, PARTED, OF_SAMPLE, ACTIVATION, PARAMETERS, WARPS)
 
 
 @gluon.jit
 def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D: gl.constexpr,
               AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr,
-              PARTED: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
+              PARTED: gl.constexpr, OF_SAMPLE: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
     """The same of a tile whose addresses there are registers for."""
     BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
     JOIN: gl.constexpr = TILE.join
@@ -159,7 +164,7 @@ def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_siz
     o = gl.arange(0, TILE.n * JOIN, gl.SliceLayout(1 - ROW_SIDE, STORE))
     RUN: gl.constexpr = 1 if LAST else Y.run
     BOX: gl.constexpr = TILE.box
-    n, d, h, w, there = place_of(o, origin, last, size, BOX, JOIN, RUN, PARTED)
+    n, d, h, w, there = place_of(o, origin, last, size, BOX, JOIN, RUN, PARTED, OF_SAMPLE)
     rows = channel, rd, rh, rw
     places = (n, d * AXIS_D.out_step + (phase[0] - AXIS_D.origin), h * AXIS_H.out_step + (phase[1] - AXIS_H.origin),
               w * AXIS_W.out_step + (phase[2] - AXIS_W.origin) + o % JOIN)

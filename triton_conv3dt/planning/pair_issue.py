@@ -4,6 +4,7 @@ from ..problems.problem import Problem
 from . import halos, pairs
 
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
+AT_ONCE = 0.25  # of what a step costs, where the ring holds all of them and nothing is fetched into it again
 
 
 def instructions(problem: Problem, config, steps: float) -> float:
@@ -20,8 +21,9 @@ def features(problem: Problem, config, steps: float) -> tuple[float, float, floa
     fetches += halos.rows(problem, config) / halos.together(problem, config)
     fragments = taps * config.block_k * pairs.positions(config) * parts / threads * pairs.by_registers(problem, config)
     run = written_run(problem, config)
+    looped = halos.busy(problem, config) * steps * (AT_ONCE if pairs.at_once(problem, config) else 1)
     elements = config.block_m * pairs.positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
-    return 1.0, halos.busy(problem, config) * steps, steps * (10 * fetches + fragments), elements
+    return 1.0, looped, steps * (10 * fetches + fragments), elements
 
 
 def written_run(problem: Problem, config) -> int:

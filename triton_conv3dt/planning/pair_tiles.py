@@ -14,18 +14,21 @@ from .device import Device
 from .phases import rows_and_reduction
 
 TILES = (512, 8, 4), (256, 8, 2), (256, 4, 4), (128, 4, 2)  # positions of a cluster, warps of each program, and programs
+TALL = (1024, 4, 4), (512, 4, 4), (256, 4, 2)  # more products of a warpgroup, of tiles whose few steps do not hide what warps do beside them
 STAGES = 4  # of the ring at most: what is in flight hides what a cluster waits for
+UNUSED = 1 / 8  # of the channels of all steps, where fewer and longer steps are worth it
 
 
 def tiles(problem: Problem, device: Device, merges, constraints: Constraints, thorough: bool):
     """Configs of a pair, some of which may not fit."""
     if not device.pairs or problem.direction not in ("forward", "grad_input") or problem.groups > 1 or problem.dtype == "float64":
         return
+    shapes = TILES + TALL * pairs.in_place(problem)
     for merge in merges:
         rows = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows_and_reduction(problem)[0]
         largest = max(16, min(256, 1 << (rows - 1).bit_length()))
         columns = [largest >> i for i in range(4 if thorough else 2) if largest >> i >= 16]
-        for (block_n, warps, cluster), block_m in product(TILES, columns):
+        for (block_n, warps, cluster), block_m in product(shapes, columns):
             tile = Config("pair", block_m, block_n, pairs.ROW // problem.item, warps, 1, merge, cluster=cluster)
             read = (replace(tile, box=box, copy=copy) for box, copy in _readings(problem, merge, block_n, thorough))
             for config in chain(read, _with_halos(tile, problem, thorough)):
@@ -35,16 +38,20 @@ def tiles(problem: Problem, device: Device, merges, constraints: Constraints, th
 
 def _stages(config: Config, problem: Problem, device: Device, allowed: int, thorough: bool):
     """As many stages as there is room for, of the most channels that a step may sum over and of which there is room for three; with a halo,
-    whose steps are longer, three as well, which may leave room for another cluster; others where all are wanted."""
+    whose steps are longer, three as well, which may leave room for another cluster; others where all are wanted. No more than steps of
+    taps that lie in place."""
     channels, found = rows_and_reduction(problem)[1], []
     for block_k in (config.block_k >> i for i in range(3)):
         tried = replace(config, block_k=block_k)
         beside = pairs.shared_memory(problem, replace(tried, stages=0))
-        most = min(STAGES, allowed, (device.shared_memory - beside) // pairs.stage_bytes(problem, tried))
+        room = min(STAGES, allowed, (device.shared_memory - beside) // pairs.stage_bytes(problem, tried))
+        steps = ceil_div(channels, block_k)
+        most = min(room, max(2, steps)) if pairs.in_place(problem) else room
         fewest = 2 if thorough else 3 if config.halo and most > 3 else max(2, most)
-        if (channels % block_k == 0 or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
+        filled = channels % block_k == 0 or pairs.in_place(problem) and steps * block_k <= (1 + UNUSED) * channels
+        if (filled or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
             found += [replace(tried, stages=n) for n in range(most, fewest - 1, -1)]
-        if found and not thorough and found[-1].stages > 2:
+        if found and not thorough and room > 2:
             break
     return found if thorough else [config for config in found if config.block_k == found[-1].block_k]
 
@@ -66,7 +73,7 @@ def _readings(problem: Problem, merge, block_n: int, thorough: bool):
     for copy in (True,) * partable(problem) + (False,) * (not first):
         yield from ((box, copy) for box in readings.boxes(problem, merge, block_n, thorough, copy))
     if first:
-        if problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes):
+        if pairs.in_place(problem):
             yield (0, 0, 0), False
         yield from ((box, False) for box in _boxes_of_lines(problem, merge, block_n, thorough))
 

@@ -165,6 +165,16 @@ def stage_bytes(problem: Problem, config) -> int:
     return _bytes(problem, config, config.ctas, *halos.most(problem, config))
 
 
+def in_place(problem: Problem) -> bool:
+    """Whether a forward reads every position once."""
+    return problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes)
+
+
+def at_once(problem: Problem, config) -> bool:
+    """Whether the ring holds all steps of a tile, of a forward whose taps lie in place."""
+    return in_place(problem) and ceil_div(rows_and_reduction(problem)[1], config.block_k) <= config.stages
+
+
 def written_bytes(problem: Problem, config) -> float:
     """Bytes that a step writes there, on average over steps."""
     return _bytes(problem, config, config.ctas, halos.taps(problem, config), halos.rows(problem, config))
@@ -186,6 +196,11 @@ def read_bytes(problem: Problem, config) -> int:
     read = positions(config) + positions(config) // GROUP * config.block_m
     of_a_tap = problem.item * config.block_k * split(problem, config) * read
     return of_a_tap * halos.taps(problem, config)
+
+
+def turned_bytes(problem: Problem, config) -> int:
+    """Bytes that a program writes there and reads, to bring its sums into the order of the store."""
+    return 2 * (4 if config.shares > 1 else problem.item) * positions(config) * config.block_m
 
 
 def by_registers(problem: Problem, config) -> bool:
@@ -216,9 +231,10 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"a pair multiplies 16 bits or TF32, not {problem.dtype} as {problem.precision}"
     if config.block_k * problem.item not in (ROW, ROW // 2, ROW // 4):
         return f"block_k = {config.block_k} does not make rows of {ROW}, {ROW // 2} or {ROW // 4} bytes"
-    if config.ctas not in (2, 4) or config.warps % 4 or positions(config) != GROUP * (config.warps // 4):
+    products = positions(config) / GROUP / max(1, config.warps // 4)  # of a warpgroup
+    if config.ctas not in (2, 4) or config.warps % 4 or products not in ((1,) if by_registers(problem, config) else (1, 2, 4)):
         return (f"{config.block_n} positions are not a product of {GROUP} for every warpgroup of {config.warps} warps of each of "
-                f"{config.ctas} programs, two or four")
+                f"{config.ctas} programs, two or four, nor two or four of what passes by no registers")
     most = 128 if problem.item == 2 or config.warps > 4 else 64  # sums of a thread: of fp32, in few warps, their addresses take room
     if crowded(problem, config):
         return f"fragments of {config.block_k} channels leave the sums no registers"

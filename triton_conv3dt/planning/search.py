@@ -9,7 +9,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import banks, flat, lanes, lowering, pair_tiles, readings, taps, walk_tiles, weight_pair_tiles, weight_tiles
+from . import banks, flat, lanes, lowering, pair_tiles, pairs, readings, taps, walk_tiles, weight_pair_tiles, weight_tiles
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen
 from .constraints import NONE, VARIABLE, Constraints
 from .costs import cost, loop_steps
@@ -19,7 +19,7 @@ from .planned import Plan
 from .terms import terms
 
 NEAR = 1.2  # times the least cost: what the model cannot tell apart
-
+SLOTS, CROWDING = 0.4, 0.1  # of its slots to issue in, what a forward whose taps lie in place may take; and what as many more add to its limit
 
 def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
     """The config for a problem that nobody has tuned: of a few sensible ones, and of those that are expected to cost about as little as
@@ -38,7 +38,9 @@ def _limit(config: Config, problem: Problem, device: Device, seconds: float) -> 
     """What bounds a config at least, over the roofline; without tensor cores its expected cost, which is what it issues. 0 where nothing
     is known."""
     found = terms(Plan(problem, device, config, "default", schedule(problem, config)))
-    return 0.0 if found is None else found.limit if config.dense else seconds / found.roofline
+    if found is None or not config.dense:
+        return 0.0 if found is None else seconds / found.roofline
+    return found.limit + CROWDING * max(0.0, found.over["issue"] / SLOTS - 1) * pairs.in_place(problem)
 
 
 def sensible(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
@@ -100,9 +102,9 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             read = seen(problem, Config("gather", 16, 16, copy=copy))
             otherwise = (replace(c, copy=copy) for c in _products(read, device, constraints, thorough, axes))
             yield from (c for c in filter(allowed, otherwise) if fits(c, problem, device) is None)
-        pairs = pair_tiles.tiles(problem, device, _merges(problem, thorough), constraints, thorough)
+        clusters = pair_tiles.tiles(problem, device, _merges(problem, thorough), constraints, thorough)
         weights = weight_pair_tiles.tiles(problem, device, constraints, thorough)
-        for config in filter(allowed, chain(walk_tiles.tiles(problem, device, thorough), pairs, weights)):
+        for config in filter(allowed, chain(walk_tiles.tiles(problem, device, thorough), clusters, weights)):
             if fits(config, problem, device) is None:
                 found = True
                 yield config

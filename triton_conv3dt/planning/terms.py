@@ -104,8 +104,10 @@ def _shared(plan: Plan, steps: float) -> float:
     if c.path == "walk" and device.clock:
         return steps * walking(p).shared_bytes(p, c) / (device.sms * WAVEFRONT * device.clock)
     if c.path == "pair" and device.clock:
-        moved = pairing(p).read_bytes(p, c) + pairing(p).written_bytes(p, c)
-        return steps * c.ctas * moved / (device.sms * WAVEFRONT * device.clock)
+        moved = steps * (pairing(p).read_bytes(p, c) + pairing(p).written_bytes(p, c))
+        if p.direction != "grad_weight":
+            moved += prod(plan.schedule.main.grid) * pairing(p).turned_bytes(p, c)
+        return c.ctas * moved / (device.sms * WAVEFRONT * device.clock)
     if c.path not in ("gather", "descriptor") or not device.clock:
         return 0.0
     p = seen(p, c)
