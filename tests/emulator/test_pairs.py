@@ -26,8 +26,10 @@ CASES = {  # problem, columns and positions of a tile, merged axes, box, a copy 
     "planes": ("forward n2 ci72 co16 in3x5x8 k2 s2 float16 channels_first", 128, 256, ALL, None, False),
     "planes, epilogue": (f"forward n2 ci40 co13 in2x4x6 k2 s2 float16 channels_first {EPILOGUE}", 64, 128, ALL, None, False),
     "planes, few columns": ("forward n1 ci24 co6 in2x4x4 k1x2x2 s1x2x2 bfloat16 channels_first bias", 16, 128, ALL, None, False),
+    "planes, a ring": ("forward n2 ci72 co16 in3x5x8 k2 s2 float16 channels_first bias", 64, 128, ALL, None, False, 16),
     "rows": ("forward n2 ci72 co16 in3x5x7 k2 s2 float16 channels_last", 128, 256, ALL, None, False),
     "rows, epilogue": (f"forward n3 ci40 co24 in2x5x3 k2 s2 bfloat16 channels_last {EPILOGUE}", 64, 128, ALL, None, False),
+    "rows, a ring": (f"forward n2 ci72 co16 in3x5x7 k2 s2 bfloat16 channels_last {EPILOGUE}", 128, 128, ALL, None, False, 16),
     "rows of TF32": ("forward n2 ci36 co8 in3x5x4 k2 s2 float32 tf32 channels_last bias", 64, 128, ALL, None, False),
     "rows of a copy": ("forward n2 ci36 co16 in3x5x4 k2 s2 float32 tf32 channels_first bias", 128, 128, ALL, None, True),
     "pointwise": ("forward n2 ci64 co40 in3x5x4 k1 float32 tf32 channels_first", 64, 256, NONE, None, True),
@@ -94,6 +96,14 @@ def test_clusters_of_four_are_exact(name):
     assert (cases.done, cases.skipped) == (1, 0) and cases.kernels["pair"]
 
 
+@pytest.mark.parametrize("products", (2, 4))
+@pytest.mark.parametrize("name", ("planes, few columns", "planes, a ring", "rows", "rows of TF32", "boxes", "gradient, wide"))
+def test_warpgroups_of_several_products_are_exact(name, products):
+    problem, config = problem_and_config(name)
+    assert_exact(problem, replace(config, block_m=min(128 // products, config.block_m), block_n=128 * products, warps=4, box=(
+        *config.box[:2], config.box[2] * (128 * products // config.block_n))))
+
+
 @pytest.mark.parametrize("name, block_k, shares, halo", (
     ("gradient", 16, 4, False), ("gradient, wide", 16, 2, True), ("gradient, wide", 8, 4, False), ("strided lines", 16, 2, False),
     ("strided lines of TF32, k4", 8, 2, False), ("gradient, lines of TF32, stride 1", 8, 2, False)))
@@ -147,13 +157,13 @@ def without(pattern, put=""):
 WAITED = "wait|NaN|pending|wrong|differ|flight"
 FAULTS = {  # what is planted, and how it is found
     "no waits for products": (without(r"wgmma\.wait_group\.sync\.aligned \d+;"), WAITED),
-    "no waits for copies": (without(r"mbarrier\.try_wait[^;]*;", "setp.eq.u32 complete, 0, 0;"), WAITED + "|arrivals"),
+    "no waits for copies": (without(r"mbarrier\.try_wait[^;]*;", "setp.eq.u32 complete, 0, 0;"), WAITED + "|arrivals|has left"),
     "a program that does not wait for the others": (without(r"barrier\.cluster\.(arrive|wait)\.aligned;"), "warned|race|deadlock|cluster"),
     "weights for one program": (without(r"(mov\.b16\s+%rs\d+), 3;", r"\1, 1;"), "deadlock|wait|NaN|poison"),
 }
 
 
-@pytest.mark.parametrize("name", ("boxes", "strided lines, overlapping"))
+@pytest.mark.parametrize("name", ("boxes", "strided lines, overlapping", "planes"))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(name, fault):
     problem, config = problem_and_config(name)
