@@ -16,7 +16,7 @@ from .phases import rows_and_reduction
 TILES = (512, 8, 4), (256, 8, 2), (256, 4, 4), (128, 4, 2)  # positions of a cluster, warps of each program, and programs
 TALL = (1024, 4, 4), (512, 4, 4), (256, 4, 2)  # more products of a warpgroup, of tiles whose few steps do not hide what warps do beside them
 STAGES = 4  # of the ring at most: what is in flight hides what a cluster waits for
-UNUSED = 1 / 8  # of the channels of all steps, where fewer and longer steps are worth it
+UNUSED = 1 / 8  # of the channels of all steps, where longer ones find room at once
 
 
 def tiles(problem: Problem, device: Device, merges, constraints: Constraints, thorough: bool):
@@ -48,7 +48,7 @@ def _stages(config: Config, problem: Problem, device: Device, allowed: int, thor
         steps = ceil_div(channels, block_k)
         most = min(room, max(2, steps)) if pairs.in_place(problem) else room
         fewest = 2 if thorough else 3 if config.halo and most > 3 else max(2, most)
-        filled = channels % block_k == 0 or pairs.in_place(problem) and steps * block_k <= (1 + UNUSED) * channels
+        filled = channels % block_k == 0 or steps <= most and pairs.in_place(problem) and steps * block_k <= (1 + UNUSED) * channels
         if (filled or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
             found += [replace(tried, stages=n) for n in range(most, fewest - 1, -1)]
         if found and not thorough and room > 2:
