@@ -12,7 +12,9 @@ multiplies them. With TILE.bands it fetches the rows along h of a whole band (pl
 that a run of them is the operand of each tap along h. Programs then part planes, and rows along w.
 
 Lines have positions side by side, TILE.split neighbours of each. Products of 16 bits take them from shared memory as they lie; TF32,
-and neighbours that are parted, pass by registers.
+and neighbours that are parted, pass by registers (pair_fragments.py).
+
+Steps go round a ring of TILE.stages; where it has room for all of a tile, these are fetched at once, and no program waits for another.
 
 A tile is TILE.n positions by TILE.m columns, reduced by TILE.k channels at a time.
 """
@@ -194,13 +196,14 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
                 acc = add_products(acc, positions, weights, slot, band, X, TILE, FLAT, BOXES, True, WARPS)
                 cluster.wait()  # all programs have multiplied what the slot of the last step held
                 ahead = step + (STAGES - 1)
-                fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset, x_size,
-                      x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
+                fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset,
+                      x_size, x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     acc = warpgroup_mma_wait(0, deps=[acc])
     for i in gl.static_range(STAGES):
         mbarrier.invalidate(ready.index(i))
     if TILE.shares > 1:
         y += gl.program_id(1).to(gl.int64) * (gl.cast(P, gl.int64) * ROWS)  # shares lie one after the other
     y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
-    store(in_order(acc, X, TILE, BITS), y, b, residual, pre, i_row * (TILE.m // TILE.join), origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D,
-          AXIS_H, AXIS_W, ROWS, Y, R, TILE, side_parted(X, TILE), X.reading == "planes", ACTIVATION, PARAMETERS, WARPS)
+    acc, row = in_order(acc, X, TILE, BITS), i_row * (TILE.m // TILE.join)
+    store(acc, y, b, residual, pre, row, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, Y, R, TILE,
+          side_parted(X, TILE), X.reading == "planes", ACTIVATION, PARAMETERS, WARPS)
