@@ -19,7 +19,8 @@ from .planned import Plan
 from .terms import terms
 
 NEAR = 1.2  # times the least cost: what the model cannot tell apart
-SLOTS, CROWDING = 0.4, 0.1  # of its slots to issue in, what a forward whose taps lie in place may take; and what as many more add to its limit
+SLOTS, CROWDING = 0.4, 0.1  # of the slots to issue in, what a forward in place may take; and what as many more add to its limit
+BRIEF = 4e-7  # seconds: what takes less waits for its launch alone
 
 def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
     """The config for a problem that nobody has tuned: of a few sensible ones, and of those that are expected to cost about as little as
@@ -40,7 +41,8 @@ def _limit(config: Config, problem: Problem, device: Device, seconds: float) -> 
     found = terms(Plan(problem, device, config, "default", schedule(problem, config)))
     if found is None or not config.dense:
         return 0.0 if found is None else seconds / found.roofline
-    return found.limit + CROWDING * max(0.0, found.over["issue"] / SLOTS - 1) * pairs.in_place(problem)
+    crowded = max(0.0, found.over["issue"] / SLOTS - 1) if pairs.in_place(problem) and found.roofline > BRIEF else 0.0
+    return found.limit + CROWDING * crowded
 
 
 def sensible(problem: Problem, device: Device, constraints: Constraints = NONE) -> list[Config]:
