@@ -99,6 +99,27 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
         "forward n2 ci16 co8 in4x9x10 k3x2x6 p1 float32 tf32 channels_first", (8, (3, 8, 8), NONE, LIES | TOGETHER)),
     "as it lies, three beside": ("forward ci24 co8 in3x9x20 k3x3x4 p1 float32 tf32 channels_last", (8, (2, 4, 16), NONE, LIES | PADDED)),
     "as it lies, dilated": ("forward ci16 co16 in4x6x19 k3 p4 d4 float32 tf32 channels_first", (16, (2, 8, 8), NONE, LIES)),
+    "16 bits as they lie": (f"forward n2 ci32 co16 in4x9x11 {K3} float16 channels_first bias residual", (16, (3, 8, 8), DW, LIES)),
+    "16 bits as they lie, by twos": (f"forward n2 ci40 co8 in4x9x14 {K4} bfloat16 channels_first", (8, (3, 8, 8), D, LIES)),
+    "16 bits as they lie, wide": (f"forward ci16 co8 in3x9x22 {K3} float16 channels_first", (8, (2, 8, 16), DW, LIES | dict(stages=3))),
+    "16 bits as they lie, odd channels": (f"forward ci5 co8 in3x6x10 {K4} float16 channels_first", (8, (3, 8, 8), NONE, LIES)),
+    "16 bits as they lie, one stage": (
+        "forward n2 ci64 co8 in4x9x9 k3 p1 bfloat16 channels_first", (8, (2, 8, 8), NONE, LIES | dict(stages=1))),
+    "16 bits as they lie, ages": ("forward ci16 co8 in4x9x10 k3x2x6 p1 float16 channels_first", (8, (3, 8, 8), NONE, LIES | TOGETHER)),
+    "16 bits as they lie, blocks": (
+        "forward ci48 co8 in3x9x20 k3x3x4 p1 float16 channels_first", (8, (2, 4, 16), NONE, LIES | PADDED | dict(block_k=16))),
+    "16 bits as they lie, dilated": ("forward ci16 co16 in4x6x18 k3 p4 d4 float16 channels_first", (16, (2, 8, 8), NONE, LIES)),
+    "16 bits as they lie, nothing beside": (
+        "forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float16 channels_first", (8, (5, 8, 16), NONE, LIES)),
+    "16 bits as they lie, gradient": (
+        "grad_input n2 ci16 co24 in3x5x9 k3 s2 p1 op1 float16 channels_first", (16, (2, 8, 8), NONE, LIES)),
+    "16 bits as they lie, odd gradient": ("grad_input n2 ci16 co24 in3x5x9 k3 s2 p1 float16 channels_first", (16, (2, 8, 8), NONE, LIES)),
+    "16 bits as they lie, gradient of stride 1": (
+        "grad_input ci16 co16 in4x9x10 k3 p1 bfloat16 channels_first", (16, (2, 8, 16), NONE, LIES | dict(stages=1))),
+    "16 bits as they lie, gradient of stride 3": (
+        "grad_input n2 ci8 co7 in3x5x8 k4x3x5 s2x3x3 p1 float16 channels_first", (8, (2, 8, 8), NONE, LIES)),
+    "16 bits as they lie, gradient, blocks": (
+        f"grad_input n2 ci8 co32 in3x9x10 {K4} bfloat16 channels_first", (8, (3, 8, 8), NONE, LIES | dict(block_k=16, stages=1))),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
 }
 
@@ -146,6 +167,28 @@ def test_lines_are_copied_once_and_read_without_conflicts(name):
     copied, most = counted["bytes_asked"]["copy"], costs.loop_steps(config, problem) * walks.step_bytes(problem, config)
     assert problem.item * problem.n * problem.ci * prod(problem.in_size) <= copied <= most
     assert walks.walk(problem, config).run == (4 if name == "runs" else 1)
+
+
+@pytest.mark.parametrize("name", ("16 bits as they lie, by twos", "16 bits as they lie, wide", "16 bits as they lie, gradient"))
+def test_16_bits_are_loaded_by_twos_into_banks_of_their_own(name):
+    """Each pair of neighbours once, and what one fetch of a place meets; no more than walks.step_bytes promises."""
+    problem, config = problem_and_config(name)
+    with emulated("nvidia_h200", exact=True, counting=True) as emulator:
+        computed(problem, config, HOPPER)[1]()
+        counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()
+    assert walks.walk(problem, config).run == 2 and counted["bank_conflict_factor"] < 1.1
+    _, _, channels, size, _ = walk_memory.read(problem)
+    most = (costs.loop_steps(config, problem) + config.stages) * walks.step_bytes(problem, config)
+    assert 2 * problem.n * channels * prod(size) <= counted["bytes_asked"]["load"] <= most
+
+
+def test_neighbours_that_are_not_both_there_are_loaded_singly():
+    """Of odd rows, of rows at odd addresses, and where the stride leaves a residue out."""
+    run = lambda text, **more: walks.walk(replace(case.parse(text), **more), Config("walk", 8, 64, 16, 4, 2, box=(2, 8, 8))).run
+    forward, gradient = (f"{direction} ci16 co16 in3x8x9 k3 s2 p1 op1 float16 channels_first" for direction in ("forward", "grad_input"))
+    assert run(forward) == 1 and run(gradient) == 2
+    assert run(forward.replace("x9", "x10")) == 2 and run(forward.replace("x9", "x10"), x_alignment=1) == 1
+    assert run(gradient, y_alignment=1) == run(gradient.replace(" op1", " d2 op1")) == 1
 
 
 @pytest.mark.parametrize("name", ("as it lies", "as it lies, gradient"))
@@ -209,13 +252,21 @@ def without_barriers(ptx):
     return head + loop + re.sub(r"bar\.sync\s+0;", "", rest)
 
 
+def other_neighbour(ptx):
+    """One of the two places of a pair takes the other's channels."""
+    return ptx.replace("0x7632", "0x5410")
+
+
 WAITED = "wait|NaN|pending|wrong|differ"
 
 
 @pytest.mark.parametrize("name, edit, found", (
     ("d merged", without_waits, WAITED), ("d merged", without_barriers, "warned|race|read|wrong"),
     ("two ages in one", without_waits, WAITED), ("padded ages", without_waits, WAITED), ("one stage", without_waits, WAITED),
-    ("as it lies, dilated", without_waits, WAITED), ("as it lies, dilated", without_barriers, "warned|race|read|wrong")))
+    ("as it lies, dilated", without_waits, WAITED), ("as it lies, dilated", without_barriers, "warned|race|read|wrong"),
+    ("16 bits as they lie, dilated", without_waits, WAITED),
+    ("16 bits as they lie, dilated", without_barriers, "warned|race|read|wrong"),
+    ("16 bits as they lie, dilated", other_neighbour, "wrong|differ"), ("16 bits as they lie, gradient", other_neighbour, "wrong|differ")))
 def test_faults_are_found(name, edit, found):
     problem, config = problem_and_config(name)
     with emulated("nvidia_h200", exact=True, races=True) as emulator:

@@ -22,12 +22,12 @@ KERNELS = ("k3 p1", "k5 p2", "k3 s2 p1 op1", "k4 s2 p1", "k5 s2", "k2x4x3 s2x3x2
 def place_read(sheets, product):
     """(residue, shift) of what a product reads, along h and along w."""
     sheet = sheets[product.sheet]
-    down, below = divmod(product.row - sheet.row, 1 + (sheet.reach > 0))
+    down, below = divmod(product.row - sheet.row, sheet.pitch)
     assert not below and 0 <= down <= sheet.rows - 8 and 0 <= product.shift <= sheet.reach
     return sheet.residue, sheet.first + down, sheet.residue_w, sheet.shift + product.shift
 
 
-def taps_met(problem, merge, way, lines=False):
+def taps_met(problem, merge, way, lines=None):
     """(what is read, age, column, residue beside it, tap) of every product, and how often."""
     found, t = Counter(), walk_tables.tables(problem, merge, 8, way, 8, lines)
     slots = dict(enumerate(t["slots"])) if t["slots"] != tuple((i,) for i in range(problem.taps)) else None
@@ -54,7 +54,7 @@ def test_every_tap_is_met_once_however_ages_and_rows_lie(direction, kernel):
     for merge in merges:
         apart = taps_met(problem, merge, walk_tables.APART)
         assert Counter(tap for *_, tap in apart.elements()) == Counter(range(problem.taps))
-        assert all(taps_met(problem, merge, way, lines) == apart for way in WAYS for lines in (False, True))
+        assert all(taps_met(problem, merge, way, lines) == apart for way in WAYS for lines in (None, (4, 8, 1, True), (8, 8, 1, False), (2, 16, 2, False)))
 
 
 def test_ages_lie_in_bundles_of_powers_of_two():

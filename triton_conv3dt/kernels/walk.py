@@ -4,31 +4,21 @@
 
 A program owns a patch of places (h, w) and walks along d. What it reads of a plane lies in shared memory as rows
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
-a shift along w another fetch of the same bytes. TF32 that lies in any order is kept in lines instead, which one fetch shifts
-(walk_turn.py); a first operand of TF32 passes by registers, once for all products that meet it. All weights of a program stay in
+a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, are kept in lines instead,
+which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all products that meet it. All weights of a program stay in
 shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
 registers. WALK has rows, products and slots as tables.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group, wait_group
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma
 
-from .gluon_names import barrier, load_box, seen_as, shared_layout
+from .gluon_names import barrier, seen_as, shared_layout
+from .walk_fetch import await_plane, begin_plane, fetch_plane, fetch_weights, here
 from .walk_store import write
 from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
-from .walk_turn import copy_sheet, fragment, line_layout
-
-
-@gluon.constexpr_function
-def sheet_of(WALK, i):
-    return WALK.sheets[i]
-
-
-@gluon.constexpr_function
-def row_of_sheet(WALK, i):
-    return WALK.sheets[i].row
+from .walk_turn import fragment, ring_layout, unit_of
 
 
 @gluon.constexpr_function
@@ -70,110 +60,33 @@ def in_flight(WALK, group):
 
 
 @gluon.constexpr_function
-def by_registers(bits):
-    """Whether the first operand of a product passes by registers: TF32, which is rounded there, and read once for all products."""
-    return bits == 32
+def by_registers(WALK, bits):
+    """Whether the first operand of a product passes by registers, and is read once for all products: TF32, which is rounded there, and
+    lines."""
+    return WALK.turned or bits == 32
 
 
 @gluon.constexpr_function
-def operand_layout(columns, warps):
-    return gl.DotOperandLayout(0, product_layout(columns, warps, 32), 1)
+def operand_layout(columns, warps, bits):
+    return gl.DotOperandLayout(0, product_layout(columns, warps, bits), 32 // bits)
 
 
 @gluon.constexpr_function
-def left(last, bits):
+def left(WALK, last, bits):
     """How many products, the last of a plane, may be under way when what they read of it is overwritten in shared memory."""
-    return last if by_registers(bits) else 0
-
-
-@gluon.constexpr_function
-def crowded(WALK, warps):
-    """Whether a thread's sums leave no registers for what copies could keep from plane to plane."""
-    groups = len(WALK.groups)
-    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2, groups)) * WALK.columns
-    return sums * WALK.high * WALK.wide // (32 * warps) > 64
-
-
-@gluon.jit
-def here(value):
-    """Zero, of a value that is none below zero, but not to the compiler, which would compute what it is added to early, before the
-    loop even, and keep all of it in registers."""
-    return gl.inline_asm_elementwise("shr.s32 $0, $1, 31;", "=r,r", [value], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def fetch_weights(w, weights, ready, first, WALK: gl.constexpr, BYTES: gl.constexpr):
-    """All slots [columns, channels] of a program, block after block, several at once: the last of a block may come twice."""
-    SLOTS: gl.constexpr = len(WALK.slots)
-    FETCHES: gl.constexpr = (SLOTS + WALK.together - 1) // WALK.together
-    mbarrier.expect(ready, FETCHES * WALK.together * WALK.blocks * WALK.columns * WALK.channels * BYTES)
-    for i in range(FETCHES * WALK.blocks):
-        block, slot = i // FETCHES, gl.minimum(i % FETCHES * WALK.together, SLOTS - WALK.together)
-        target = seen_as(weights.index((block * SLOTS + slot) * WALK.columns // 8), w.dtype, w.block_type.shape, w.layout)
-        load_box(w, [slot, first, block * WALK.channels], ready, target)
-
-
-@gluon.jit
-def fetch_sheet(patch, line, ring, row, ready, plane, h, w, channel, x_w, wanted, S: gl.constexpr, WALK: gl.constexpr):
-    """The rows of one sheet, from a row of the ring on: the patch, and singly those beyond it."""
-    HIGH: gl.constexpr = WALK.high
-    ROWS: gl.constexpr = S.rows
-    column = S.residue_w * x_w + channel
-    target = seen_as(ring.index(row), patch.dtype, patch.block_type.shape, patch.layout)
-    load_box(patch, [plane, h + S.first, S.residue, w + S.shift, column], ready, target, wanted)
-    for i in gl.static_range(HIGH, ROWS):
-        target = seen_as(ring.index(row + i), line.dtype, line.block_type.shape, line.layout)
-        load_box(line, [plane, h + (S.first + i), S.residue, w + S.shift, column], ready, target, wanted)
-
-
-@gluon.jit
-def fetch_plane(patch, line, ring, ready, slot, wanted, n, t, h, w, x_size, x_stride, RESIDUE: gl.constexpr, WALK: gl.constexpr,
-                AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The rows of a plane, residue RESIDUE of place t, for the patch that begins at (h, w), into a slot of the ring; nothing unless
-    wanted."""
-    BLOCKS: gl.constexpr = WALK.blocks
-    SHEETS: gl.constexpr = len(WALK.sheets)
-    RUN: gl.constexpr = WALK.run
-    d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
-    plane = gl.where((d >= 0) & (d < x_size[0]), n * x_size[0] + d, -1)  # another sample's plane is outside, too
-    if not WALK.turned:
-        mbarrier.expect(ready.index(slot), BLOCKS * WALK.rows * WALK.wide * WALK.channels * (ring.dtype.primitive_bitwidth // 8), wanted)
-    for block in gl.static_range(BLOCKS):
-        for i in gl.static_range(SHEETS):
-            zero = here(gl.maximum(plane, 0))
-            row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
-            if WALK.turned:
-                zero = zero if crowded(WALK, WARPS) else 0
-                place = patch + gl.multiple_of(n * x_stride[0] + d * x_stride[2], RUN)
-                copy_sheet(place, ring, row * (WALK.wide * WALK.channels // 4), wanted & (plane >= 0), h, w, block * WALK.channels, zero,
-                           x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
-            else:
-                fetch_sheet(patch, line, ring, row, ready.index(slot), plane, h + zero, w + zero, block * WALK.channels,
-                            gl.cast(x_stride[4], gl.int32), wanted, sheet_of(WALK, i), WALK)
-    if WALK.turned:
-        commit_group()
-
-
-@gluon.jit
-def await_plane(ready, number, WALK: gl.constexpr):
-    """Until plane `number` of a program can be read."""
-    STAGES: gl.constexpr = WALK.stages
-    if WALK.turned:
-        wait_group(STAGES - 1)
-        barrier()
-    else:
-        mbarrier.wait(ready.index(number % STAGES), number // STAGES % 2)
+    return last if WALK.turned or bits == 32 else 0
 
 
 @gluon.jit
 def first_operand(ring, row, RUN: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The places of a run [places, channels] of the plane whose rows begin there: in shared memory or, TF32, in registers, rounded."""
+    """The places of a run [places, channels] of the plane whose rows begin there: in shared memory or in registers, TF32 rounded."""
     M: gl.constexpr = WALK.high * WALK.wide
+    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
     if WALK.turned:
-        return fragment(ring, (row + RUN.row) * (WALK.wide * WALK.channels // 4) + RUN.shift, RUN.sheet, WALK, WARPS)
+        return fragment(ring, row + RUN.row + RUN.shift, RUN.sheet, WALK, WARPS)
     else:
         rows = seen_as(ring.index(row + RUN.row), ring.dtype, [M, WALK.channels], OPERAND)
-        return rows.load(operand_layout(8, WARPS)) if by_registers(ring.dtype.primitive_bitwidth) else rows
+        return rows.load(operand_layout(8, WARPS, BITS)) if by_registers(WALK, BITS) else rows
 
 
 @gluon.jit
@@ -185,8 +98,8 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
         WIDTH: gl.constexpr = width_of(WALK, BUNDLE)
         BEGUN: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1 or NUMBER + BLOCK > 0  # else there is nothing to add to
         b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
-        if by_registers(weights.dtype.primitive_bitwidth):
-            a = gl.convert_layout(a, operand_layout(WIDTH, WARPS), assert_trivial=True)
+        if by_registers(WALK, weights.dtype.primitive_bitwidth):
+            a = gl.convert_layout(a, operand_layout(WIDTH, WARPS, weights.dtype.primitive_bitwidth), assert_trivial=True)
         acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=BEGUN, is_async=True)
     return acc
 
@@ -215,7 +128,7 @@ def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: 
         for block in gl.static_range(BLOCKS):
             a = first_operand(ring, first + zero + block * WALK.rows, run_of(WALK, GROUP, RESIDUE, run), WALK, OPERAND, WARPS)
             sums = add_run(sums, a, weights, zero, GROUP, RESIDUE, run, block, WALK, OPERAND, WARPS)
-            if by_registers(ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
+            if by_registers(WALK, ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
                 sums = wait_for(sums, READERS)
     return sums
 
@@ -235,6 +148,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     RESIDUES: gl.constexpr = len(WALK.residues)
     ROWS: gl.constexpr = WALK.blocks * WALK.rows
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
+    UNIT: gl.constexpr = unit_of(BITS)
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
     i_column, rest = pid % tiles, pid // tiles
@@ -246,7 +160,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     t0, n = rest % tiles * planes, rest // tiles
 
     if WALK.turned:
-        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS * WALK.wide * WALK.channels // 4, 1, 1, 1, 4], line_layout())
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, 1, UNIT], ring_layout())
     else:
         ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
     weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
@@ -258,8 +172,11 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     fetch_weights(w, weights, ready.index(WALK.stages), i_column * WALK.columns, WALK, BITS // 8)
     steps = gl.minimum(planes, size[0] - t0) + (WALK.span - 1)
     for i in gl.static_range(STAGES):
-        fetch_plane(patch, line, ring, ready, i, i < steps * RESIDUES, n, t0 + (WALK.low + i // RESIDUES), h0, w0, x_size, x_stride,
-                    i % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
+        next_t = t0 + (WALK.low + i // RESIDUES)
+        next = begin_plane(patch, ring, i < steps * RESIDUES, n, next_t, h0, w0, x_size, x_stride, i % RESIDUES, True, WALK, AXIS_D, AXIS_H,
+                           AXIS_W, WARPS)
+        fetch_plane(next, patch, line, ring, ready, i, i < steps * RESIDUES, n, next_t, h0, w0, x_size, x_stride, i % RESIDUES, WALK,
+                    AXIS_D, AXIS_H, AXIS_W, WARPS)
     mbarrier.wait(ready.index(STAGES), 0)
     older = nothing(WALK, WARPS, BITS)
     for step in range(steps):
@@ -267,15 +184,20 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         sums = begun(older, 0, WALK, WARPS, BITS)
         for r in gl.static_range(RESIDUES - 1):  # more than one are those of an input gradient, which has one group
             number = step * RESIDUES + r
-            await_plane(ready, number, WALK)
+            await_plane(ready, number, WALK, BITS)
+            next_t, wanted = t0 + step + (WALK.low + (r + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
+            next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, True, WALK, AXIS_D, AXIS_H,
+                               AXIS_W, WARPS)
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND, WARPS)
-            sums = wait_for(sums, left(readers(WALK, 0, r), BITS))
+            sums = wait_for(sums, left(WALK, readers(WALK, 0, r), BITS))
             barrier()
-            fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
-                        t0 + step + (WALK.low + (r + STAGES) // RESIDUES), h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, WALK,
-                        AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
+            fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
+                        (r + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
         number = step * RESIDUES + (RESIDUES - 1)
-        await_plane(ready, number, WALK)
+        await_plane(ready, number, WALK, BITS)
+        next_t, wanted = t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
+        next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (RESIDUES - 1 + STAGES) % RESIDUES, True, WALK, AXIS_D,
+                           AXIS_H, AXIS_W, WARPS)
         kept = ()
         for g in gl.static_range(GROUPS):
             if g > 0:
@@ -287,11 +209,10 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
                       AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
                 kept = kept + done[1:]
             pending = sums
-        pending = wait_for(pending, left(readers(WALK, GROUPS - 1, RESIDUES - 1), BITS))
+        pending = wait_for(pending, left(WALK, readers(WALK, GROUPS - 1, RESIDUES - 1), BITS))
         barrier()
-        fetch_plane(patch, line, ring, ready, number % STAGES, number + STAGES < steps * RESIDUES, n,
-                    t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), h0, w0, x_size, x_stride,
-                    (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, OPERAND, WARPS)
+        fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
+                    (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
         done = unbundled(wait_for(pending, 0), WALK, WARPS, BITS)
         write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
               AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)

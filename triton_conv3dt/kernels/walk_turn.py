@@ -1,6 +1,6 @@
-"""How a walk reads TF32 that lies in any order, unrounded: element by element, asynchronously, into lines along w of four channels side by
-side. A line has the patch and all places beside it that taps reach, so that the first operand of a product begins at any of its places: it
-passes by registers, where it is rounded. In Gluon."""
+"""Lines along w of 16 bytes of channels side by side: the patch and all places beside it that taps reach, so that the first operand of a
+product begins at any place of them. It passes by registers, where TF32 is rounded. And how a walk reads TF32 that lies in any order into them:
+element by element, asynchronously. In Gluon."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -10,15 +10,21 @@ from .gluon_names import seen_as
 
 
 @gluon.constexpr_function
-def pitch_of(WALK, sheet):
-    """Places of a line."""
-    return WALK.wide * (1 + (WALK.sheets[sheet].reach > 0))
+def ring_layout():
+    return gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
 
 
 @gluon.constexpr_function
-def line_layout():
-    """As they are counted: [h, channel // 4, w, channel % 4], so that eight neighbours along w are all banks, wherever they begin."""
-    return gl.SwizzledSharedLayout(1, 1, 1, [3, 2, 1, 0])
+def line_layout(rows, units, places, beside, more, channels):
+    """Lines [h, unit, w, channel of it] as they are counted, with so many places beside those of each, and more after two: eight neighbours
+    along w are all banks, wherever they begin; and so are the last places of several lines that are no powers of two, and every
+    other place of two."""
+    if not beside:
+        return gl.SwizzledSharedLayout(1, 1, 1, [3, 2, 1, 0])
+    shape = [rows, units, places, channels]
+    bases = [[(1 << bit) * (i == axis) for i in range(4)] for axis in (3, 2, 1, 0) for bit in range(shape[axis].bit_length() - 1)]
+    gaps = [[places * channels, beside * channels], [2 * places * channels, channels]]
+    return gl.PaddedSharedLayout(gaps if more else gaps[:1], bases, [], shape)
 
 
 @gluon.constexpr_function
@@ -33,15 +39,22 @@ def element_layout(channels, warps, places, run):
 
 
 @gluon.constexpr_function
-def fragment_layout(high, channels, wide, warps):
-    """[h, channel // 4, w, channel % 4] such that a thread has what it has of the first operand of a product, in the same order."""
+def unit_of(bits):
+    """Channels of a unit, which are 16 bytes."""
+    return 128 // bits
+
+
+@gluon.constexpr_function
+def fragment_layout(high, channels, wide, warps, bits):
+    """[h, unit, w, channel of it] such that a thread has what it has of the first operand of a product, in the same order."""
     def place(i):
         return [0, 0, i, 0] if i < wide else [i // wide, 0, 0, 0]
 
-    registers = [place(8)] + [[0, 1 << i, 0, 0] for i in range((channels // 4).bit_length() - 1)]
-    lanes = [[0, 0, 0, 1], [0, 0, 0, 2], place(1), place(2), place(4)]
+    unit, pair = unit_of(bits), 32 // bits
+    registers = [[0, 0, 0, 1]] * (pair > 1) + [place(8)] + [[0, 1 << i, 0, 0] for i in range((channels // unit).bit_length() - 1)]
+    lanes = [[0, 0, 0, pair], [0, 0, 0, 2 * pair], place(1), place(2), place(4)]
     each = [place(16 << i) for i in range(warps.bit_length() - 1)]
-    return gl.DistributedLinearLayout(registers, lanes, each, [], [high, channels // 4, wide, 4])
+    return gl.DistributedLinearLayout(registers, lanes, each, [], [high, channels // unit, wide, unit])
 
 
 @gluon.constexpr_function
@@ -71,8 +84,24 @@ def length_of(pairs, i):
 
 
 @gluon.jit
+def lines_at(ring, line, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
+             WALK: gl.constexpr):
+    """Places FIRST up to FIRST + PLACES of lines of ROWS rows, which begin there in the ring, as [h, unit, w, channel of it]."""
+    CHANNELS: gl.constexpr = unit_of(dtype.primitive_bitwidth)
+    UNITS: gl.constexpr = WALK.channels // unit_of(ring.dtype.primitive_bitwidth)
+    PITCH: gl.constexpr = WALK.sheets[SHEET].pitch
+    TAKEN: gl.constexpr = PITCH // UNITS
+    if PITCH == UNITS * WALK.wide * 2:  # without gaps: what copies go into, and matrices are read from
+        lines = seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, TAKEN, CHANNELS], line_layout(ROWS, UNITS, TAKEN, 0, 0, CHANNELS))
+        return lines.slice(0, PLACES, 2)
+    else:
+        LAYOUT: gl.constexpr = line_layout(ROWS, UNITS, PLACES, TAKEN - PLACES, PITCH % UNITS, CHANNELS)
+        return seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, PLACES, CHANNELS], LAYOUT)
+
+
+@gluon.jit
 def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr,
-                PITCH: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
+                SHEET: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
     """Places FIRST up to FIRST + PLACES of ROWS lines, which begin there with the place (h, w) of x, STEP apart; zeros outside."""
     QUADS: gl.constexpr = WALK.channels // 4
     RUN: gl.constexpr = WALK.run
@@ -90,8 +119,7 @@ def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     if WALK.summed % WALK.channels != 0:
         inside = inside & ((quad * 4 if RUN == 4 else c) < WALK.summed - channel)
-    target = seen_as(ring.index(line + FIRST), ring.dtype, [ROWS, QUADS, PITCH, 4], line_layout())
-    async_copy_global_to_shared(target.slice(0, PLACES, 2), begin + beside, inside)
+    async_copy_global_to_shared(lines_at(ring, line, ring.dtype, ROWS, FIRST, PLACES, SHEET, WALK), begin + beside, inside)
 
 
 @gluon.jit
@@ -100,28 +128,29 @@ def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET
     """The rows of one sheet of the plane x, for the patch of the coarse place (h, w), whose lines begin there."""
     S: gl.constexpr = WALK.sheets[SHEET]
     WIDE: gl.constexpr = WALK.wide
-    PITCH: gl.constexpr = pitch_of(WALK, SHEET)
     RUNS: gl.constexpr = chunks(S.rows, WALK.high)
     COUNT: gl.constexpr = count_of(RUNS)
     BESIDE: gl.constexpr = chunks(S.reach, WIDE)
     MORE: gl.constexpr = count_of(BESIDE)
     at_w = (w + S.shift) * STEP_W + S.residue_w
     for i in gl.static_range(COUNT):
-        at_h, first = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, line + start_of(RUNS, i) * (PITCH * WALK.channels // 4)
-        copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), 0, WIDE, PITCH, WALK,
+        at_h, first = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, line + start_of(RUNS, i) * S.pitch
+        copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), 0, WIDE, SHEET, WALK,
                     STEP_H, STEP_W, WARPS)
         for j in gl.static_range(MORE):
             copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), WIDE + start_of(BESIDE, j),
-                        length_of(BESIDE, j), PITCH, WALK, STEP_H, STEP_W, WARPS)
+                        length_of(BESIDE, j), SHEET, WALK, STEP_H, STEP_W, WARPS)
 
 
 @gluon.jit
 def fragment(ring, line, SHEET: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
-    """The first operand of a product in registers, rounded to TF32: the places of a patch whose lines begin there."""
+    """The first operand of a product in registers, fp32 rounded to TF32: the places of a patch whose lines begin there."""
     HIGH: gl.constexpr = WALK.high
     WIDE: gl.constexpr = WALK.wide
-    LAYOUT: gl.constexpr = fragment_layout(HIGH, WALK.channels, WIDE, WARPS)
-    lines = seen_as(ring.index(line), ring.dtype, [HIGH, WALK.channels // 4, pitch_of(WALK, SHEET), 4], line_layout())
-    tile = lines.slice(0, WIDE, 2).load(LAYOUT)
-    tile = gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
+    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
+    UNIT: gl.constexpr = unit_of(BITS)
+    LAYOUT: gl.constexpr = fragment_layout(HIGH, WALK.channels, WIDE, WARPS, BITS)
+    tile = lines_at(ring, line, ring.dtype, HIGH, 0, WIDE, SHEET, WALK).load(LAYOUT)
+    if BITS == 32:
+        tile = gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
     return tile.permute((0, 2, 1, 3)).reshape([HIGH * WIDE, WALK.channels])

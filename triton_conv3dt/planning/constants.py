@@ -205,7 +205,8 @@ class Reads(NamedTuple):
 
 class Sheet(NamedTuple):
     """Rows along h of one plane, as a walk keeps them: residue h, from place `first` beside the patch, so many; w is residue
-    `residue_w`, shifted by `shift`, and so many places further as `reach`. row: where the sheet begins among the rows of a plane."""
+    `residue_w`, shifted by `shift`, and so many places further as `reach`. row: where the sheet begins in a plane, and pitch: from
+    one row to the next, in rows or, of lines, in 16 bytes."""
 
     residue: int
     first: int
@@ -214,6 +215,7 @@ class Sheet(NamedTuple):
     shift: int
     row: int
     reach: int = 0
+    pitch: int = 1
 
 
 class Product(NamedTuple):
@@ -232,12 +234,12 @@ class Walk(NamedTuple):
 
     A patch of high x wide places, `columns` channels of each phase that is a column. channels: of what is summed over, side by
     side in a row, in `blocks` of rows. stages: planes that are kept, `rows` in each (of `residues`
-    along d). low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
+    along d), of lines 16 bytes. low: the lowest shift along d; span: steps along d that add to one place. live: how many phases are columns, by how many steps
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
-    that are fetched at once. turned: what is read lies in any order, has `summed` channels, of which `run` are copied
-    at once, and is not rounded yet.
+    that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded
+    yet. run: neighbours that are read at once, channels of TF32 and places of 16 bits.
     """
 
     high: int

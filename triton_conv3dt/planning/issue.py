@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from . import flat, pair_issue, walks, weight_pair_tiles, weight_pairs
+from . import flat, pair_issue, walk_memory, walks, weight_pair_tiles, weight_pairs
 from .config import seen
 from .planned import Plan
 from .taps import split_factor
@@ -33,6 +33,8 @@ COSTS = {
     ("grad_input", "flat"): Cost(*flat.COSTS, 0.91),
     ("forward", "walk"): Cost(1928, 252.6, 8.48, 1.491, 0.631),
     ("grad_input", "walk"): Cost(3943, 589.4, 8.592, 1.229, 0.8181),
+    ("forward", "lines"): Cost(374.5, 267.2, 6.577, 3.82, 0.47),
+    ("grad_input", "lines"): Cost(0, 700, 3.1, 2.9, 0.4),
     ("forward", "pair"): Cost(471.7, 84.01, 1.597, 1.123, 0.3053),
     ("grad_input", "pair"): Cost(256.7, 74.54, 2.148, 2.068, 0.3915),
     ("grad_weight", "walk"): Cost(900, 600, 0, 0, 0.2),
@@ -66,4 +68,6 @@ def instructions(plan: Plan, trips: float) -> float:
 
 def kind(plan: Plan) -> tuple[str, str]:
     """What kernels with the same costs have in common."""
-    return plan.problem.direction, "flat" if plan.config.flat else plan.config.path
+    p, c = plan.problem, plan.config
+    lines = c.path == "walk" and p.direction != "grad_weight" and p.item == 2 and walk_memory.turned(p, c)
+    return p.direction, "flat" if c.flat else "lines" if lines else c.path

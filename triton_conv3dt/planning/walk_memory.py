@@ -37,15 +37,23 @@ def as_it_is(problem: Problem) -> bool:
             and channels * problem.item % 16 == 0 and all(n % s == 0 for n, s in zip(size[1:], steps[1:])))
 
 
+def turnable(problem: Problem) -> bool:
+    """A walk may bring what is read into lines by itself: TF32, which it rounds there, in any order, and 16 bits channels-first."""
+    return problem.rounded or problem.item == 2 and read(problem)[0] == "channels_first"
+
+
 def turned(problem: Problem, config) -> bool:
-    """What is read lies in any order, and is not rounded: a walk brings it into rows element by element, and rounds it there."""
-    return problem.rounded and not config.copy
+    """It does so."""
+    return turnable(problem) and not config.copy
 
 
-def copied_run(problem: Problem) -> int:
-    """Channels that are copied into lines at once: 16 bytes or one."""
-    layout, run = read(problem)[:2]
-    return 4 if layout == "channels_last" and run % 4 == 0 else 1
+def turned_run(problem: Problem, residues: int) -> int:
+    """Neighbours that are brought into lines at once: four channels of TF32, or two places of 16 bits, where both are there or none:
+    along w, or both residues, of which so many are read."""
+    layout, run, _, (_, _, width), (_, _, step) = read(problem)
+    if problem.item == 4:
+        return 4 if layout == "channels_last" and run % 4 == 0 else 1
+    return 2 if run % 2 == width % 2 == 0 and step == residues <= 2 else 1
 
 
 def beside(problem: Problem, merge: tuple[bool, bool, bool]) -> int:
@@ -67,7 +75,7 @@ def row_channels(problem: Problem, merge: tuple[bool, bool, bool], copy: bool) -
     least = NARROWEST // problem.item
     most = min(SWIZZLE // problem.item, max(least, 1 << (residues * reduction - 1).bit_length()))
     sizes = tuple(most >> i for i in range(most.bit_length()) if most >> i >= least)
-    return sizes if copy or problem.rounded or not apart else tuple(size for size in sizes if reduction % size == 0)
+    return sizes if copy or turnable(problem) or not apart else tuple(size for size in sizes if reduction % size == 0)
 
 
 def shape(problem: Problem, config) -> tuple[int, tuple[int, int, int]]:

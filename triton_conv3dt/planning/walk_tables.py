@@ -25,9 +25,10 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 
 @lru_cache(maxsize=4096)
-def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int, lines: bool = False) -> dict[str, object]:
+def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int, lines: tuple[int, int, int, bool] | None = None) -> dict[str, object]:
     """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: sheets have all
-    shifts along w, instead of one."""
+    shifts along w, instead of one, in so many lines of so many places and those beside them, of which so many are read at once; and
+    whether there are as many beside."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
     if residues_w > 1:  # one row has the channels of all
@@ -52,7 +53,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
             phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
             taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
                     for phase in phases_met]
-            row = sheet.row + (sh - sheet.first) * (1 + (sheet.reach > 0))
+            row = sheet.row + (sh - sheet.first) * sheet.pitch
             found.setdefault((_bundle(bundles, age), residues.index(rd), row, number, sw - sheet.shift), {})[age] = taps
         products.append([[] for _ in bundles])
         for (bundle, residue, row, *read), by_age in found.items():
@@ -99,19 +100,37 @@ def _parts(count: int):
         yield from ((size, *rest) for rest in _parts(count - size))
 
 
-def _sheets(axes, high: int, lines: bool) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
-    """The sheets of a plane, and their numbers, by (residue of h, residue of w, shift of w), and how many rows they are: of lines with
-    places beside the patch two each."""
+def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
+    """The sheets of a plane, and their numbers, by (residue of h, residue of w, shift of w), and how many rows they are, or 16 bytes of lines.
+    Two residues of w that are loaded at once have the same places."""
     found, row, numbers = {}, 0, count()
-    for rh, rw in product(sorted({r for _, r, *_ in axes[1]}), sorted({r for _, r, *_ in axes[2]})):
+    residues_w = sorted({r for _, r, *_ in axes[2]})
+    for rh, rw in product(sorted({r for _, r, *_ in axes[1]}), residues_w):
         reach = [s for _, r, s, _ in axes[1] if r == rh]  # rows of a sheet begin with the lowest shift of their residue
         shifts = sorted({s for _, r, s, _ in axes[2] if r == rw})
         for together in [shifts] if lines else [[s] for s in shifts]:
-            beside = together[-1] - together[0]
-            sheet = next(numbers), Sheet(rh, min(reach), high + max(reach) - min(reach), rw, together[0], row, beside)
-            row += sheet[1].rows * (1 + (beside > 0))
+            first, beside = together[0], together[-1] - together[0]
+            if lines and lines[2] == 2:
+                spread = [s for _, _, s, _ in axes[2]] if len(residues_w) > 1 else together
+                first = min(spread) // (unit := 3 - len(residues_w)) * unit
+                beside = max(spread) - first
+                beside += beside % unit
+            pitch, rows = 1, high + max(reach) - min(reach)
+            if lines:
+                beside, pitch = _line(*lines, beside, len(residues_w))
+            sheet = next(numbers), Sheet(rh, min(reach), rows, rw, first, row, beside, pitch)
+            row += rows * pitch
             found |= {(rh, rw, shift): sheet for shift in together}
     return found, row
+
+
+def _line(units: int, wide: int, run: int, whole: bool, beside: int, residues: int) -> tuple[int, int]:
+    """Places beside those of a patch that lines have, and how many 16 bytes so many lines take. whole: there is room for as many beside as in
+    it; else for a power of two, and for one more after two lines where neighbours that are read at once would meet in the banks."""
+    if whole or not beside:
+        return beside, units * wide * (1 + (beside > 0))
+    beside = 1 << (beside - 1).bit_length()
+    return beside, units * (wide + beside) + units // 2 * (run > residues)
 
 
 def _live(merged: bool, axis, columns) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from .config import Config, rows_and_reduction
 from .device import Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
-# Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it copies elements, too.
-ISSUED = {False: (150, 8, 3, 20), True: (130, 5, 9, 20)}
+# Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it brings elements into lines, too,
+# of 2 bytes or of 4.
+ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20)}
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
 REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of a walk take
@@ -34,14 +35,14 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         halves = *_halves(largest, 8 if thorough else max(8, largest // 4)), *_few(rows, problem, merge)
-        sizes = product(PATCHES if thorough else PATCHES[:2], halves, parts)
+        sizes = product(PATCHES if thorough else PATCHES[:3], halves, parts)
         for (high, wide), block_m, planes in sizes:
             for block_k, way in product(_rows(problem, merge, copied), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
                                 copy=copied, taps=(way, walk_tables.APART, walk_tables.APART))
                 for stages in _stages(config, problem, device, thorough):
                     yield (tried := replace(config, stages=stages))
-                    if problem.rounded and not joined:
+                    if walk_memory.turnable(problem) and not joined:
                         yield replace(tried, copy=False)
 
 
@@ -114,7 +115,7 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     bandwidth = (device.bandwidth or 1e12) / device.sms
     fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
     counts = *walks.features(problem, config, 1.0)[1:], walks.fetches(problem, config)
-    issued = config.warps * sum(n * count for n, count in zip(ISSUED[w.turned], counts))
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED[problem.item * w.turned], counts))
     busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
                problem.item * written / bandwidth, issued / SCHEDULERS / clock)
     step = max(busy, fetch)

@@ -2,7 +2,8 @@
 
 A program owns a patch of places (h, w) and walks along d. Each plane that it comes to is fetched once, in `sheets`: the
 rows of the patch with those that taps reach beside it, once for every shift along w. Shifted along h a patch is another
-run of rows. TF32 that is read as it lies is kept in lines along w, where a patch may begin at any place: once for all shifts.
+run of rows. TF32, and channels-first 16 bits, that are read as they lie are kept in lines along w, where a patch may begin at any place:
+once for all shifts.
 All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers: they differ in
 age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
 
@@ -34,10 +35,12 @@ def walk(problem: Problem, config) -> Walk:
     """What the kernel is told."""
     _, high, wide = config.box
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
-    t = tables(problem, config.merge, high, config.taps[0], config.block_m, turned)
+    run = walk_memory.turned_run(problem, len({r for _, r, *_ in uses(problem, 2)})) if turned else 1
+    lines = config.block_k * problem.item // 16, wide, run if problem.item == 2 else 1, problem.item == 4
+    t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
     together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
     return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                together=together, turned=turned, summed=channels * turned, run=walk_memory.copied_run(problem) if turned else 1)
+                together=together, turned=turned, summed=channels * turned, run=run)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -72,14 +75,14 @@ def shared_bytes(problem: Problem, config) -> int:
     read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels
+    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels * (problem.item == 4)
     return step_bytes(problem, config) + (moved + turned + few) * problem.item
 
 
 def runs(problem: Problem, w: Walk) -> int:
     """How often a step reads a run of rows, which are the first operand of a product, for each block of channels: of 16 bits once for
-    each product, of TF32 once for all of a group."""
-    if problem.item == 2:
+    each product, of TF32 and lines once for all of a group."""
+    if problem.item == 2 and not w.turned:
         return sum(len(bundle) for group in w.products for bundle in group)
     return sum(len({(product.residue, product.row, product.shift) for bundle in group for product in bundle}) for group in w.products)
 
@@ -118,7 +121,7 @@ def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses, an upper estimate."""
     w = walk(problem, config)
     turned = w.high * w.wide * w.columns * len(w.phases) * problem.item if in_runs(problem) or problem.epilogue.residual else 0
-    ring = config.stages * w.blocks * w.rows * w.wide * w.channels * problem.item
+    ring = config.stages * w.blocks * w.rows * (16 if w.turned else w.wide * w.channels * problem.item)
     weights = len(w.slots) * w.blocks * w.columns * w.channels * problem.item
     return ring + weights + turned + SLACK
 
@@ -167,9 +170,9 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if problem.groups > 1 or problem.wide:
         return "a walk takes one group, and offsets of 32 bits"
     plain = walk_memory.as_it_is(problem)
-    if not (config.copy or plain or problem.rounded):
-        return ("a walk reads a copy, or channels_last tensors with one stride for all places and 16-byte alignment, whose height and "
-                "width the stride divides")
+    if not (config.copy or plain or walk_memory.turnable(problem)):
+        return ("a walk reads a copy, channels_first tensors, or channels_last ones with one stride for all places and 16-byte alignment, "
+                "whose height and width the stride divides")
     joined = beside(problem, config.merge) > 1
     if config.copy and plain and not joined:
         return "a copy to channels_last is made of what cannot be read as it is"
@@ -204,7 +207,7 @@ def _fits_tile(config, problem: Problem) -> str | None:
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
     narrow = len(w.residues) == 1 and w.blocks * w.channels <= MOST_NARROW
-    if w.turned and len(w.residues) * w.blocks > MOST_TURNED and not narrow:
+    if w.turned and problem.item == 4 and len(w.residues) * w.blocks > MOST_TURNED and not narrow:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
     return None
 
