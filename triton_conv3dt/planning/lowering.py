@@ -10,7 +10,7 @@ from math import gcd, prod
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from . import boxes, flat, lanes, pairs, taps, weight_pairs, weight_walks
-from .config import Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
+from .config import SMALLEST_DOT, Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
 
 
@@ -245,6 +245,15 @@ def split_run(problem: Problem) -> int:
     if problem.y_layout == "channels_last":
         return gcd(problem.y_run, problem.co)
     return gcd(problem.y_run, problem.out_size[2])
+
+
+def one_pass_weight_run(problem: Problem, config: Config) -> int:
+    """The run of the weight in one pass, along the columns of its kernel: (channel, tap) channels-first, else (tap, channel)."""
+    minor, inner = ("co", problem.co) if problem.y_layout == "channels_last" else ("tap", problem.taps)
+    apart = problem.y_layout != "channels_last" and problem.stride[2] == 2 and config.block_n // 2 < SMALLEST_DOT
+    if problem.w_minor != minor or apart:
+        return 1
+    return gcd(problem.w_alignment or 16, power_of_two_divisor(inner, 16 // problem.item))
 
 
 def written_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:
