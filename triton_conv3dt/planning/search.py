@@ -68,9 +68,11 @@ def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) 
     """The config for all gradients at once, a problem of direction "backward"; None where separate products are better or
     alone may be used."""
     tiles = lambda block_k: ceil_div(_positions(problem), block_k)
-    block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
-    warps = 8 if block_m * block_n >= 64 * 128 else 4
-    narrow = problem.item * min(problem.x_run, problem.y_run) < 16  # whose many addresses spill beside so many sums
+    parted = problem.stride[2] if problem.y_layout == "channels_first" else 1  # in registers, where each part is a product
+    block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT * parted, 1024)
+    narrow = problem.item * min(problem.x_run, problem.y_run) < 8  # whose many addresses spill beside so many sums
+    lean = not (narrow or problem.wide or problem.epilogue.activation)
+    warps = 8 if block_m * block_n >= 64 * (256 if lean else 128) else 4  # fewer begin fewer products, where sums have registers
     pipelines = ((64, 3), (64, 2), (32, 3), (32, 2))
     for block_k, stages in pipelines[2:] if narrow and block_m * block_n >= 64 * 256 else pipelines:
         # Each program should have a few tiles to overlap, or the shares cost more than they save.
