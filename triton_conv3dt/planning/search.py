@@ -130,7 +130,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for path, box, copy in read:
                             config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy, flat=axes)
-                            if axes and flat.crowded(problem, config, device):
+                            if _crowded(problem, config, device):
                                 continue
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
@@ -232,6 +232,14 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
     waves = (0.5, 1, 2, 4) if thorough else (0.5, 1, 2)
     wanted = (shares for n in waves for shares in (int(n * sms) // programs, ceil_div(int(n * sms), programs)))
     return dict.fromkeys((*(max(1, min(shares, blocks, 256)) for shares in wanted), 1))
+
+
+def _crowded(problem: Problem, config: Config, device: Device) -> bool:
+    """Addresses of single elements, fragments of long steps and the accumulator leave hardly a register, where fragments are held."""
+    if config.flat:
+        return flat.crowded(problem, config, device)
+    many = config.block_k * config.block_n >= 32 * 32 * config.warps and config.block_m * config.block_n >= 64 * 32 * config.warps
+    return many and not device.warpgroups and config.path == "gather" and problem.item == 2 and banks.source_run(config, problem) == 1
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
