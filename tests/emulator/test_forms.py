@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from triton_conv3dt.planning import lanes, lowering, search
+from triton_conv3dt.planning import flat, lanes, lowering, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -108,7 +108,7 @@ def test_programs_that_share_the_steps_of_a_tile(dtype, layout, path, box, share
 
 @pytest.mark.parametrize("layer, axes, block_k, copy", (
     ("n2 ci64 co1 in2x4x5 k3 s2 p1 op1", 3, 32, False), ("ci64 co2 in2x3x8 k4 s2 p1", 2, 32, False),
-    ("ci80 co5 in2x3x5 k3 s2 p1", 3, 32, False), ("n2 ci64 co3 in2x3x8 k2x4x8 s2x4x8", 2, 32, False),
+    ("ci80 co5 in2x3x5 k3 s2 p1", 3, 32, False), ("n2 ci32 co1 in2x3x5 k3x3x8 s2x2x2 p1x1x3", 3, 32, False), ("n2 ci64 co3 in2x3x8 k2x4x8 s2x4x8", 2, 32, False),
     ("ci32 co8 in2x3x8 k4 s2 p1", 2, 64, True), ("ci64 co4 in3x3x4 k3 p2 d2", 1, 16, False)))
 @pytest.mark.parametrize("i, layout", list(enumerate(LAYOUTS)))
 @pytest.mark.parametrize("target", (HOPPER, AMPERE))
@@ -118,12 +118,12 @@ def test_taps_among_channels(target, i, layout, layer, axes, block_k, copy):
     kinds = ("float16", "float32 tf32", "bfloat16", "float32 ieee")
     problem = replace(case.parse(f"grad_input {layer} {kinds[(axes + i) % 4]} {layout}"), w_minor=order[(axes + i) % 4])
     config = Config("gather", 64 if "64" in layer or "80" in layer else 32, 64, block_k, 4, 3, flat=axes, shares=1 + (axes + i) % 2)
-    config = replace(config, copy=copy and layout == "channels_first")
+    config = replace(config, copy=copy and layout == "channels_first", merge=(False, False, flat.mergeable(problem)))
     assert fits(config, problem, device) is None
     with emulated(target, exact=True) as emulator:
         cases = Cases(emulator)
         cases.run(*computed(problem, config, device))
-    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 else "mma.sync"] \
+    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 or not flat.at_once(problem, config) else "mma.sync"] \
         or problem.precision == "ieee"
 
 

@@ -214,16 +214,20 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
     EVEN_M: tl.constexpr = MD * MH * MW * ROWS % BLOCK_M == 0
     m_live = (m_channel < ROWS) & (m_rd < MD)
-    w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw) * w_tap
+    FIRST_TAP: tl.constexpr = -(AXIS_W.in_step // MW) if FLAT and MW > 1 else 1  # of a residue along w
+    w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw * FIRST_TAP) * w_tap
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W.minor == "row" or PHASE_MINOR else 1)
 
     first, residue = phase, (m_rd, m_rh, m_rw)
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
     if TILE.shares > 1:
-        y += tl.program_id(2).to(tl.int64) * (P.to(tl.int64) * ROWS * tl.num_programs(1))  # shares lie one after the other
+        places = P.to(tl.int64)
+        if MW > 1:  # of which positions are pairs
+            places = places // (size[0] * size[1] * size[2]) * y_size[0] * y_size[1] * y_size[2]
+        y += tl.program_id(2).to(tl.int64) * (places * ROWS * tl.num_programs(1))  # shares lie one after the other
     if FLAT:
-        tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, x_size, x_stride,
+        tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, m_rw, x_size, x_stride,
                                (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     else:
         tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue, first, x_size,

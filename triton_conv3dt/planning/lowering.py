@@ -22,7 +22,8 @@ def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
 def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Coarse places per axis: of the output's phases forward, of x otherwise."""
     if problem.direction != "forward":
-        return problem.in_size
+        d, h, w = problem.in_size
+        return d, h, ceil_div(w, flat.places(config))
     return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
 
 
@@ -38,7 +39,7 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
         if config.path == "pair":
             return [_gradient_axis(a, 1)._replace(taps=ceil_div(a.kernel, n), tap_step=n, move=n * a.dilation)
                     for a, n in zip(problem.axes, (1, 1, split))]
-        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat) for i, a in enumerate(problem.axes)]
+        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat, flat.places(config) if i == 2 else 1) for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge) if config.path != "pair" else 1
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
             for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
@@ -63,11 +64,14 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> AxisConst
 
 
 @lru_cache(maxsize=4096)
-def _gradient_axis(a: Axis, split: int, among: bool = False) -> AxisConstants:
+def _gradient_axis(a: Axis, split: int, among: bool = False, places: int = 1) -> AxisConstants:
     if split > 1:
         m = a.split()
         halo = m.offset < 0 or (a.size + m.offset + m.taps - 1) * a.stride > a.out
         return AxisConstants(1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, guard=not m.full, halo=halo)
+    if places > 1:
+        return AxisConstants(places, 0, places * a.stride, 1, a.kernel, 1, 1, 0, -a.padding, merged=places, guard=True,
+                             edge=a.size % places > 0, halo=flat.halo(a, places), flat=flat.window(a, places))
     steps, together = (1, a.kernel) if among else (a.kernel, 1)
     return AxisConstants(1, 0, a.stride, a.dilation, a.kernel, 1, steps, 0, -a.padding, halo=flat.halo(a), flat=together)
 
