@@ -31,11 +31,16 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     if config.flat and (not flat.at_once(problem, config) or config.flat == 3):
         return 0  # lanes are along channels, or there is one step
     if not weights:
-        turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem))
+        turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem) and _masked(config, problem))
         return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)
     turned = TURNED * (problem.y_layout == "channels_last")  # x is taken from registers
     return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, 0)
             + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, turned))
+
+
+def _masked(config: Config, problem: Problem) -> bool:
+    """Some places that are gathered are outside; where none is, kernels/gather.py turns runs without conflicts."""
+    return any(axis.halo for axis in lowering.axis_constants(problem, config))
 
 
 def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: int) -> int:
