@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from triton_conv3dt.compiling.conflicts import conflicts
 from triton_conv3dt.planning import flat, lanes, lowering, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
@@ -91,6 +92,26 @@ def test_a_copied_dz(path, box, target, dtype):
         cases.run(*computed(problem, config, Device.named(target)))
     assert cases.done == 1 and cases.kernels["to_channels_last"] and cases.kernels["pack"]
     assert cases.forms["tensor copies" if path == "descriptor" else "cp.async"]
+
+
+TURNED = {  # layer, tile: runs of four and of two, channels that end within a step, places within a tile; parted and shared
+    "forward n2 ci64 co16 in3x5x8 k2 s2 bias": Config("gather", 128, 64, 32, 4, 3, merge=(True,) * 3),
+    "forward ci20 co16 in3x5x6 k2 s2": Config("gather", 128, 64, 16, 4, 2, merge=(True,) * 3),
+    "grad_input n2 ci64 co24 in3x5x8 k2 s2": Config("gather", 64, 64, 32, 4, 3),
+    "grad_input n2 ci64 co40 in2x4x6 k2 s2": Config("gather", 64, 32, 16, 4, 3, shares=3)}
+
+
+@pytest.mark.parametrize("target", (HOPPER, AMPERE))
+@pytest.mark.parametrize("layer", TURNED)
+def test_runs_that_products_of_tf32_want_turned(layer, target):
+    """They are turned in registers, and on Hopper no bank is asked for much more than its share."""
+    problem, config = case.parse(f"{layer} float32 tf32"), TURNED[layer]
+    with emulated(target, exact=True, races=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, Device.named(target)))
+        ptx = next(launch.ptx for launch in emulator.launches if launch.name == "gather")
+    assert cases.done == 1 and cases.forms["wgmma" if target == HOPPER else "mma.sync"]
+    assert target != HOPPER or conflicts(ptx, 8) < 1.3
 
 
 @pytest.mark.parametrize("shares", (2, 5))
