@@ -111,7 +111,7 @@ def test_runs_that_products_of_tf32_want_turned(layer, target):
         cases.run(*computed(problem, config, Device.named(target)))
         ptx = next(launch.ptx for launch in emulator.launches if launch.name == "gather")
     assert cases.done == 1 and cases.forms["wgmma" if target == HOPPER else "mma.sync"]
-    assert target != HOPPER or conflicts(ptx, 8) < 1.3
+    assert target != HOPPER or conflicts(ptx, 8) < (1.2 if config.block_k == 32 else 1.6)  # of shorter rows two share a line
 
 
 @pytest.mark.parametrize("shares", (2, 5))

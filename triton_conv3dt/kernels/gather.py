@@ -80,14 +80,6 @@ def multiply(acc, p_w, m_w, b_x, rw, w_tap, first_w, jw, FIRST: tl.constexpr, ST
     return acc
 
 
-@triton.constexpr_function
-def turned(X, DOT, *axes):
-    """Whether what is read lies across what products of TF32 want side by side, and is turned on its way from one buffer to another:
-    then lanes of a warp read a few runs of each of several channels, whose elements meet in no bank when they are written. Each lane then
-    has places of its own, whose masks cost more than conflicts where some are outside."""
-    return DOT.round and not X.last and X.reading == "pointers" and X.run > 1 and not any(axis.halo or axis.flat > 1 for axis in axes)
-
-
 @triton.jit
 def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live, residue, phase, x_size, x_stride, w_stride,
                AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, X: tl.constexpr,
@@ -105,7 +97,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     id0, ih0, iw0 = origin
     w_row, w_red, w_tap = w_stride
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
-    TURNED: tl.constexpr = turned(X, DOT, AXIS_D, AXIS_H, AXIS_W)
+    TURNED: tl.constexpr = TILE.turned
     WIDE: tl.constexpr = 8 * SPLIT
     o_c = tl.arange(0, BLOCK_K)  # channels of the gathered tile
     x_c = tl.arange(0, BLOCK_K * BLOCK_N * SPLIT) // WIDE % BLOCK_K if TURNED else o_c
@@ -192,7 +184,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
 
     if X.reading == "pointers":
         box = (0, 0, 0, 0)
-        TURNED: tl.constexpr = turned(X, DOT, AXIS_D, AXIS_H, AXIS_W)
+        TURNED: tl.constexpr = TILE.turned
         o_n = tl.arange(0, BLOCK_N * SPLIT)
         if TURNED:  # (group of places, channel, place)
             WIDE: tl.constexpr = 8 * SPLIT

@@ -82,7 +82,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
             TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None,
-                      lowering.together(p, c) if p.epilogue.statistics else 1),
+                      lowering.together(p, c) if p.epilogue.statistics else 1, turned=lowering.turned(p, c)),
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         constants |= dict(GROUPS=p.groups, **_lanes(p, c))

@@ -39,7 +39,8 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
         if config.path == "pair":
             return [_gradient_axis(a, 1)._replace(taps=ceil_div(a.kernel, n), tap_step=n, move=n * a.dilation)
                     for a, n in zip(problem.axes, (1, 1, split))]
-        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat, flat.places(config) if i == 2 else 1) for i, a in enumerate(problem.axes)]
+        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat, flat.places(config) if i == 2 else 1)
+                for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge) if config.path != "pair" else 1
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
             for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
@@ -242,6 +243,17 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
         return gcd(alignment, width) if in_place else 1
     alignment = gcd(alignment, width * split)
     return alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
+
+
+def turned(problem: Problem, config: Config) -> bool:
+    """Runs of what a forward or an input gradient gathers lie across what products of TF32 want side by side, and are turned on their way
+    from one buffer to another: then lanes of a warp read a few runs of each of several channels, whose elements meet in no bank when
+    they are written. Each lane has places of its own, whose masks cost more than conflicts where some are outside."""
+    forward = problem.direction == "forward"
+    layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
+    if config.path != "gather" or config.copy or config.flat or not problem.rounded or layout == "channels_last":
+        return False
+    return gathered_run(problem, config, layout, run) > 1 and not any(axis.halo for axis in axis_constants(problem, config))
 
 
 def split_run(problem: Problem) -> int:
