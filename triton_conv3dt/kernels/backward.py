@@ -26,7 +26,8 @@ def tap_and_channel(column, CO: tl.constexpr, TAPS: tl.constexpr, LAST: tl.const
 @triton.jit
 def quotient(index, magic, shift):
     """index over what magic and shift stand for (planning/launches.py), of 31 bits."""
-    return (tl.umulhi((index * 2).to(tl.uint32), magic.to(tl.uint32)) >> shift.to(tl.uint32)).to(tl.int32)
+    twice, magic = tl.cast(index * 2, tl.uint32), tl.cast(magic, tl.uint32)
+    return (tl.umulhi(twice, magic) >> tl.cast(shift, tl.uint32)).to(tl.int32)
 
 
 @triton.jit
