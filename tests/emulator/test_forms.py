@@ -144,7 +144,7 @@ def test_taps_among_channels(target, i, layout, layer, axes, block_k, copy):
     with emulated(target, exact=True) as emulator:
         cases = Cases(emulator)
         cases.run(*computed(problem, config, device))
-    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 or not flat.at_once(problem, config) else "mma.sync"] \
+    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 or config.merge[2] else "mma.sync"] \
         or problem.precision == "ieee"
 
 

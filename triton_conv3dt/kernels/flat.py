@@ -73,7 +73,8 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, residu
     FIRST_H: tl.constexpr = AXIS_D.kernel * AXIS_D.halo  # the bits of an axis follow those of the one before
     FIRST_W: tl.constexpr = FIRST_H + AXIS_H.kernel * AXIS_H.halo
     LANES: tl.constexpr = CHUNKS > 1 or X_RUN > 1
-    FIRST_X: tl.constexpr = CHUNKS > 1  # positions are the first operand, as they lie: those of a warpgroup are read from registers
+    # Of pairs, whose rows a warpgroup takes, positions are the first operand: it reads them from registers, and nothing is turned.
+    FIRST_X: tl.constexpr = CHUNKS > 1 and AXIS_W.merged > 1
     w_row, w_red, w_tap = w_stride
     outside = tl.where(x_live, 0, DEAD) | BEYOND
     if AXIS_D.halo:
@@ -121,12 +122,12 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, residu
         b_x = tl.load(x + (along(x_offset, LANES, False) + along(shift, LANES, True)), mask=m_x, other=0.0)
         column = c * w_red + ((kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw) * w_tap
         column = tl.max_contiguous(tl.multiple_of(column, W_RUN), 1 if W.minor == "row" else W_RUN)
-        at_w = w_row_offset[:, None] + column[None, :]
-        if LANES and W_RUN == 1:  # in one row: of two axes the compiler would lay a buffer out so that lanes meet in a bank
+        if FIRST_X and W_RUN == 1:  # in one row: of two axes the compiler would lay a buffer out so that lanes meet in a bank
+            at_w = w_row_offset[:, None] + column[None, :]
             m_w = tl.broadcast_to(m_w, (BLOCK_M, BLOCK_K)).reshape(BLOCK_M * BLOCK_K)
             b_w = tl.load(w + at_w.reshape(BLOCK_M * BLOCK_K), mask=m_w, other=0.0).reshape(BLOCK_M, BLOCK_K)
         else:
-            b_w = tl.load(w + at_w, mask=m_w, other=0.0)
+            b_w = tl.load(w + w_row_offset[:, None] + column[None, :], mask=m_w, other=0.0)
         if DOT.round:
             b_x, b_w = round_tf32(b_x), round_tf32(b_w)
         if LANES and not FIRST_X:

@@ -117,7 +117,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     rows, shape = rows_and_reduction(problem)[0], Config("gather", 16, 16, flat=axes)
     reduction, wide = flat.reduction(problem, shape), (64 if problem.item == 2 else 32) // taps.split_factor(problem, shape)
     stages, most = (2, 3, 4, 5) if thorough else (3, 4), 256 if thorough or device.warpgroups else 128
-    for merge in _merges(problem, thorough, axes):
+    for merge in _merges(problem, thorough, axes if device.warpgroups else 0):  # pairs fill the rows of a warpgroup
         merged = rows * (flat.places(replace(shape, merge=merge)) if axes else prod(a.stride for a, m in zip(problem.axes, merge) if m))
         joined = join_factor(problem, merge)
         least, fewest = max(SMALLEST_DOT, joined if merge[2] else 1), 3 if min(merged, most) > 128 else 2
@@ -199,7 +199,7 @@ def _direct(problem: Problem, device: Device, thorough: bool):
 
 def _merges(problem: Problem, thorough: bool, axes: int = 0):
     """Which axes have their phases among the rows: all where kernel = stride, else whatever the cost says. Phases of unequal
-    taps multiply zeros, and read what they share once. axes: as config.flat."""
+    taps multiply zeros, and read what they share once. axes: as config.flat, where pairs along w are of use."""
     if problem.direction != "forward":
         return [(False, False, merged) for merged in (False, True)[:1 + (axes > 0 and flat.mergeable(problem))]]
     able = [a.stride > 1 and a.dilation == 1 for a in problem.axes]
