@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from triton_conv3dt.planning import lanes, lowering, search
+from triton_conv3dt.compiling.conflicts import conflicts
+from triton_conv3dt.planning import flat, lanes, lowering, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -93,6 +94,26 @@ def test_a_copied_dz(path, box, target, dtype):
     assert cases.forms["tensor copies" if path == "descriptor" else "cp.async"]
 
 
+TURNED = {  # layer, tile: runs of four and of two, channels that end within a step, places within a tile; parted and shared
+    "forward n2 ci64 co16 in3x5x8 k2 s2 bias": Config("gather", 128, 64, 32, 4, 3, merge=(True,) * 3),
+    "forward ci20 co16 in3x5x6 k2 s2": Config("gather", 128, 64, 16, 4, 2, merge=(True,) * 3),
+    "grad_input n2 ci64 co24 in3x5x8 k2 s2": Config("gather", 64, 64, 32, 4, 3),
+    "grad_input n2 ci64 co40 in2x4x6 k2 s2": Config("gather", 64, 32, 16, 4, 3, shares=3)}
+
+
+@pytest.mark.parametrize("target", (HOPPER, AMPERE))
+@pytest.mark.parametrize("layer", TURNED)
+def test_runs_that_products_of_tf32_want_turned(layer, target):
+    """They are turned in registers, and on Hopper no bank is asked for much more than its share."""
+    problem, config = case.parse(f"{layer} float32 tf32"), TURNED[layer]
+    with emulated(target, exact=True, races=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, Device.named(target)))
+        ptx = next(launch.ptx for launch in emulator.launches if launch.name == "gather")
+    assert cases.done == 1 and cases.forms["wgmma" if target == HOPPER else "mma.sync"]
+    assert target != HOPPER or conflicts(ptx, 8) < (1.2 if config.block_k == 32 else 1.6)  # of shorter rows two share a line
+
+
 @pytest.mark.parametrize("shares", (2, 5))
 @pytest.mark.parametrize("layout, path, box", (
     ("channels_first", "gather", (0, 0, 0)), ("channels_last", "gather", (0, 0, 0)), ("channels_last", "descriptor", (1, 4, 8))))
@@ -108,7 +129,7 @@ def test_programs_that_share_the_steps_of_a_tile(dtype, layout, path, box, share
 
 @pytest.mark.parametrize("layer, axes, block_k, copy", (
     ("n2 ci64 co1 in2x4x5 k3 s2 p1 op1", 3, 32, False), ("ci64 co2 in2x3x8 k4 s2 p1", 2, 32, False),
-    ("ci80 co5 in2x3x5 k3 s2 p1", 3, 32, False), ("n2 ci64 co3 in2x3x8 k2x4x8 s2x4x8", 2, 32, False),
+    ("ci80 co5 in2x3x5 k3 s2 p1", 3, 32, False), ("n2 ci32 co1 in2x3x5 k3x3x8 s2x2x2 p1x1x3", 3, 32, False), ("n2 ci64 co3 in2x3x8 k2x4x8 s2x4x8", 2, 32, False),
     ("ci32 co8 in2x3x8 k4 s2 p1", 2, 64, True), ("ci64 co4 in3x3x4 k3 p2 d2", 1, 16, False)))
 @pytest.mark.parametrize("i, layout", list(enumerate(LAYOUTS)))
 @pytest.mark.parametrize("target", (HOPPER, AMPERE))
@@ -118,12 +139,12 @@ def test_taps_among_channels(target, i, layout, layer, axes, block_k, copy):
     kinds = ("float16", "float32 tf32", "bfloat16", "float32 ieee")
     problem = replace(case.parse(f"grad_input {layer} {kinds[(axes + i) % 4]} {layout}"), w_minor=order[(axes + i) % 4])
     config = Config("gather", 64 if "64" in layer or "80" in layer else 32, 64, block_k, 4, 3, flat=axes, shares=1 + (axes + i) % 2)
-    config = replace(config, copy=copy and layout == "channels_first")
+    config = replace(config, copy=copy and layout == "channels_first", merge=(False, False, flat.mergeable(problem)))
     assert fits(config, problem, device) is None
     with emulated(target, exact=True) as emulator:
         cases = Cases(emulator)
         cases.run(*computed(problem, config, device))
-    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 else "mma.sync"] \
+    assert cases.done == 1 and cases.forms["mma.sync" if target == AMPERE else "wgmma" if config.block_m == 64 or config.merge[2] else "mma.sync"] \
         or problem.precision == "ieee"
 
 

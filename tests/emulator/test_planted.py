@@ -61,6 +61,11 @@ def test_a_removed_barrier(target):
     assert "race" in found(target, *POINTERS, without(r"bar\.sync\s+0;", slice(1, None)))
 
 
+def test_a_removed_wait_for_runs_that_are_turned():
+    problem = "forward n2 ci64 co32 in4x4x8 k2 s2 float32 tf32"
+    assert found("nvidia_h200", problem, "gather", without(r"cp\.async\.wait_group\s+\d+;")).startswith("Wrong")
+
+
 def test_a_removed_wait_for_products():
     assert found("nvidia_h200", *POINTERS, without(r"wgmma\.wait_group\.sync\.aligned \d+;"))
 

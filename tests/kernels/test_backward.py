@@ -1,5 +1,6 @@
 """All gradients of a kernel = stride layer in one pass: what it computes, and when it is taken."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch
 from triton_conv3dt.launching.tensors import memory_format
 from triton_conv3dt.ops.autograd import dense_strides
-from triton_conv3dt.planning import gradients, search
+from triton_conv3dt.planning import gradients, launches, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.activations import Activation
@@ -59,7 +60,48 @@ def test_gradients_are_exact(case, layout, activation, device, taken):
     assert_exact(dw.cpu(), reference.grad_weight(t.x, dz, **case.geometry, kernel=case.kernel).cpu())
     assert_exact(db.cpu(), dz.double().sum((0, 2, 3, 4)).cpu())
     assert dx.is_contiguous(memory_format=memory_format(dz)) and dw.stride() == dense_strides(t.w)
-    assert len(taken) == 1
+    assert len(taken) >= 1
+
+
+def test_divisions_are_exact():
+    """By any number of places, of every index that 31 bits can count: beside multiples, where a quotient would slip, and at the end."""
+    rng, last = random.Random(11), 2**31 - 1
+    counts = {1, 2, 3, 5, 7, 641, 2**16 + 1, 2**30, 2**30 + 1, last - 1, last, *(rng.randrange(1, 2 << rng.randrange(1, 31)) for _ in range(500))}
+    for count in counts:
+        magic, shift = launches._division(count)
+        assert -2**31 <= magic < 2**31 and 0 <= shift < 32
+        multiples = {rng.randrange(0, last // count + 1) * count for _ in range(20)} | {last // count * count}
+        for index in {0, 1, last - 1, last} | {index + i for index in multiples for i in (-1, 0, 1) if 0 <= index + i <= last}:
+            assert 2 * index * (magic % 2**32) >> 32 + shift == index // count, (index, count)
+
+
+def quotients_too_small(patch):
+    right = launches._division
+    patch.setattr(launches, "_division", lambda count: (right(count)[0], right(count)[1] + 1))
+
+
+def shares_in_another_order(patch):
+    right = launches.sum_weights
+    patch.setattr(launches, "sum_weights", lambda *given, tap_minor: right(*given, tap_minor=not tap_minor))
+
+
+def sums_of_other_residues(patch):
+    right = launches.sum_biases
+    patch.setattr(launches, "sum_biases", lambda co, shares, *names: right(co, shares - 1, *names))
+
+
+FAULTS = (quotients_too_small, shares_in_another_order, sums_of_other_residues)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
+@pytest.mark.parametrize("layout", ("channels_first", "channels_last"))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_noticed(fault, layout, device, taken, monkeypatch):
+    test_gradients_are_exact(CASES[0], layout, None, device, taken)
+    monkeypatch.setattr(launch, "_records", {})
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, IndexError, ValueError)):
+        test_gradients_are_exact(CASES[0], layout, None, device, taken)
 
 
 @pytest.mark.parametrize("bias", (True, False))

@@ -41,8 +41,10 @@ def test_exact(i, layer, layout, axes):
     for w_minor, block_k in zip(rng.sample(("tap", "co", "ci"), 3), (16, 32, 64)):
         for copy in (False, True):
             config = Config("gather", rng.choice((16, 32)), 32, block_k, 4, 2, flat=axes, copy=copy, shares=rng.choice((1, 1, 2, 5)))
-            if fits(config, case.parse(f"grad_input {text}"), H200) is None:
-                computed(text, config, w_minor)
+            for merged in (False, True):
+                config = replace(config, merge=(False, False, merged))
+                if fits(config, case.parse(f"grad_input {text}"), H200) is None:
+                    computed(text, config, w_minor)
 
 
 @pytest.mark.parametrize("layout", ("channels_first", "channels_last"))
@@ -51,6 +53,15 @@ def test_offsets_of_64_bits(layout, monkeypatch):
     right = case.parse
     monkeypatch.setattr(case, "parse", lambda given: replace(right(given), wide=True))
     computed(text, Config("gather", 32, 32, 32, 4, 2, flat=2, shares=2))
+
+
+def test_pairs_share_what_they_read():
+    """Of every third layer above pairs along w fit, odd widths among them; fewer steps then have more rows."""
+    config = Config("gather", 32, 32, 32, 4, 2, (False, False, True), flat=3)
+    fitting = [layer for layer in LAYERS if fits(config, case.parse(f"grad_input {layer} float16 channels_last"), H200) is None]
+    assert fitting == [LAYERS[5], LAYERS[7]]
+    for layer in fitting:
+        assert "pairs" in fits(config, case.parse(f"grad_input {layer} float16 channels_first"), H200)
 
 
 @pytest.mark.parametrize("axes, block_k", ((1, 16), (2, 32), (3, 64)))
@@ -71,6 +82,16 @@ def test_nan_reaches_its_own_taps_alone(layer, layout, axes, block_k, monkeypatc
     assert (lost | exact.isfinite()).all(), "a value that is not finite got lost"
     assert not (lost & ~most).any() and not most.all(), "it reached too far"
     assert torch.equal(found[~lost].double(), exact[~lost]), "what is finite is exact"
+
+
+def no_guard(patch):
+    right = lowering.axis_constants
+    patch.setattr(lowering, "axis_constants", lambda p, c: [axis._replace(guard=False) for axis in right(p, c)])
+
+
+def no_edge(patch):
+    right = lowering.axis_constants
+    patch.setattr(lowering, "axis_constants", lambda p, c: [axis._replace(edge=False) for axis in right(p, c)])
 
 
 def a_share_less(patch):
@@ -95,6 +116,20 @@ def bits_of_one_axis(patch):
 
 FAULTS = {"halo not masked": no_halo, "a tap left out": a_tap_less,
           "bits of another axis": bits_of_one_axis, "a share left out": a_share_less}
+
+
+PAIRED = {"taps of a neighbour's": no_guard, "a neighbour outside": no_edge, "bits of another axis": bits_of_one_axis}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")
+@pytest.mark.parametrize("name", PAIRED)
+def test_a_fault_of_pairs_is_noticed(name, monkeypatch):
+    text = f"{LAYERS[5]} float16 channels_last"
+    config = Config("gather", 32, 32, 32, 4, 2, (False, False, True), flat=3)
+    computed(text, config)
+    PAIRED[name](monkeypatch)
+    with pytest.raises((AssertionError, IndexError, ValueError, Wrong)):
+        computed(text, config)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a fault might hang or corrupt a GPU")

@@ -56,6 +56,7 @@ FALSE = {  # what is said instead, and what is wrong then
     "gathered": (lowering, "gathered_run", most, "gathered: "),
     "written": (lowering, "written_run", most, "written: "),
     "one pass": (lowering, "split_run", lambda problem: problem.y_run, "dy: "),
+    "run of one pass's weight": (lowering, "one_pass_weight_run", lambda problem, config: 16 // problem.item, "weight: "),
     "alignment": (tensors, "_alignment", lambda t, minor: 16 // t.element_size() if t.stride(minor) == 1 else 1, "x: "),
     "31 bits": (Problem, "is_wide", staticmethod(lambda *sizes: False), "in 32 bits"),
     "forward halo": (lowering, "_forward_axis", without_halo(lowering._forward_axis), "outside the tensor"),

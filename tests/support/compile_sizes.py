@@ -51,7 +51,7 @@ DZ_LAST = DZ | dict(LIVE=(8, 1), S=Memory(True, 8), O=Memory(True, 8), BLOCK_C=3
 BIAS = DZ | dict(DERIVATIVE=None, S=None, O=None)
 NORM = dict(EPS=1e-5, ACTIVATION=None, PARAMETERS=(0.0, 0.0), BLOCK_C=32, BLOCK_P=32, ACC="float32")
 REDUCTIONS = {  # the kernel, its pointers, its constants; whatever else it takes is an integer
-    "sum_parts": ("sum_parts", (SINGLE, HALF), dict(BLOCK=1024)),
+    "sum_parts": ("sum_parts", (SINGLE, HALF), dict(TAP_MINOR=False, BLOCK=1024)),
     "pack": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=False, SLOTS=None, BLOCK=1024)),
     "pack slots": ("pack", (HALF, HALF), dict(ROUND=False, CI_INNER=True, SLOTS=(1, -1, 0), BLOCK=1024)),
     "pack rounded": ("pack", (SINGLE, SINGLE), dict(ROUND=True, CI_INNER=True, SLOTS=None, BLOCK=1024)),
@@ -85,6 +85,9 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "gather grad_input flat, shares": ("grad_input", dict(co=3), replace(GATHER, flat=2, shares=3)),
     "gather grad_input flat, one step": ("grad_input", dict(co=1), replace(GATHER, flat=3)),
     "gather grad_input flat last": ("grad_input", LAST | dict(co=4), replace(GATHER, flat=3)),
+    "gather grad_input flat, pairs": ("grad_input", LAST | dict(co=1, kernel=9, padding=3), replace(GATHER, flat=3, merge=(False, False, True))),
+    "gather forward turned": ("forward", TF32 | WHOLE, MERGED),
+    "gather grad_input turned": ("grad_input", TF32 | WHOLE, GATHER),
     "gather grad_input flat, nothing outside": ("grad_input", WHOLE | dict(co=4), replace(GATHER, flat=1)),
     "descriptor rows": ("forward", LAST | WHOLE, replace(MERGED, path="descriptor")),
     "descriptor box": ("forward", LAST, replace(DESCRIPTOR, box=(2, 4, 4))),

@@ -12,6 +12,7 @@ from triton_conv3dt.ops.autograd import dense_strides
 from triton_conv3dt.planning import constraints, search, weight_walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
+from triton_conv3dt.planning.flat import mergeable
 from triton_conv3dt.planning.taps import WAYS, copyable
 from triton_conv3dt.problems.activations import Activation
 
@@ -97,7 +98,8 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                 box = rng.choice(((d, h, blocks[1] // (d * h)), (0, 0, 0))) if path == "descriptor" else (0, 0, 0)
                 tried = Config(path, *blocks, merge=merge, box=box)
                 if path == "gather" and problem.direction == "grad_input":
-                    tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)))
+                    axes = rng.choice((0, 0, 1, 2, 3))
+                    tried = replace(tried, flat=axes, merge=(False, False, axes > 0 and rng.random() < 0.5 and mergeable(problem)))
                 if problem.direction == "grad_weight":
                     copied = path == "gather" and copyable(problem) and rng.random() < 0.5
                     tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)), copy=copied)

@@ -1,12 +1,13 @@
 """What one program of a weight gradient, of all gradients in one pass, or of a copy reads and writes."""
 
 import random
+from math import prod
 
 import numpy as np
 
 from promise_calls import Call
 from promise_tiles import Access, Counts, copy_of, inside, meta, place, position, some, which
-from triton_conv3dt.launching.tensors import empty
+from triton_conv3dt.launching.tensors import empty, weight_strides
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.passes import Launch, Workspace
 from triton_conv3dt.problems.problem import Problem
@@ -122,10 +123,11 @@ class OnePass:
 
     def __init__(self, call: Call, problem: Problem, config: Config, launch: Launch, rng: random.Random):
         self.call, self.c, self.k, self.rng, self.p = call, config, launch.constants, rng, problem
-        self.places, self.steps = launch.sizes
+        self.places, self.steps = launch.sizes[:2]
 
     def accesses(self):
         k, call, block = self.k, self.call, self.c.block_k
+        yield self.weight()
         (sd, sh, sw), split = k["STRIDE"], k["TILE"].split
         tile = which(self.rng, -(-self.places // block))
         yield Counts([(tile + 1) * block * split, self.places * split])
@@ -150,3 +152,15 @@ class OnePass:
             offsets, step = place(tensor.stride(), n, 0, *at), 1 if last else tensor.stride(1)
             farthest = (tensor.shape[1] - 1) * step
             yield Access(what, tensor, offsets, live, run, None if last else 0, (offsets, np.int64(farthest)), farthest)
+
+    def weight(self) -> Access:
+        """w, in the order of the columns; of lines too few for two products the residue that is parted counts slower."""
+        column, tile, taps = np.arange(self.c.block_n), self.k["TILE"], prod(self.k["STRIDE"])
+        lines = tile.n // tile.split
+        if tile.split > 1 and lines < 16:
+            column = column % lines * tile.split + column // lines
+        co, tap = (column % self.k["CO"], column // self.k["CO"]) if self.k["Z"].last else (column // taps, column % taps)
+        row, (to_ci, to_co, to_tap) = some(self.rng, self.c.block_m), weight_strides(self.call.w)
+        live = (row < self.k["CI"])[:, None] & (column < self.k["CO"] * taps)[None, :]
+        offsets = (row * to_ci)[:, None] + (co * to_co + tap * to_tap)[None, :]
+        return Access("weight", self.call.w, offsets, live, self.k["W"].run, 1, ((row * to_ci)[:, None], (co * to_co + tap * to_tap)[None, :]))

@@ -97,10 +97,13 @@ class Product:
         offsets = place((strides[0], step, *strides[2:]), n[:, None], c[None, :], *at)
         yield Access("gathered", self.source, offsets, live, k["X"].run, 1, (offsets,), beyond)
         w, (row, red, step) = self.given_weight()
-        m = which(self.rng, -(-self.rows // self.c.block_m)) * self.c.block_m + some(self.rng, self.c.block_m)
+        pairs = axes[2].merged
+        m = which(self.rng, -(-pairs * self.rows // self.c.block_m)) * self.c.block_m + some(self.rng, self.c.block_m)
+        later, channel = m // self.rows * (axes[2].in_step // pairs), m % self.rows
         columns = c * red + ((tap[0] * axes[1].kernel + tap[1]) * axes[2].kernel + tap[2]) * step
-        live = (m < self.rows)[:, None] & (r < length)[None, :]
-        offsets = (m * row)[:, None] + columns[None, :]
+        live = (m < pairs * self.rows)[:, None] & (r < length)[None, :]
+        live = live & inside([tap[2][None, :] - later[:, None]], [axes[2].kernel], [axes[2].guard])
+        offsets = (channel * row - later * step)[:, None] + columns[None, :]
         yield Access("weight", w, offsets, live, k["W"].run, 0 if k["W"].minor == "row" else 1, (offsets,),
                      (self.p.groups - 1) * self.p.ci_group * row)
 

@@ -7,6 +7,7 @@ from ..planning.launches import Launch
 from ..planning.lowering import dense_strides
 from ..planning.planned import Plan
 from ..problems.problem import Problem
+from . import machinecode
 
 
 def compile_plan(plan: Plan):
@@ -29,10 +30,13 @@ def compile_launch(plan: Plan, one: Launch):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    target = GPUTarget("cuda", plan.device.arch, 32)
-    given = binding.constants_of(one) | binding.options_of(one)
-    source, options = specialise(binding.kernel(one), arguments(plan, one), given, target)
-    return triton.compile(source, target=target, options=options.__dict__)
+    target, found = GPUTarget("cuda", plan.device.arch, 32), None
+    for spilled in (False, True):  # as binding.Record does
+        if found is None or machinecode.stack(found):
+            given = binding.constants_of(one) | binding.options_of(one, spilled)
+            source, options = specialise(binding.kernel(one), arguments(plan, one), given, target)
+            found = triton.compile(source, target=target, options=options.__dict__)
+    return found
 
 
 def specialise(kernel, positional: tuple, given: dict, target):

@@ -76,6 +76,14 @@ def listing(kernel) -> tuple[str, str]:
         return _tool("cuobjdump", "-res-usage", cubin.name), _tool("nvdisasm", "-c", "-ndf", cubin.name)
 
 
+def stack(kernel) -> int:
+    """Bytes of stack per thread of one of Triton's compiled kernels, where spills go."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(kernel.asm["cubin"])
+        cubin.flush()
+        return int(re.search(r"STACK:(\d+)", _tool("cuobjdump", "-res-usage", cubin.name))[1])
+
+
 def resources(kernel) -> Resources:
     """What one of Triton's compiled kernels uses."""
     return read(*listing(kernel), kernel.metadata.shared)

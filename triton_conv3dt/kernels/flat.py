@@ -13,7 +13,7 @@ by which it meets what is outside is kept: one instruction tells for a tap and a
 import triton
 import triton.language as tl
 
-from .tiles import round_tf32, tap_of_step
+from .tiles import inside, round_tf32, tap_of_step
 
 DEAD, BEYOND = tl.constexpr(1 << 29), tl.constexpr(1 << 30)  # bits of a position that is none, and of an r that is none
 
@@ -21,8 +21,8 @@ DEAD, BEYOND = tl.constexpr(1 << 29), tl.constexpr(1 << 30)  # bits of a positio
 @triton.jit
 def bits_outside(place, size, AXIS: tl.constexpr, FIRST: tl.constexpr):
     """Bit FIRST + k of each tap k by which a position meets what is outside along an axis; place: what tap 0 meets."""
-    KERNEL: tl.constexpr = AXIS.kernel
     MOVE: tl.constexpr = AXIS.move
+    KERNEL: tl.constexpr = AXIS.flat if AXIS.flat > 1 else AXIS.kernel
     before = tl.minimum(tl.maximum(MOVE - 1 - place, 0) // MOVE, KERNEL).to(tl.int32)  # so many taps come before the first place
     inside = tl.minimum(tl.maximum(size - place + MOVE - 1, 0) // MOVE, KERNEL).to(tl.int32)  # so many before the end
     return (((1 << before) - 1) | ((1 << KERNEL) - (1 << inside))) << FIRST
@@ -52,10 +52,11 @@ def along(values, LANES: tl.constexpr, REDUCED: tl.constexpr):
 
 
 @triton.jit
-def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size, x_stride, w_stride, AXIS_D: tl.constexpr,
+def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, residue, x_size, x_stride, w_stride, AXIS_D: tl.constexpr,
                     AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, RED: tl.constexpr, X: tl.constexpr, W: tl.constexpr,
                     TILE: tl.constexpr, DOT: tl.constexpr, EVEN_M: tl.constexpr):
-    """The product of one tile, or a share of its steps: [TILE.m, TILE.n]."""
+    """The product of one tile, or a share of its steps: [TILE.m, TILE.n]. residue: of each row, where pairs of places along w are among
+    the rows: the second of a pair meets in tap k what the first meets a stride of taps later."""
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
     BLOCK_K: tl.constexpr = TILE.k
@@ -72,6 +73,8 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size
     FIRST_H: tl.constexpr = AXIS_D.kernel * AXIS_D.halo  # the bits of an axis follow those of the one before
     FIRST_W: tl.constexpr = FIRST_H + AXIS_H.kernel * AXIS_H.halo
     LANES: tl.constexpr = CHUNKS > 1 or X_RUN > 1
+    # Of pairs, whose rows a warpgroup takes, positions are the first operand: it reads them from registers, and nothing is turned.
+    FIRST_X: tl.constexpr = CHUNKS > 1 and AXIS_W.merged > 1
     w_row, w_red, w_tap = w_stride
     outside = tl.where(x_live, 0, DEAD) | BEYOND
     if AXIS_D.halo:
@@ -81,7 +84,7 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size
     if AXIS_W.halo:
         outside |= bits_outside(origin[2] + AXIS_W.offset, x_size[2], AXIS_W, FIRST_W)
     o_r = tl.arange(0, BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if FIRST_X else (BLOCK_M, BLOCK_N), tl.float32)
     first, last = 0, STEPS
     if TILE.shares > 1:
         first = tl.program_id(2) * SHARE
@@ -111,16 +114,28 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, x_size
             m_w = m_w & m_live[:, None]
         if LENGTH % BLOCK_K != 0:
             m_w = m_w & (r < LENGTH)[None, :]
+        if AXIS_W.guard:
+            m_w = m_w & inside(kw[None, :] - residue[:, None] * (AXIS_W.in_step // AXIS_W.merged), AXIS_W.kernel)
         dd, dh, dw = AXIS_D.offset + kd * AXIS_D.move, AXIS_H.offset + kh * AXIS_H.move, AXIS_W.offset + kw * AXIS_W.move
         shift = c * x_stride[1] + dd * x_stride[2] + dh * x_stride[3] + dw * x_stride[4]
         shift = tl.max_contiguous(tl.multiple_of(shift, X_RUN), X_RUN)
         b_x = tl.load(x + (along(x_offset, LANES, False) + along(shift, LANES, True)), mask=m_x, other=0.0)
-        if LANES:
-            b_x = tl.trans(b_x)
         column = c * w_red + ((kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw) * w_tap
         column = tl.max_contiguous(tl.multiple_of(column, W_RUN), 1 if W.minor == "row" else W_RUN)
-        b_w = tl.load(w + w_row_offset[:, None] + column[None, :], mask=m_w, other=0.0)
+        if FIRST_X and W_RUN == 1:  # in one row: of two axes the compiler would lay a buffer out so that lanes meet in a bank
+            at_w = w_row_offset[:, None] + column[None, :]
+            m_w = tl.broadcast_to(m_w, (BLOCK_M, BLOCK_K)).reshape(BLOCK_M * BLOCK_K)
+            b_w = tl.load(w + at_w.reshape(BLOCK_M * BLOCK_K), mask=m_w, other=0.0).reshape(BLOCK_M, BLOCK_K)
+        else:
+            b_w = tl.load(w + w_row_offset[:, None] + column[None, :], mask=m_w, other=0.0)
         if DOT.round:
             b_x, b_w = round_tf32(b_x), round_tf32(b_w)
-        acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
+        if LANES and not FIRST_X:
+            b_x = tl.trans(b_x)
+        if FIRST_X:
+            acc = tl.dot(b_x, tl.trans(b_w), acc, input_precision=PRECISION, out_dtype=tl.float32)
+        else:
+            acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
+    if FIRST_X:
+        acc = tl.trans(acc)
     return acc

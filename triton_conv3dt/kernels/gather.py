@@ -97,7 +97,10 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     id0, ih0, iw0 = origin
     w_row, w_red, w_tap = w_stride
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
+    TURNED: tl.constexpr = TILE.turned
+    WIDE: tl.constexpr = 8 * SPLIT
     o_c = tl.arange(0, BLOCK_K)  # channels of the gathered tile
+    x_c = tl.arange(0, BLOCK_K * BLOCK_N * SPLIT) // WIDE % BLOCK_K if TURNED else o_c
     w_column_offset = tl.multiple_of(o_c * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W.minor == "red" else 1)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -111,15 +114,23 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
         if X.reading == "pointers":
-            m_x = gathered(x_live, id0 + dd, ih0 + dh, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)[None, :]
-            if RED % BLOCK_K != 0:
-                m_x = m_x & (c0 + o_c < RED)[:, None]
+            m_x = gathered(x_live, id0 + dd, ih0 + dh, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)
             # A mark on the shift would be lost with its last term, which is folded away where it is zero.
             shift = dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4]
-            offset = tl.max_contiguous(tl.multiple_of(x_offset + shift, X_RUN), 1 if X.last else X_RUN)
-            channel = tl.multiple_of((c0 + o_c) * x_stride[1], 1 if X.last else X_RUN)
-            p_x = x + offset[None, :] + channel[:, None]
-            b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
+            if TURNED:
+                if RED % BLOCK_K != 0:
+                    m_x = m_x & (c0 + x_c < RED)
+                offset = tl.multiple_of(x_offset + (c0 + x_c) * x_stride[1] + shift, X_RUN)
+                b_x = tl.load(x + tl.max_contiguous(offset, X_RUN), mask=m_x, other=0.0)
+                b_x = b_x.reshape(BLOCK_N // 8, BLOCK_K, WIDE).permute(1, 0, 2).reshape(BLOCK_K, BLOCK_N * SPLIT)
+            else:
+                m_x = m_x[None, :]
+                if RED % BLOCK_K != 0:
+                    m_x = m_x & (c0 + o_c < RED)[:, None]
+                offset = tl.max_contiguous(tl.multiple_of(x_offset + shift, X_RUN), 1 if X.last else X_RUN)
+                channel = tl.multiple_of((c0 + o_c) * x_stride[1], 1 if X.last else X_RUN)
+                p_x = x + offset[None, :] + channel[:, None]
+                b_x = tl.load(p_x, mask=m_x, other=0.0)  # [BLOCK_K, BLOCK_N * SPLIT]
         else:
             c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits
             b_x = described(x, box, (dd, dh, dw), c, x_size, x_stride[4], AXIS_D, AXIS_H, AXIS_W, X, TILE)
@@ -173,7 +184,12 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
 
     if X.reading == "pointers":
         box = (0, 0, 0, 0)
+        TURNED: tl.constexpr = TILE.turned
         o_n = tl.arange(0, BLOCK_N * SPLIT)
+        if TURNED:  # (group of places, channel, place)
+            WIDE: tl.constexpr = 8 * SPLIT
+            o_n = tl.arange(0, TILE.k * BLOCK_N * SPLIT)
+            o_n = o_n // (TILE.k * WIDE) * WIDE + o_n % WIDE
         if parts is None:
             x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
             n, td, th, tw = position(i_position * BLOCK_N + o_n // SPLIT, size)
@@ -214,16 +230,20 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
     EVEN_M: tl.constexpr = MD * MH * MW * ROWS % BLOCK_M == 0
     m_live = (m_channel < ROWS) & (m_rd < MD)
-    w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw) * w_tap
+    FIRST_TAP: tl.constexpr = -(AXIS_W.in_step // MW) if FLAT and MW > 1 else 1  # of a residue along w
+    w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw * FIRST_TAP) * w_tap
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W.minor == "row" or PHASE_MINOR else 1)
 
     first, residue = phase, (m_rd, m_rh, m_rw)
     if TILE.join > INTERLEAVE:
         first = (phase[0], phase[1], 0)
     if TILE.shares > 1:
-        y += tl.program_id(2).to(tl.int64) * (P.to(tl.int64) * ROWS * tl.num_programs(1))  # shares lie one after the other
+        places = P.to(tl.int64)
+        if MW > 1:  # of which positions are pairs
+            places = places // (size[0] * size[1] * size[2]) * y_size[0] * y_size[1] * y_size[2]
+        y += tl.program_id(2).to(tl.int64) * (places * ROWS * tl.num_programs(1))  # shares lie one after the other
     if FLAT:
-        tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, x_size, x_stride,
+        tile = accumulate_flat(x, w, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, m_rw, x_size, x_stride,
                                (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X, W, TILE, DOT, EVEN_M)
     else:
         tile = accumulate(x, w, box, group, x_offset, x_live, (id0, ih0, iw0), w_row_offset, m_live, residue, first, x_size,

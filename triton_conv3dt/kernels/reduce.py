@@ -7,14 +7,19 @@ from .tiles import apart, inside, place, position, round_tf32, widen
 
 
 @triton.jit
-def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_stride, BLOCK: tl.constexpr):
-    """out[ci, co, tap] = parts[0] + parts[1] + ... in that order; parts [SHARES, ci, tap, co], one rounding at the end."""
+def sum_parts(parts, out, SIZE, SHARES, CO, TAPS, KH, KW, o_stride, TAP_MINOR: tl.constexpr, BLOCK: tl.constexpr):
+    """out[ci, co, tap] = parts[0] + parts[1] + ... in that order, one rounding at the end; parts [SHARES, ci, tap, co], or TAP_MINOR
+    [SHARES, ci, co, tap]."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
     for share in tl.range(0, SHARES, loop_unroll_factor=16):  # loads of many at once; a sum after the other
         total += tl.load(parts + tl.cast(share, tl.int64) * SIZE + index, mask=index < SIZE, other=0.0)
-    co, rest = index % CO, index // CO
-    tap, ci = rest % TAPS, rest // TAPS
+    if TAP_MINOR:
+        tap, rest = index % TAPS, index // TAPS
+        co, ci = rest % CO, rest // CO
+    else:
+        co, rest = index % CO, index // CO
+        tap, ci = rest % TAPS, rest // TAPS
     kw, rest = tap % KW, tap // KW
     offset = ci * o_stride[0] + co * o_stride[1] + rest // KH * o_stride[2] + rest % KH * o_stride[3] + kw * o_stride[4]
     tl.store(out + offset, total.to(out.dtype.element_ty), mask=index < SIZE)

@@ -15,7 +15,7 @@ from ..planning.launches import Launch, Schedule
 from .tensors import DTYPES, place_stride, run_strides, weight_strides
 
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
-
+REGISTERS = 65536  # of an SM
 
 GLUON = ("walk", "walk_weight", "pair", "pair_weight")  # kernels in it
 
@@ -75,7 +75,10 @@ class Record:
         numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
         self.describe = descriptors(self.given, tensors)
         tensors = *(describe(t) for describe, t in zip(self.describe, tensors)), *tensors[len(self.describe):]
-        compiled = self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given))
+        run = lambda spilled: self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given, spilled))
+        compiled = run(False)
+        if getattr(compiled, "n_spills", 0):  # known once it is loaded; what it wrote is written once more
+            compiled = run(True)
         if hasattr(compiled, "packed_metadata"):  # the interpreter compiles nothing
             from triton.runtime import driver
 
@@ -155,9 +158,11 @@ def constants_of(launch: Launch) -> dict[str, object]:
     return found
 
 
-def options_of(launch: Launch) -> dict[str, object]:
-    """How the kernel is compiled."""
-    return dict(num_warps=launch.warps, num_stages=launch.stages, num_ctas=launch.ctas, **FUSION)
+def options_of(launch: Launch, spilled: bool = False) -> dict[str, object]:
+    """How the kernel is compiled; spilled: once more, as the assembler, left to choose, spills a few registers for one more block on an
+    SM."""
+    return dict(num_warps=launch.warps, num_stages=launch.stages, num_ctas=launch.ctas, **FUSION) | (
+        dict(maxnreg=min(255, REGISTERS // (32 * launch.warps))) if spilled else {})
 
 
 def _of_rows(w, ci_group: int):

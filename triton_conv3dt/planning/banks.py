@@ -3,9 +3,10 @@
 Single elements of 4 bytes are copied into a buffer with lanes along places. Where they go by registers to their product,
 and no thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements,
 along channels, and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies
-are stored as they lie. But products of TF32 want what they sum over side by side: what is loaded 16 bytes at a time across that
-is turned on its way by registers, and each byte costs about TURNED times its own, pipeline or not. Narrower elements are never copied
-so, and fragments are taken as they lie.
+are stored as they lie. But products of TF32 want what they sum over side by side: what is loaded in runs across that is turned on its
+way by registers. Where some places are outside, each byte then costs about TURNED times its own, pipeline or not; where none is,
+they are read in an order in which no lanes meet (lowering.turned). Narrower elements are never copied so, and fragments
+are taken as they lie.
 """
 
 from ..problems.problem import Problem
@@ -31,7 +32,7 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     if config.flat and (not flat.at_once(problem, config) or config.flat == 3):
         return 0  # lanes are along channels, or there is one step
     if not weights:
-        turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem))
+        turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem) and not lowering.turned(problem, config))
         return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)
     turned = TURNED * (problem.y_layout == "channels_last")  # x is taken from registers
     return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, 0)

@@ -35,7 +35,8 @@ class Config:
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk and a pair, padded where it must be; of a
     grad_weight both are copied as taps.py explains, by a pair dz as weight_pairs.py does. Without one, a walk reads TF32 as it lies.
-    merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side.
+    merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side, and one with
+    taps among the channels may have pairs of places along w among its rows.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, of an input gradient, over taps and channels. taps: the way of each axis
@@ -162,7 +163,7 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
     if config.path == "onepass":
         return _fits_one_pass(config, problem, device)
     for axis, merged, name in zip(problem.axes, config.merge, "dhw"):
-        if merged and (axis.dilation != 1 or problem.direction != "forward"):
+        if merged and not config.flat and (axis.dilation != 1 or problem.direction != "forward"):
             return f"phases along {name} cannot be merged: only those of a forward with dilation 1 can"
     if not config.dense:
         return "the direct path does not merge phases" if any(config.merge) else None

@@ -145,6 +145,7 @@ class Tile(NamedTuple):
     phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
     neighbours in flat order. together: phases of a channel in the lines of a tile whose statistics are added up there. shares:
     programs among which the steps of a tile are parted. bands: what steps fetch, each for all of its taps along h, where there is a halo.
+    turned: gathered runs are read in groups of 8 positions, each of all channels (planning/lowering.py).
     """
 
     m: int
@@ -158,6 +159,7 @@ class Tile(NamedTuple):
     together: int = 1
     shares: int = 1
     bands: tuple[Band, ...] = ()
+    turned: bool = False
 
 
 class Dot(NamedTuple):

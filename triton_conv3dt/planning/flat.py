@@ -5,6 +5,9 @@
 config.flat says of how many axes, w first, the taps are a part of r; those of the others are steps, as they are without. Of a
 channels-first dz the taps run fastest in r, else its channels: neighbours in r are then neighbours in memory, of dz as of a
 weight that lies in the same order. Nothing is split along w: what a position reads is its own.
+
+With config.merge along w a position is a pair of neighbours along w, both among the rows: what both of them meet is read once, and
+where only one does, the other's weight is a zero.
 """
 
 from math import gcd, prod
@@ -17,14 +20,32 @@ MOST_ADDRESSES = 32  # of single elements that a thread reads in a step
 COSTS = 340, 70, 8.1, 3.9  # instructions of a warp: once, for each step, access and element (planning/issue.py)
 
 
-def halo(a: Axis) -> bool:
+def places(config) -> int:
+    """Neighbours along w that are one position."""
+    return 2 if config.flat and config.merge[2] else 1
+
+
+def window(a: Axis, together: int) -> int:
+    """Taps by which so many neighbours meet dz, counted from the first's."""
+    return a.kernel + (together - 1) * a.stride
+
+
+def halo(a: Axis, together: int = 1) -> bool:
     """Some tap meets a place of dz that is outside."""
-    return a.padding > 0 or (a.size - 1) * a.stride - a.padding + (a.kernel - 1) * a.dilation >= a.out
+    last = -(-a.size // together) * together - together
+    return a.padding > 0 or last * a.stride - a.padding + (window(a, together) - 1) * a.dilation >= a.out
 
 
 def together(problem: Problem, config) -> int:
     """Taps that are a part of the reduction."""
-    return prod(problem.kernel[3 - config.flat:]) if config.flat else 1
+    d, h, _ = problem.kernel
+    return prod((d, h, window(problem.axes[2], places(config)))[3 - config.flat:]) if config.flat else 1
+
+
+def mergeable(problem: Problem) -> bool:
+    """Whether pairs along w may be worth it: most of what one place meets, its neighbour meets, too, and both are written whole."""
+    axis = problem.axes[2]
+    return problem.x_layout == "channels_last" and axis.dilation == 1 and axis.size > 1 and axis.kernel >= 4 * axis.stride
 
 
 def reduction(problem: Problem, config) -> int:
@@ -55,7 +76,7 @@ def gathered_run(problem: Problem, layout: str, alignment: int) -> int:
 def weight_run(problem: Problem, config, minor: str, alignment: int) -> int:
     """The run of the weight along r, in the order that the kernel finds it in ("tap" or "co" side by side)."""
     if minor == "tap":
-        return gcd(alignment, together(problem, config)) if taps_first(problem, config) else 1
+        return gcd(alignment, together(problem, config)) if taps_first(problem, config) and places(config) == 1 else 1
     return gcd(alignment, problem.co_group) if problem.y_layout == "channels_last" else 1
 
 
@@ -99,7 +120,10 @@ def fits(config, problem: Problem) -> str | None:
         return "taps are summed over beside the channels by the gather of an input gradient alone"
     if not 1 <= config.flat <= 3:
         return f"flat = {config.flat} is not a number of axes"
-    if (bits := sum(axis.kernel for axis in problem.axes if halo(axis))) > MOST_TAPS:
+    if any(config.merge) and not (config.merge == (False, False, True) and mergeable(problem)):
+        return "pairs of places are merged along w, of a channels-last dx whose neighbours meet much the same by taps of dilation 1"
+    axes = *((axis, 1) for axis in problem.axes[:2]), (problem.axes[2], places(config))
+    if (bits := sum(window(axis, n) for axis, n in axes if halo(axis, n))) > MOST_TAPS:
         return f"{bits} taps of axes with places outside are more than the {MOST_TAPS} that the kernel has bits for"
     if addresses(problem, config) > MOST_ADDRESSES:
         return f"addresses of {config.block_k}x{config.block_n} single elements leave {config.warps} warps without registers"

@@ -82,7 +82,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
             W=WeightMemory(role, lowering.weight_run(p, c, minor, alignment)),
             TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), join, lowering.phase_minor(p, c),
                       c.box if any(c.box) else None,
-                      lowering.together(p, c) if p.epilogue.statistics else 1),
+                      lowering.together(p, c) if p.epilogue.statistics else 1, turned=lowering.turned(p, c)),
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         constants |= dict(GROUPS=p.groups, **_lanes(p, c))
@@ -114,7 +114,7 @@ def _shared(p: Problem, c: Config, product: Launch) -> tuple[list, Workspace]:
         strides=tuple(lowering.dense_strides(shape, "channels_last") if name == "x" else name for name in product.strides),
         constants=product.constants | dict(TILE=tile, Y=Memory(True, run)))
     total = Launch("sum_parts", (ceil_div(size, SUMMED), 1, 1), ("parts", "x"), (size, c.shares, p.ci, prod(p.in_size), *p.in_size[1:]),
-                   ("x",), dict(BLOCK=SUMMED), f"sum_parts of dx, {c.shares} shares in order")
+                   ("x",), dict(TAP_MINOR=False, BLOCK=SUMMED), f"sum_parts of dx, {c.shares} shares in order")
     return [shared, total], Workspace("parts", (c.shares, size), (size, 1), accumulator(p))
 
 
@@ -254,24 +254,33 @@ def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     """All gradients of a kernel = stride layer, and the sums of their shares. dx is laid out as dy is."""
     x_last, z_last, limit = p.x_layout == "channels_last", p.y_layout == "channels_last", 16 // p.item
+    magics, shifts = zip(*(_division(prod(p.in_size[i:])) for i in range(3)))
     constants = dict(
         STRIDE=p.stride, CI=p.ci, CO=p.co, Z=Memory(z_last, lowering.split_run(p)),
         X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
         O=Memory(z_last, power_of_two_divisor(p.ci if z_last else p.in_size[2], limit)),
+        W=WeightMemory(p.w_minor, lowering.one_pass_weight_run(p, c)),
         TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, 1 if z_last else p.stride[2]),
         **activation_constants("DERIVATIVE", p.epilogue.activation), INDEX=index(p))
     residues = p.taps if z_last else p.stride[0] * p.stride[1]
     launches = [Launch(
         "backward", lowering.grid(p, c),
         ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
-        (p.n * prod(p.in_size), p.in_size), ("y", "x", "dx", ("w", "taps"), "parts"), constants,
+        (p.n * prod(p.in_size), p.in_size, magics, shifts), ("y", "x", "dx", ("w", "taps")), constants,
         f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
-    launches.append(sum_weights(p, c.shares, "dw"))
-    workspaces = [parts_of(p, c.shares)]
+    launches.append(sum_weights(p, c.shares, "dw", tap_minor=not z_last))
+    workspaces = [parts_of(p, c.shares, tap_minor=not z_last)]
     if p.epilogue.bias:
         launches.append(sum_biases(p.co, c.shares * residues, "sums", "db"))
         workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
     return launches, workspaces
+
+
+def _division(count: int) -> tuple[int, int]:
+    """What kernels/backward.py divides numbers of 31 bits by count with: a factor of 32 bits, as a signed number, and a shift."""
+    shift = (count - 1).bit_length()
+    factor = ceil_div(1 << 31 + shift, count)  # too large by less than 1 / count of itself times 2**shift, so no quotient is
+    return factor - (1 << 32), shift
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:

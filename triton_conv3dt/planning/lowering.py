@@ -10,7 +10,7 @@ from math import gcd, prod
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from . import boxes, flat, lanes, pairs, taps, weight_pairs, weight_walks
-from .config import Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
+from .config import SMALLEST_DOT, Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
 
 
@@ -22,7 +22,8 @@ def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
 def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Coarse places per axis: of the output's phases forward, of x otherwise."""
     if problem.direction != "forward":
-        return problem.in_size
+        d, h, w = problem.in_size
+        return d, h, ceil_div(w, flat.places(config))
     return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
 
 
@@ -38,7 +39,8 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
         if config.path == "pair":
             return [_gradient_axis(a, 1)._replace(taps=ceil_div(a.kernel, n), tap_step=n, move=n * a.dilation)
                     for a, n in zip(problem.axes, (1, 1, split))]
-        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat) for i, a in enumerate(problem.axes)]
+        return [_gradient_axis(a, split if i == 2 else 1, i >= 3 - config.flat, flat.places(config) if i == 2 else 1)
+                for i, a in enumerate(problem.axes)]
     joined = join_factor(problem, config.merge) if config.path != "pair" else 1
     return [_forward_axis(a, origin, merged, i == 2 and joined > 1)
             for i, (a, origin, merged) in enumerate(zip(problem.axes, origins(problem, config), config.merge))]
@@ -63,11 +65,14 @@ def _forward_axis(a: Axis, origin: int, merged: bool, joined: bool) -> AxisConst
 
 
 @lru_cache(maxsize=4096)
-def _gradient_axis(a: Axis, split: int, among: bool = False) -> AxisConstants:
+def _gradient_axis(a: Axis, split: int, among: bool = False, places: int = 1) -> AxisConstants:
     if split > 1:
         m = a.split()
         halo = m.offset < 0 or (a.size + m.offset + m.taps - 1) * a.stride > a.out
         return AxisConstants(1, 0, a.stride, 1, a.kernel, a.stride, m.taps, m.first, m.offset, guard=not m.full, halo=halo)
+    if places > 1:
+        return AxisConstants(places, 0, places * a.stride, 1, a.kernel, 1, 1, 0, -a.padding, merged=places, guard=True,
+                             edge=a.size % places > 0, halo=flat.halo(a, places), flat=flat.window(a, places))
     steps, together = (1, a.kernel) if among else (a.kernel, 1)
     return AxisConstants(1, 0, a.stride, a.dilation, a.kernel, 1, steps, 0, -a.padding, halo=flat.halo(a), flat=together)
 
@@ -240,11 +245,31 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     return alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
 
 
+def turned(problem: Problem, config: Config) -> bool:
+    """Runs of what a forward or an input gradient gathers lie across what products of TF32 want side by side, and are turned on their way
+    from one buffer to another: then lanes of a warp read a few runs of each of several channels, whose elements meet in no bank when
+    they are written. Each lane has places of its own, whose masks cost more than conflicts where some are outside."""
+    forward = problem.direction == "forward"
+    layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
+    if config.path != "gather" or config.copy or config.flat or not problem.rounded or layout == "channels_last":
+        return False
+    return gathered_run(problem, config, layout, run) > 1 and not any(axis.halo for axis in axis_constants(problem, config))
+
+
 def split_run(problem: Problem) -> int:
     """The run of dy in one pass, where w is split off a channels-first line after the load."""
     if problem.y_layout == "channels_last":
         return gcd(problem.y_run, problem.co)
     return gcd(problem.y_run, problem.out_size[2])
+
+
+def one_pass_weight_run(problem: Problem, config: Config) -> int:
+    """The run of the weight in one pass, along the columns of its kernel: (channel, tap) channels-first, else (tap, channel)."""
+    minor, inner = ("co", problem.co) if problem.y_layout == "channels_last" else ("tap", problem.taps)
+    apart = problem.y_layout != "channels_last" and problem.stride[2] == 2 and config.block_n // 2 < SMALLEST_DOT
+    if problem.w_minor != minor or apart:
+        return 1
+    return gcd(problem.w_alignment or 16, power_of_two_divisor(inner, 16 // problem.item))
 
 
 def written_run(problem: Problem, config: Config, layout: str, alignment: int) -> int:

@@ -146,24 +146,25 @@ def index(p: Problem) -> str:
     return "int64" if p.wide else "int32"
 
 
-def sum_weights(p: Problem, shares: int, target: str = "w") -> Launch:
-    """dw from its shares, in order."""
+def sum_weights(p: Problem, shares: int, target: str = "w", tap_minor: bool = False) -> Launch:
+    """dw from its shares, in order; tap_minor: as parts_of has them."""
     size = p.ci * p.taps * p.co_group
     return Launch("sum_parts", (ceil_div(size, SUMMED), 1, 1), ("parts", target),
-                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(BLOCK=SUMMED),
+                  (size, shares, p.co_group, p.taps, *p.kernel[1:]), (target,), dict(TAP_MINOR=tap_minor, BLOCK=SUMMED),
                   f"sum_parts, {shares} share{'s' * (shares > 1)} in order")
 
 
 def sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
     """db from shares [shares, co], in order."""
     return Launch("sum_parts", (ceil_div(co, SUMMED), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),
-                  dict(BLOCK=SUMMED), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
+                  dict(TAP_MINOR=False, BLOCK=SUMMED), f"sum_parts of db, {shares} share{'s' * (shares > 1)} in order")
 
 
-def parts_of(p: Problem, shares: int) -> Workspace:
-    """Shares of dw, [shares, ci, co, tap] with the output channels side by side."""
+def parts_of(p: Problem, shares: int, tap_minor: bool = False) -> Workspace:
+    """Shares of dw, [shares, ci, co, tap] with the output channels side by side, or the taps."""
     ci, co = p.ci, p.co_group
-    return Workspace("parts", (shares, ci, co, p.taps), (ci * co * p.taps, co * p.taps, 1, co), accumulator(p))
+    steps = (p.taps, 1) if tap_minor else (1, co)
+    return Workspace("parts", (shares, ci, co, p.taps), (ci * co * p.taps, co * p.taps, *steps), accumulator(p))
 
 
 def accumulator(p: Problem) -> str:

@@ -72,9 +72,11 @@ def one_pass(problem: Problem, device: Device, constraints: Constraints = NONE) 
     """The config for all gradients at once, a problem of direction "backward"; None where separate products are better or
     alone may be used."""
     tiles = lambda block_k: ceil_div(_positions(problem), block_k)
-    block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT, 1024)
-    warps = 8 if block_m * block_n >= 64 * 128 else 4
-    narrow = problem.item * min(problem.x_run, problem.y_run) < 16  # whose many addresses spill beside so many sums
+    parted = problem.stride[2] if problem.y_layout == "channels_first" else 1  # in registers, where each part is a product
+    block_m, block_n = _power_of_two(problem.ci, 64, 256), _power_of_two(problem.co * problem.taps, SMALLEST_DOT * parted, 1024)
+    narrow = problem.item * min(problem.x_run, problem.y_run) < 8  # whose many addresses spill beside so many sums
+    lean = not (narrow or problem.wide or problem.epilogue.activation)
+    warps = 8 if block_m * block_n >= 64 * (256 if lean else 128) else 4  # fewer begin fewer products, where sums have registers
     pipelines = ((64, 3), (64, 2), (32, 3), (32, 2))
     for block_k, stages in pipelines[2:] if narrow and block_m * block_n >= 64 * 256 else pipelines:
         # Each program should have a few tiles to overlap, or the shares cost more than they save.
@@ -119,8 +121,8 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     rows, shape = rows_and_reduction(problem)[0], Config("gather", 16, 16, flat=axes)
     reduction, wide = flat.reduction(problem, shape), (64 if problem.item == 2 else 32) // taps.split_factor(problem, shape)
     stages, most = (2, 3, 4, 5) if thorough else (3, 4), 256 if thorough or device.warpgroups else 128
-    for merge in _merges(problem, thorough):
-        merged = prod(a.stride for a, m in zip(problem.axes, merge) if m) * rows
+    for merge in _merges(problem, thorough, axes if device.warpgroups else 0):  # pairs fill the rows of a warpgroup
+        merged = rows * (flat.places(replace(shape, merge=merge)) if axes else prod(a.stride for a, m in zip(problem.axes, merge) if m))
         joined = join_factor(problem, merge)
         least, fewest = max(SMALLEST_DOT, joined if merge[2] else 1), 3 if min(merged, most) > 128 else 2
         for block_m in _around(merged, least, most, thorough, fewest):
@@ -132,7 +134,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                     for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
                         for path, box, copy in read:
                             config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy, flat=axes)
-                            if axes and flat.crowded(problem, config, device):
+                            if _crowded(problem, config, device):
                                 continue
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
                                 yield replace(config, stages=n_stages)
@@ -199,11 +201,11 @@ def _direct(problem: Problem, device: Device, thorough: bool):
             yield replace(config, shares=shares)
 
 
-def _merges(problem: Problem, thorough: bool):
+def _merges(problem: Problem, thorough: bool, axes: int = 0):
     """Which axes have their phases among the rows: all where kernel = stride, else whatever the cost says. Phases of unequal
-    taps multiply zeros, and read what they share once."""
+    taps multiply zeros, and read what they share once. axes: as config.flat, where pairs along w are of use."""
     if problem.direction != "forward":
-        return [(False, False, False)]
+        return [(False, False, merged) for merged in (False, True)[:1 + (axes > 0 and flat.mergeable(problem))]]
     able = [a.stride > 1 and a.dilation == 1 for a in problem.axes]
     whole = tuple(able)
     if not thorough and all(a.stride == 1 or (m and a.kernel == a.stride) for a, m in zip(problem.axes, able)):
@@ -234,6 +236,14 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
     waves = (0.5, 1, 2, 4) if thorough else (0.5, 1, 2)
     wanted = (shares for n in waves for shares in (int(n * sms) // programs, ceil_div(int(n * sms), programs)))
     return dict.fromkeys((*(max(1, min(shares, blocks, 256)) for shares in wanted), 1))
+
+
+def _crowded(problem: Problem, config: Config, device: Device) -> bool:
+    """Addresses of single elements, fragments of long steps and the accumulator leave hardly a register, where fragments are held."""
+    if config.flat:
+        return flat.crowded(problem, config, device)
+    many = config.block_k * config.block_n >= 32 * 32 * config.warps and config.block_m * config.block_n >= 64 * 32 * config.warps
+    return many and not device.warpgroups and config.path == "gather" and problem.item == 2 and banks.source_run(config, problem) == 1
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
