@@ -75,10 +75,9 @@ class Record:
         numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
         self.describe = descriptors(self.given, tensors)
         tensors = *(describe(t) for describe, t in zip(self.describe, tensors)), *tensors[len(self.describe):]
-        run = lambda spilled: self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given, spilled))
-        compiled = run(False)
-        if getattr(compiled, "n_spills", 0):  # known once it is loaded; what it wrote is written once more
-            compiled = run(True)
+        ready = self.kernel.warmup(*tensors, *numbers, grid=self.grid, **constants, **options_of(self.given))
+        spilled = bool(ready and ready.run and ready.n_spills)  # known once it is loaded, as `run` asks for
+        compiled = self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given, spilled))
         if hasattr(compiled, "packed_metadata"):  # the interpreter compiles nothing
             from triton.runtime import driver
 
