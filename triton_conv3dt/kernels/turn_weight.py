@@ -1,0 +1,349 @@
+"""The weight gradient on Hopper's tensor cores, in Gluon, of tensors that no descriptor reads: dz passes by registers, and x waits in shared
+memory.
+
+    dw[ci, co, k] = sum over places i of x[i, ci] * dz[stride * i - padding + k, co]
+
+A program walks a patch of high x wide places (h, w) of x along d. A step is one plane of dz, of the residue along d that the program
+has, and one plane of x, which meets this plane of dz and the next ones, by a tap along d each. Both are read once, element by element,
+as they lie in either layout:
+
+- dz is copied asynchronously, four bytes at a time, with all rows and places that the taps of the patch reach: of TF32 the residues
+  along w apart, each in a sheet of its own; of 16 bits two neighbours, which are two residues, together in one. A sheet is
+  [row, channel // 8, place, channel % 8], such that eight channels of any four neighbouring places are all banks;
+- x passes by registers, which round TF32, and lies as products read their second operand: [channel, places of a patch].
+
+Rows of products are (tap, output channel), in eights: a product's 64 are two tiles of 32, which may be of two taps. A tile is read from
+dz at the place that its tap shifts it to, and multiplied by as many planes of x as there are taps along d. Columns are input channels.
+
+Sums of all taps stay in registers until a program has walked its share of the steps, patch after patch. They are written as one share of
+dw, and `reduce.sum_parts` adds the shares in order: same bits every run.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared, commit_group, wait_group
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+
+from .gluon_names import barrier, seen_as, shared_layout
+from .walk_turn import chunks, count_of, length_of, start_of
+from .walk_weight import first_tap
+
+
+@gluon.constexpr_function
+def product_layout(TURN, WARPS, bits):
+    """64 rows, and columns of which every four warps have a part."""
+    return gl.NVMMADistributedLayout([3, 0], [4, WARPS // 4], [16, TURN.inputs // (WARPS // 4), 256 // bits])
+
+
+@gluon.constexpr_function
+def operand_layout(TURN, WARPS, bits):
+    return gl.DotOperandLayout(0, product_layout(TURN, WARPS, bits), 32 // bits)
+
+
+@gluon.constexpr_function
+def sheet_layout():
+    """[row, channel // 8, place, channel % 8], as they are counted."""
+    return gl.SwizzledSharedLayout(1, 1, 1, [3, 2, 1, 0])
+
+
+@gluon.constexpr_function
+def copied_layout(TURN, WARPS, rows, places):
+    """[row, channel // 8, place, channel % 8] of what is copied: eight channels of four places, or of fewer and more eights, are a warp's."""
+    across = min(places, 4)
+    eights = min(TURN.outputs // 8, 4 // across)
+    down = 4 // across // eights
+    warps = min(WARPS, max(1, TURN.outputs // 8 // eights))
+    return gl.BlockedLayout([1, 1, 1, 1], [down, eights, across, 8], [WARPS // warps, warps, 1, 1], [3, 2, 1, 0])
+
+
+@gluon.constexpr_function
+def tile_layout(TURN, WARPS, high):
+    """32 lines of dz [h, line // 8, place, line % 8], such that a thread has what it has of the first operand of a product."""
+    def place(i):
+        return [0, 0, i, 0] if i < TURN.wide else [i // TURN.wide, 0, 0, 0]
+
+    registers = [place(4 << i) for i in range((high * TURN.wide // 4).bit_length() - 1)]
+    lanes = [place(1), place(2), [0, 0, 0, 1], [0, 0, 0, 2], [0, 0, 0, 4]]
+    warps = [[0, 1, 0, 0], [0, 2, 0, 0]] + [[0, 0, 0, 0]] * (WARPS // 8)
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], [high, 4, TURN.wide, 8])
+
+
+@gluon.constexpr_function
+def plane_layout(TURN, WARPS, high, last):
+    """[channel, h, w] of x: neighbours in memory are lanes, of either layout, and no two of them share a bank."""
+    if last:
+        return gl.BlockedLayout([1, 1, 1], [8, 1, 4], [min(WARPS, TURN.inputs // 8), max(1, WARPS * 8 // TURN.inputs), 1], [0, 2, 1])
+    lanes = min(32, TURN.wide)
+    return gl.BlockedLayout([1, 1, 1], [1, 32 // lanes, lanes], [WARPS, 1, 1], [2, 1, 0])
+
+
+@gluon.constexpr_function
+def high_of(TURN, bits):
+    """Rows of a patch whose places are 128 bytes of x."""
+    return 1024 // bits // TURN.wide
+
+
+@gluon.jit
+def rounded(tile):
+    """As a product takes it."""
+    if tile.dtype.primitive_bitwidth == 32:
+        tile = gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
+    return tile
+
+
+@gluon.jit
+def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.constexpr, PLACES: gl.constexpr, CO: gl.constexpr,
+                TURN: gl.constexpr, STEP: gl.constexpr, WARPS: gl.constexpr):
+    """Places of rows that begin with (h, w) of dz, STEP apart, into a sheet; zeros outside. z has the channel co at place (0, 0)."""
+    EIGHTS: gl.constexpr = TURN.outputs // 8
+    LAYOUT: gl.constexpr = copied_layout(TURN, WARPS, ROWS, PLACES)
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None]
+    eight = gl.arange(0, EIGHTS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
+    place = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP
+    channel = eight * 8 + gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :]
+    beside = row * z_stride[3] + place * z_stride[4] + channel * z_stride[1]
+    inside = live & (row >= -h) & (row < z_size[1] - h) & (place >= -w) & (place < z_size[2] - w)
+    if CO % TURN.outputs != 0:
+        inside = inside & (channel < CO - co)
+    begin = z + (h * z_stride[3] + w * z_stride[4])
+    WORDS: gl.constexpr = 32 // z.dtype.element_ty.primitive_bitwidth
+    if WORDS > 1:
+        begin, beside = begin.to(gl.pointer_type(gl.int32), bitcast=True), beside // WORDS
+    target = seen_as(ring.index(word), ring.dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
+    async_copy_global_to_shared(target.slice(0, PLACES, 2), begin + beside, inside)
+
+
+@gluon.jit
+def copy_sheet(z, ring, word, live, h, w, co, z_size, z_stride, SHEET: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr,
+               CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """One sheet of the plane of dz at z, for the patch of x that begins with (h, w)."""
+    RUNS: gl.constexpr = chunks(TURN.rows, TURN.most)
+    COUNT: gl.constexpr = count_of(RUNS)
+    PARTS: gl.constexpr = chunks(TURN.sheets[SHEET].places, TURN.wide)
+    MANY: gl.constexpr = count_of(PARTS)
+    ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
+    for i in gl.static_range(COUNT):
+        for j in gl.static_range(MANY):
+            at_h = h * AXIS_H.stride + (start_of(RUNS, i) - AXIS_H.padding)
+            at_w = (w + (TURN.sheets[SHEET].first + start_of(PARTS, j))) * AXIS_W.stride + TURN.sheets[SHEET].residue
+            copy_places(z, ring, word + (start_of(RUNS, i) * ROW + start_of(PARTS, j)), live, at_h, at_w, co, z_size, z_stride,
+                        length_of(RUNS, i), length_of(PARTS, j), CO, TURN, AXIS_W.stride, WARPS)
+
+
+@gluon.jit
+def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CO: gl.constexpr,
+               TURN: gl.constexpr, WARPS: gl.constexpr):
+    """All sheets of the plane of dz at z."""
+    SHEETS: gl.constexpr = len(TURN.sheets)
+    WORDS: gl.constexpr = TURN.height * (TURN.outputs // 8) * TURN.pitch
+    for s in gl.static_range(SHEETS):
+        copy_sheet(z, ring, (stage * SHEETS + s) * WORDS, live, h, w, co, z_size, z_stride, s, AXIS_H, AXIS_W, CO, TURN, WARPS)
+    commit_group()
+
+
+@gluon.jit
+def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """A patch of the plane of x at x, which has the channel ci at place (0, 0): in registers, 128 bytes of each channel at a time."""
+    BITS: gl.constexpr = x.dtype.element_ty.primitive_bitwidth
+    HIGH: gl.constexpr = high_of(TURN, BITS)
+    CHUNKS: gl.constexpr = TURN.high // HIGH
+    LAYOUT: gl.constexpr = plane_layout(TURN, WARPS, HIGH, LAST)
+    channel = gl.arange(0, TURN.inputs, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None, None]
+    row = gl.arange(0, HIGH, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :, None]
+    place = gl.arange(0, TURN.wide, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))[None, None, :]
+    beside = channel * x_stride[1] + row * x_stride[3] + place * x_stride[4]
+    found = ()
+    for i in gl.static_range(CHUNKS):
+        at_h = h + i * HIGH
+        inside = live & (row < x_size[1] - at_h) & (place < x_size[2] - w)
+        if CI % TURN.inputs != 0:
+            inside = inside & (channel < CI - ci)
+        found = found + (gl.load(x + (at_h * x_stride[3] + w * x_stride[4]) + beside, mask=inside, other=0.0),)
+    return found
+
+
+@gluon.jit
+def store_plane(tiles, ring, slot, TURN: gl.constexpr):
+    """Put a patch of x where products read it. Of 16 bits neighbours of four places lie side by side, as words of dz are read."""
+    CHUNKS: gl.constexpr = len(tiles)
+    INPUTS: gl.constexpr = TURN.inputs
+    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
+    for i in gl.static_range(CHUNKS):
+        tile = rounded(tiles[i])
+        if BITS == 16:
+            tile = tile.reshape([INPUTS, 1024 // BITS // 8, 2, 4]).permute((0, 1, 3, 2))
+        ring.index(slot * CHUNKS + i).store(tile.reshape([INPUTS, 1024 // BITS]))
+
+
+@gluon.jit
+def lines(ring, word, half, offset, HIGH: gl.constexpr, STEP: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """Tile `half` of 32 lines of the sheet that begins there, for HIGH rows of x, from place `offset` on."""
+    EIGHTS: gl.constexpr = TURN.outputs // 8
+    whole = seen_as(ring.index(word + half * 4 * TURN.pitch + offset), ring.dtype, [HIGH, STEP * EIGHTS, TURN.pitch, 8], sheet_layout())
+    return whole.slice(0, 4, 1).slice(0, TURN.wide, 2).load(tile_layout(TURN, WARPS, HIGH))
+
+
+@gluon.jit
+def joined(first, second, HIGH: gl.constexpr, TURN: gl.constexpr):
+    """Two tiles as the 64 rows of a product [row, place]."""
+    PLACES: gl.constexpr = HIGH * TURN.wide
+    tile = gl.join(first, second)  # [h, line // 8, place, line % 8, tile]
+    return tile.permute((1, 4, 3, 0, 2)).reshape([64, PLACES])
+
+
+@gluon.jit
+def half_words(words, RESIDUE: gl.constexpr, DTYPE: gl.constexpr, TURN: gl.constexpr):
+    """The lower or the upper half of words of [row, place], each fourth place beside the other."""
+    PLACES: gl.constexpr = words.shape[1]
+    tile = (words >> (16 * RESIDUE)).to(gl.int16).to(DTYPE, bitcast=True)
+    return tile.reshape([64, PLACES // 8, 2, 4]).permute((0, 1, 3, 2)).reshape([64, PLACES])
+
+
+@gluon.jit
+def add_products(sums, rows, xs, chunk, count, FIRST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """Rows times what they meet of each plane of x."""
+    BITS: gl.constexpr = xs.dtype.primitive_bitwidth
+    PLANES: gl.constexpr = TURN.planes
+    CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
+    COUNT: gl.constexpr = len(TURN.products) * PLANES
+    rows = gl.convert_layout(rows, operand_layout(TURN, WARPS, BITS))
+    found = ()
+    for i in gl.static_range(COUNT):
+        if i < FIRST or i >= FIRST + PLANES:
+            found = found + (sums[i],)
+        else:
+            columns = xs.index((count + (PLANES + 1 - (i - FIRST))) % (PLANES + 1) * CHUNKS + chunk)
+            found = found + (warpgroup_mma(rows, columns.permute((1, 0)), sums[i], is_async=True),)
+    return found
+
+
+@gluon.jit
+def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """The products of a group, which go on while those of the group before have been waited for."""
+    BITS: gl.constexpr = xs.dtype.primitive_bitwidth
+    HIGH: gl.constexpr = high_of(TURN, BITS)
+    SHEETS: gl.constexpr = len(TURN.sheets)
+    PRODUCTS: gl.constexpr = len(G.residues)
+    ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
+    row = chunk * (HIGH * AXIS_H.stride * ROW)
+    first = lines(ring, (stage * SHEETS + G.sheets[0]) * (TURN.height * ROW) + row, G.halves[0], G.offsets[0], HIGH, AXIS_H.stride, TURN, WARPS)
+    second = lines(ring, (stage * SHEETS + G.sheets[1]) * (TURN.height * ROW) + row, G.halves[1], G.offsets[1], HIGH, AXIS_H.stride, TURN, WARPS)
+    tile = joined(first, second, HIGH, TURN)
+    if BITS == 32:
+        tile = rounded(tile)
+    for i in gl.static_range(PRODUCTS):
+        rows = tile
+        if BITS == 16:
+            rows = half_words(tile, G.residues[i], xs.dtype, TURN)
+        sums = add_products(sums, rows, xs, chunk, count, (G.product + i) * TURN.planes, TURN, WARPS)
+    return waited(sums, PRODUCTS * TURN.planes)
+
+
+@gluon.jit
+def multiply(sums, xs, ring, stage, count, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """Add the products of a step."""
+    CHUNKS: gl.constexpr = TURN.high // high_of(TURN, xs.dtype.primitive_bitwidth)
+    GROUPS: gl.constexpr = len(TURN.groups)
+    for c in gl.static_range(CHUNKS):
+        for g in gl.static_range(GROUPS):
+            sums = add_group(sums, xs, ring, stage, c, count, TURN.groups[g], AXIS_H, TURN, WARPS)
+    return waited(sums, 0)
+
+
+@gluon.jit
+def waited(sums, LEFT: gl.constexpr):
+    if len(sums) == 1:  # for which there is no tuple
+        return (warpgroup_mma_wait(LEFT, deps=sums),)
+    else:
+        return warpgroup_mma_wait(LEFT, deps=sums)
+
+
+@gluon.jit
+def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
+                AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, LAST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """One share of dw for TURN.outputs and TURN.inputs channels, and taps along d of one residue.
+
+    STEPS of all samples, EACH of them for a share; sizes: (steps along d, patches along h, along w); x_size, z_size: places.
+    LAST: x is channels_last. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (output channels, input
+    channels, taps along d), share.
+    """
+    DTYPE: gl.constexpr = x.dtype.element_ty
+    BITS: gl.constexpr = DTYPE.primitive_bitwidth
+    PLANES: gl.constexpr = TURN.planes
+    CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
+    ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
+    SHEETS: gl.constexpr = len(TURN.sheets)
+    PRODUCTS: gl.constexpr = len(TURN.products)
+    INPUTS: gl.constexpr = TURN.inputs
+    ACCUMULATOR: gl.constexpr = product_layout(TURN, WARPS, BITS)
+    pid, share = gl.program_id(0), gl.program_id(1)
+    co, rest = pid % TURN.output_tiles * TURN.outputs, pid // TURN.output_tiles
+    ci, rest = rest % TURN.input_tiles * TURN.inputs, rest // TURN.input_tiles
+    first_d, residue_d, shift_d = first_tap(AXIS_D, rest, PLANES)
+    x += ci * x_stride[1]
+    z += co * z_stride[1]
+
+    WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
+    ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
+    xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * CHUNKS, INPUTS, 1024 // BITS], shared_layout(1024 // BITS, BITS, 2))
+    begin = share * EACH
+    end = gl.minimum(STEPS, begin + EACH)
+    for i in gl.static_range(PLANES):  # the planes that the first of dz meets beside its own, and what the first step has
+        t, n, h, w = at_step(begin, sizes, TURN)
+        d = t - shift_d - (PLANES - 1 - i)
+        tiles = load_plane(x + n * x_stride[0] + d * x_stride[2], (begin < end) & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride,
+                           CI, LAST, TURN, WARPS)
+        if i < PLANES - 1:
+            store_plane(tiles, xs, i + 2, TURN)
+    t, n, h, w = at_step(begin, sizes, TURN)
+    d = t * AXIS_D.stride + residue_d
+    copy_plane(z + n * z_stride[0] + d * z_stride[2], ring, 0, (begin < end) & (d >= 0) & (d < z_size[0]), h, w, co, z_size, z_stride,
+               AXIS_H, AXIS_W, CO, TURN, WARPS)
+    sums = ()
+    for i in gl.static_range(PRODUCTS * PLANES):
+        sums = sums + (gl.zeros([64, INPUTS], gl.float32, ACCUMULATOR),)
+    for step in range(begin, end):
+        count = step - begin
+        store_plane(tiles, xs, count % (PLANES + 1), TURN)
+        wait_group(0)
+        fence_async_shared()
+        barrier()  # all is there, and the products of the step before have been waited for by all
+        t, n, h, w = at_step(step + 1, sizes, TURN)
+        d = t * AXIS_D.stride + residue_d
+        more = step + 1 < end
+        copy_plane(z + n * z_stride[0] + d * z_stride[2], ring, (count + 1) % 2, more & (d >= 0) & (d < z_size[0]), h, w, co, z_size,
+                   z_stride, AXIS_H, AXIS_W, CO, TURN, WARPS)
+        d = t - shift_d
+        tiles = load_plane(x + n * x_stride[0] + d * x_stride[2], more & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride, CI, LAST,
+                           TURN, WARPS)
+        sums = multiply(sums, xs, ring, count % 2, count, AXIS_H, TURN, WARPS)
+    wait_group(0)
+    out = parts + share.to(gl.int64) * p_stride[0]
+    for i in gl.static_range(PRODUCTS):
+        for j in gl.static_range(PLANES):
+            write(sums[i * PLANES + j], out, ci, co, first_d + j * AXIS_D.stride, p_stride, i, AXIS_D, AXIS_H, AXIS_W, CI, CO, TURN, WARPS,
+                  BITS)
+
+
+@gluon.jit
+def at_step(step, sizes, TURN: gl.constexpr):
+    """The plane of dz, the sample and the patch of a step. The first planes of a patch lie before all of dz: then only x is read."""
+    t, patch = step % sizes[0] - (TURN.planes - 1), step // sizes[0]
+    w, rest = patch % sizes[2] * TURN.wide, patch // sizes[2]
+    return t, rest // sizes[1], rest % sizes[1] * TURN.high, w
+
+
+@gluon.jit
+def write(tile, out, ci, co, kd, p_stride, PRODUCT: gl.constexpr, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr,
+          CI: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """Store the sums of a product for one tap along d."""
+    LAYOUT: gl.constexpr = product_layout(TURN, WARPS, BITS)
+    row, column = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT)), ci + gl.arange(0, TURN.inputs, gl.SliceLayout(0, LAYOUT))
+    second = row // 8 % 2 == 1
+    line = gl.where(second, TURN.products[PRODUCT].halves[1], TURN.products[PRODUCT].halves[0]) * 32 + row // 16 * 8 + row % 8
+    kw = gl.where(second, TURN.products[PRODUCT].taps[1], TURN.products[PRODUCT].taps[0])
+    kh, channel = line // TURN.outputs, co + line % TURN.outputs
+    live = ((kw >= 0) & (kh < AXIS_H.kernel) & (channel < CO) & (kd < AXIS_D.kernel))[:, None] & (column < CI)[None, :]
+    tap = (kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw
+    at = (channel.to(gl.int64) * p_stride[2] + tap.to(gl.int64) * p_stride[3])[:, None] + (column.to(gl.int64) * p_stride[1])[None, :]
+    gl.store(out + at, tile.to(out.dtype.element_ty), mask=live)
