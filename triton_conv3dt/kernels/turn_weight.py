@@ -85,10 +85,19 @@ def high_of(TURN, bits):
 
 @gluon.jit
 def rounded(tile):
-    """As a product takes it."""
+    """As a product takes it, which cuts TF32 off: half of what is cut off is added to what is a number."""
     if tile.dtype.primitive_bitwidth == 32:
-        tile = gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
+        tile = gl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.eq.f32 p, $1, $1; mov.b32 $0, $1; @p add.s32 $0, $1, 4096; }", "=r,r", [tile], dtype=gl.float32,
+            is_pure=True, pack=1)
     return tile
+
+
+@gluon.jit
+def here(value):
+    """Zero, of a value that is none below zero, but not to the compiler, which would compute what it is added to before the loop, and keep
+    all of it in registers."""
+    return gl.inline_asm_elementwise("shr.s32 $0, $1, 31;", "=r,r", [value], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -96,21 +105,25 @@ def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.conste
                 TURN: gl.constexpr, STEP: gl.constexpr, WARPS: gl.constexpr):
     """Places of rows that begin with (h, w) of dz, STEP apart, into a sheet; zeros outside. z has the channel co at place (0, 0)."""
     EIGHTS: gl.constexpr = TURN.outputs // 8
-    LAYOUT: gl.constexpr = copied_layout(TURN, WARPS, ROWS, PLACES)
+    SIDE: gl.constexpr = min(4, PLACES)
+    WORDS: gl.constexpr = 32 // z.dtype.element_ty.primitive_bitwidth
+    LAYOUT: gl.constexpr = copied_layout(TURN, WARPS, ROWS, SIDE)
     row = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None]
     eight = gl.arange(0, EIGHTS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
-    place = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP
+    place = gl.arange(0, SIDE, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP
     channel = eight * 8 + gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :]
-    beside = row * z_stride[3] + place * z_stride[4] + channel * z_stride[1]
-    inside = live & (row >= -h) & (row < z_size[1] - h) & (place >= -w) & (place < z_size[2] - w)
+    live = live & (row >= -h) & (row < z_size[1] - h)
     if CO % TURN.outputs != 0:
-        inside = inside & (channel < CO - co)
+        live = live & (channel < CO - co)
+    end = gl.where(live, z_size[2], 0)  # of places, none of a row that is outside
     begin = z + (h * z_stride[3] + w * z_stride[4])
-    WORDS: gl.constexpr = 32 // z.dtype.element_ty.primitive_bitwidth
     if WORDS > 1:
-        begin, beside = begin.to(gl.pointer_type(gl.int32), bitcast=True), beside // WORDS
+        begin = begin.to(gl.pointer_type(gl.int32), bitcast=True)
+    at = begin + row * (z_stride[3] // WORDS) + channel * (z_stride[1] // WORDS) + place * z_stride[4] // WORDS
     target = seen_as(ring.index(word), ring.dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
-    async_copy_global_to_shared(target.slice(0, PLACES, 2), begin + beside, inside)
+    for i in gl.static_range(0, PLACES, SIDE):  # whose addresses differ by what the compiler knows
+        inside = (place + (w + i * STEP)).to(gl.uint32) < end.to(gl.uint32)
+        async_copy_global_to_shared(target.slice(i, SIDE, 2), at + i * STEP * z_stride[4] // WORDS, inside)
 
 
 @gluon.jit
