@@ -79,8 +79,8 @@ def plane_layout(TURN, WARPS, high, last):
 
 @gluon.constexpr_function
 def high_of(TURN, bits):
-    """Rows of a patch whose places are 128 bytes of x."""
-    return 1024 // bits // TURN.wide
+    """Rows of a patch whose places are TURN.chunk bytes of x."""
+    return TURN.chunk * 8 // bits // TURN.wide
 
 
 @gluon.jit
@@ -119,7 +119,8 @@ def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.conste
     begin = z + (h * z_stride[3] + w * z_stride[4])
     if WORDS > 1:
         begin = begin.to(gl.pointer_type(gl.int32), bitcast=True)
-    at = begin + row * (z_stride[3] // WORDS) + channel * (z_stride[1] // WORDS) + place * z_stride[4] // WORDS
+    zero = here(gl.maximum(w, 0))
+    at = begin + (row + zero) * (z_stride[3] // WORDS) + (channel + zero) * (z_stride[1] // WORDS) + place * z_stride[4] // WORDS
     target = seen_as(ring.index(word), ring.dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
     for i in gl.static_range(0, PLACES, SIDE):  # whose addresses differ by what the compiler knows
         inside = (place + (w + i * STEP)).to(gl.uint32) < end.to(gl.uint32)
@@ -156,7 +157,7 @@ def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, AXIS_H: gl.cons
 
 @gluon.jit
 def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
-    """A patch of the plane of x at x, which has the channel ci at place (0, 0): in registers, 128 bytes of each channel at a time."""
+    """A patch of the plane of x at x, which has the channel ci at place (0, 0): in registers, TURN.chunk bytes of each channel at a time."""
     BITS: gl.constexpr = x.dtype.element_ty.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
     CHUNKS: gl.constexpr = TURN.high // HIGH
@@ -164,7 +165,7 @@ def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.c
     channel = gl.arange(0, TURN.inputs, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None, None]
     row = gl.arange(0, HIGH, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :, None]
     place = gl.arange(0, TURN.wide, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))[None, None, :]
-    beside = channel * x_stride[1] + row * x_stride[3] + place * x_stride[4]
+    beside = (channel + here(gl.maximum(h, 0))) * x_stride[1] + row * x_stride[3] + place * x_stride[4]
     found = ()
     for i in gl.static_range(CHUNKS):
         at_h = h + i * HIGH
@@ -184,8 +185,8 @@ def store_plane(tiles, ring, slot, TURN: gl.constexpr):
     for i in gl.static_range(CHUNKS):
         tile = rounded(tiles[i])
         if BITS == 16:
-            tile = tile.reshape([INPUTS, 1024 // BITS // 8, 2, 4]).permute((0, 1, 3, 2))
-        ring.index(slot * CHUNKS + i).store(tile.reshape([INPUTS, 1024 // BITS]))
+            tile = tile.reshape([INPUTS, TURN.chunk * 8 // BITS // 8, 2, 4]).permute((0, 1, 3, 2))
+        ring.index(slot * CHUNKS + i).store(tile.reshape([INPUTS, TURN.chunk * 8 // BITS]))
 
 
 @gluon.jit
@@ -298,7 +299,7 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
 
     WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
     ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
-    xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * CHUNKS, INPUTS, 1024 // BITS], shared_layout(1024 // BITS, BITS, 2))
+    xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * CHUNKS, INPUTS, TURN.chunk * 8 // BITS], shared_layout(TURN.chunk * 8 // BITS, BITS, 2))
     begin = share * EACH
     end = gl.minimum(STEPS, begin + EACH)
     for i in gl.static_range(PLANES):  # the planes that the first of dz meets beside its own, and what the first step has

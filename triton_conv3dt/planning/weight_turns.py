@@ -14,7 +14,8 @@ from .constants import TurnGroup, TurnProduct, TurnSheet, WalkedAxis, WeightTurn
 from .device import Device
 
 LINES, ROWS = 32, 64  # of a tile of dz, and of a product, which is two of them
-CHUNK = 128  # bytes of a channel of x that lie side by side
+CHUNKS = 64, 128  # bytes of a channel of x that lie side by side, by as many of dz a thread has at once beside its sums
+MANY = 128  # registers of sums that leave room for few
 WORD = 4  # bytes that are copied at once
 SLACK = 2048  # bytes beside what is kept, which begins at multiples of 1024
 REGISTERS = 168  # of a thread that sums may take: beyond, ptxas spills
@@ -42,8 +43,19 @@ def walk(problem: Problem, config) -> WeightTurn:
     reach = max(sheet.places for sheet in sheets) - wide
     return WeightTurn(high, wide, planes(problem, config), config.block_m, config.block_n, ceil_div(problem.co, config.block_m),
                       ceil_div(problem.ci, config.block_n), h.stride * (high - 1) + h.kernel,
-                      h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST, sheets, groups,
+                      h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST, chunk(problem, config, len(products)), sheets, groups,
                       products)
+
+
+def chunk(problem: Problem, config, products: int) -> int:
+    """Bytes of a channel of x that are multiplied at once: of words that are parted, and beside many sums, few."""
+    few = problem.item < WORD or _sums(config, products * planes(problem, config)) > MANY
+    return CHUNKS[0] if few or config.block_k * problem.item % CHUNKS[1] else CHUNKS[1]
+
+
+def _sums(config, products: int) -> int:
+    """Registers of a thread."""
+    return ROWS * config.block_n * products // (32 * config.warps)
 
 
 def _tables(problem: Problem, wide: int, halves: int) -> tuple:
@@ -152,7 +164,7 @@ def shared_memory(problem: Problem, config) -> int:
 def registers(problem: Problem, config) -> int:
     """Of a thread, for the sums of all taps."""
     turn = walk(problem, config)
-    return ROWS * config.block_n * len(turn.products) * turn.planes // (32 * config.warps)
+    return _sums(config, len(turn.products) * turn.planes)
 
 
 def fits(config, problem: Problem, device: Device) -> str | None:
@@ -170,9 +182,9 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if config.taps not in WAYS:
         return f"a walk has its taps {' or '.join(map(', '.join, WAYS))} along d, h, w, received {', '.join(config.taps)}"
     one, high, wide = config.box
-    if one != 1 or min(high, wide) < 1 or prod(config.box) != config.block_k or wide % 8 or wide * problem.item > CHUNK \
-            or config.block_k * problem.item % CHUNK:
-        return f"a patch is 1 x h x w places, block_k in all, w a multiple of 8 and h of those of {CHUNK} bytes; received {config.box}"
+    if one != 1 or min(high, wide) < 1 or prod(config.box) != config.block_k or wide % 8 or wide * problem.item > CHUNKS[0] \
+            or config.block_k * problem.item % CHUNKS[0]:
+        return f"a patch is 1 x h x w places, block_k in all, w a multiple of 8 and h of those of {CHUNKS[0]} bytes; received {config.box}"
     if config.warps not in (4, 8) or config.stages != 2:
         return f"a walk has 4 or 8 warps and 2 stages, received {config.warps} and {config.stages}"
     if not 16 <= config.block_m <= 128 or not 8 * (config.warps // 4) <= config.block_n <= 256 or config.block_n < 16:
