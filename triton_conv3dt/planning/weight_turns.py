@@ -154,6 +154,18 @@ def packs(problem: Problem, config) -> bool:
     return False
 
 
+def instructions(problem: Problem, config) -> float:
+    """What a warp issues in a step, about, beside what every step takes: words of dz that are copied, and read and rounded or parted for
+    each group, elements of x, and products."""
+    turn, threads = walk(problem, config), 32 * config.warps
+    halves = config.block_k * problem.item // turn.chunk
+    words = turn.rows * config.block_m * sum(sheet.places for sheet in turn.sheets) / threads
+    lines = len(turn.groups) * ROWS * config.block_k / 128 * 3
+    x = config.block_k * config.block_n / threads
+    products = len(turn.products) * turn.planes * config.block_k * problem.item / 32
+    return 3 * words + lines + 8 * x + products + 16 * halves * len(turn.groups)
+
+
 def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses, an upper estimate."""
     turn = walk(problem, config)
