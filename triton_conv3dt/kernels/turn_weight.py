@@ -47,13 +47,10 @@ def sheet_layout():
 
 
 @gluon.constexpr_function
-def copied_layout(TURN, WARPS, rows, places):
-    """[row, channel // 8, place, channel % 8] of what is copied: eight channels of four places, or of fewer and more eights, are a warp's."""
-    across = min(places, 4)
-    eights = min(TURN.outputs // 8, 4 // across)
-    down = 4 // across // eights
-    warps = min(WARPS, max(1, TURN.outputs // 8 // eights))
-    return gl.BlockedLayout([1, 1, 1, 1], [down, eights, across, 8], [WARPS // warps, warps, 1, 1], [3, 2, 1, 0])
+def copied_layout(TURN, WARPS):
+    """[row, channel // 8, place, channel % 8] of what is copied: eight channels of four places are a warp's."""
+    across = min(WARPS, TURN.outputs // 8)
+    return gl.BlockedLayout([1, 1, 1, 1], [1, 1, 4, 8], [WARPS // across, across, 1, 1], [3, 2, 1, 0])
 
 
 @gluon.constexpr_function
@@ -105,53 +102,49 @@ def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.conste
                 TURN: gl.constexpr, STEP: gl.constexpr, WARPS: gl.constexpr):
     """Places of rows that begin with (h, w) of dz, STEP apart, into a sheet; zeros outside. z has the channel co at place (0, 0)."""
     EIGHTS: gl.constexpr = TURN.outputs // 8
-    SIDE: gl.constexpr = min(4, PLACES)
     WORDS: gl.constexpr = 32 // z.dtype.element_ty.primitive_bitwidth
-    LAYOUT: gl.constexpr = copied_layout(TURN, WARPS, ROWS, SIDE)
+    LAYOUT: gl.constexpr = copied_layout(TURN, WARPS)
     row = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None]
     eight = gl.arange(0, EIGHTS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
-    place = gl.arange(0, SIDE, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP
+    place = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP
     channel = eight * 8 + gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :]
-    live = live & (row >= -h) & (row < z_size[1] - h)
+    inside = (row + h).to(gl.uint32) < gl.where(live, z_size[1], 0).to(gl.uint32)
     if CO % TURN.outputs != 0:
-        live = live & (channel < CO - co)
-    end = gl.where(live, z_size[2], 0)  # of places, none of a row that is outside
+        inside = inside & (channel < CO - co)
+    end = gl.where(inside, gl.minimum(z_size[2], gl.maximum(w + PLACES * STEP, 0)), 0)  # of places, none of a row that is outside
     begin = z + (h * z_stride[3] + w * z_stride[4])
     if WORDS > 1:
         begin = begin.to(gl.pointer_type(gl.int32), bitcast=True)
     zero = here(gl.maximum(w, 0))
-    at = begin + (row + zero) * (z_stride[3] // WORDS) + (channel + zero) * (z_stride[1] // WORDS) + place * z_stride[4] // WORDS
+    at = begin + (((row + zero) * z_stride[3] + (channel * z_stride[1] + place * z_stride[4])) // WORDS)
     target = seen_as(ring.index(word), ring.dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
-    for i in gl.static_range(0, PLACES, SIDE):  # whose addresses differ by what the compiler knows
+    for i in gl.static_range(0, PLACES, 4):  # whose addresses differ by what the compiler knows
         inside = (place + (w + i * STEP)).to(gl.uint32) < end.to(gl.uint32)
-        async_copy_global_to_shared(target.slice(i, SIDE, 2), at + i * STEP * z_stride[4] // WORDS, inside)
+        async_copy_global_to_shared(target.slice(i, 4, 2), at + i * STEP * z_stride[4] // WORDS, inside)
 
 
 @gluon.jit
-def copy_sheet(z, ring, word, live, h, w, co, z_size, z_stride, SHEET: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr,
-               CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
-    """One sheet of the plane of dz at z, for the patch of x that begins with (h, w)."""
-    RUNS: gl.constexpr = chunks(TURN.rows, TURN.most)
+def copy_sheet(z, ring, word, live, h, w, co, z_size, z_stride, SHEET: gl.constexpr, FROM: gl.constexpr, TO: gl.constexpr,
+               AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """Rows of one sheet of the plane of dz at z, for the patch of x that begins with (h, w)."""
+    RUNS: gl.constexpr = chunks(TO - FROM, TURN.most)
     COUNT: gl.constexpr = count_of(RUNS)
-    PARTS: gl.constexpr = chunks(TURN.sheets[SHEET].places, TURN.wide)
-    MANY: gl.constexpr = count_of(PARTS)
     ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
+    at_w = (w + TURN.sheets[SHEET].first) * AXIS_W.stride + TURN.sheets[SHEET].residue
     for i in gl.static_range(COUNT):
-        for j in gl.static_range(MANY):
-            at_h = h * AXIS_H.stride + (start_of(RUNS, i) - AXIS_H.padding)
-            at_w = (w + (TURN.sheets[SHEET].first + start_of(PARTS, j))) * AXIS_W.stride + TURN.sheets[SHEET].residue
-            copy_places(z, ring, word + (start_of(RUNS, i) * ROW + start_of(PARTS, j)), live, at_h, at_w, co, z_size, z_stride,
-                        length_of(RUNS, i), length_of(PARTS, j), CO, TURN, AXIS_W.stride, WARPS)
+        at_h = h * AXIS_H.stride + (FROM + start_of(RUNS, i) - AXIS_H.padding)
+        copy_places(z, ring, word + (FROM + start_of(RUNS, i)) * ROW, live, at_h, at_w, co, z_size, z_stride, length_of(RUNS, i),
+                    TURN.sheets[SHEET].places, CO, TURN, AXIS_W.stride, WARPS)
 
 
 @gluon.jit
-def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CO: gl.constexpr,
-               TURN: gl.constexpr, WARPS: gl.constexpr):
-    """All sheets of the plane of dz at z."""
+def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, FROM: gl.constexpr, TO: gl.constexpr, AXIS_H: gl.constexpr,
+               AXIS_W: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+    """Rows of all sheets of the plane of dz at z."""
     SHEETS: gl.constexpr = len(TURN.sheets)
     WORDS: gl.constexpr = TURN.height * (TURN.outputs // 8) * TURN.pitch
     for s in gl.static_range(SHEETS):
-        copy_sheet(z, ring, (stage * SHEETS + s) * WORDS, live, h, w, co, z_size, z_stride, s, AXIS_H, AXIS_W, CO, TURN, WARPS)
+        copy_sheet(z, ring, (stage * SHEETS + s) * WORDS, live, h, w, co, z_size, z_stride, s, FROM, TO, AXIS_H, AXIS_W, CO, TURN, WARPS)
     commit_group()
 
 
@@ -312,7 +305,10 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
     t, n, h, w = at_step(begin, sizes, TURN)
     d = t * AXIS_D.stride + residue_d
     copy_plane(z + n * z_stride[0] + d * z_stride[2], ring, 0, (begin < end) & (d >= 0) & (d < z_size[0]), h, w, co, z_size, z_stride,
-               AXIS_H, AXIS_W, CO, TURN, WARPS)
+               0, TURN.rows, AXIS_H, AXIS_W, CO, TURN, WARPS)
+    if TURN.height > TURN.rows:  # what lies beyond the last tap is multiplied, too, and kept nowhere
+        for i in gl.static_range(2):
+            copy_plane(z, ring, i, begin < 0, h, w, co, z_size, z_stride, TURN.rows, TURN.height, AXIS_H, AXIS_W, CO, TURN, WARPS)
     sums = ()
     for i in gl.static_range(PRODUCTS * PLANES):
         sums = sums + (gl.zeros([64, INPUTS], gl.float32, ACCUMULATOR),)
@@ -326,7 +322,7 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
         d = t * AXIS_D.stride + residue_d
         more = step + 1 < end
         copy_plane(z + n * z_stride[0] + d * z_stride[2], ring, (count + 1) % 2, more & (d >= 0) & (d < z_size[0]), h, w, co, z_size,
-                   z_stride, AXIS_H, AXIS_W, CO, TURN, WARPS)
+                   z_stride, 0, TURN.rows, AXIS_H, AXIS_W, CO, TURN, WARPS)
         d = t - shift_d
         tiles = load_plane(x + n * x_stride[0] + d * x_stride[2], more & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride, CI, LAST,
                            TURN, WARPS)
