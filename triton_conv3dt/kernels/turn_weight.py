@@ -98,6 +98,18 @@ def here(value):
 
 
 @gluon.jit
+def offset(i, stride, TURN: gl.constexpr):
+    """Elements from one of a tile to the first, by 64 bits where these are many."""
+    return i.to(gl.int64 if TURN.far else gl.int32) * stride
+
+
+@gluon.jit
+def plane_at(tensor, n, d, stride):
+    """Plane d of a sample."""
+    return tensor + (gl.to_tensor(n).to(gl.int64) * stride[0] + gl.to_tensor(d).to(gl.int64) * stride[2])
+
+
+@gluon.jit
 def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.constexpr, PLACES: gl.constexpr, CO: gl.constexpr,
                 TURN: gl.constexpr, STEP: gl.constexpr, WARPS: gl.constexpr):
     """Places of rows that begin with (h, w) of dz, STEP apart, into a sheet; zeros outside. z has the channel co at place (0, 0)."""
@@ -115,8 +127,8 @@ def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.conste
     begin = z + (h * z_stride[3] + w * z_stride[4])
     if WORDS > 1:
         begin = begin.to(gl.pointer_type(gl.int32), bitcast=True)
-    zero = here(gl.maximum(w, 0))
-    at = begin + (((row + zero) * z_stride[3] + (channel * z_stride[1] + place * z_stride[4])) // WORDS)
+    beside = offset(channel, z_stride[1], TURN) + offset(place, z_stride[4], TURN)
+    at = begin + ((offset(row + here(gl.maximum(w, 0)), z_stride[3], TURN) + beside) // WORDS)
     target = seen_as(ring.index(word), ring.dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
     for i in gl.static_range(0, PLACES, 4):  # whose addresses differ by what the compiler knows
         inside = (place + (w + i * STEP)).to(gl.uint32) < end.to(gl.uint32)
@@ -158,7 +170,7 @@ def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.c
     channel = gl.arange(0, TURN.inputs, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None, None]
     row = gl.arange(0, HIGH, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :, None]
     place = gl.arange(0, TURN.wide, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))[None, None, :]
-    beside = (channel + here(gl.maximum(h, 0))) * x_stride[1] + row * x_stride[3] + place * x_stride[4]
+    beside = offset(channel + here(gl.maximum(h, 0)), x_stride[1], TURN) + offset(row, x_stride[3], TURN) + offset(place, x_stride[4], TURN)
     found = ()
     for i in gl.static_range(CHUNKS):
         at_h = h + i * HIGH
@@ -287,8 +299,8 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
     co, rest = pid % TURN.output_tiles * TURN.outputs, pid // TURN.output_tiles
     ci, rest = rest % TURN.input_tiles * TURN.inputs, rest // TURN.input_tiles
     first_d, residue_d, shift_d = first_tap(AXIS_D, rest, PLANES)
-    x += ci * x_stride[1]
-    z += co * z_stride[1]
+    x += ci.to(gl.int64) * x_stride[1]
+    z += co.to(gl.int64) * z_stride[1]
 
     WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
     ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
@@ -298,13 +310,13 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
     for i in gl.static_range(PLANES):  # the planes that the first of dz meets beside its own, and what the first step has
         t, n, h, w = at_step(begin, sizes, TURN)
         d = t - shift_d - (PLANES - 1 - i)
-        tiles = load_plane(x + n * x_stride[0] + d * x_stride[2], (begin < end) & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride,
+        tiles = load_plane(plane_at(x, n, d, x_stride), (begin < end) & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride,
                            CI, LAST, TURN, WARPS)
         if i < PLANES - 1:
             store_plane(tiles, xs, i + 2, TURN)
     t, n, h, w = at_step(begin, sizes, TURN)
     d = t * AXIS_D.stride + residue_d
-    copy_plane(z + n * z_stride[0] + d * z_stride[2], ring, 0, (begin < end) & (d >= 0) & (d < z_size[0]), h, w, co, z_size, z_stride,
+    copy_plane(plane_at(z, n, d, z_stride), ring, 0, (begin < end) & (d >= 0) & (d < z_size[0]), h, w, co, z_size, z_stride,
                0, TURN.rows, AXIS_H, AXIS_W, CO, TURN, WARPS)
     if TURN.height > TURN.rows:  # what lies beyond the last tap is multiplied, too, and kept nowhere
         for i in gl.static_range(2):
@@ -321,10 +333,10 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
         t, n, h, w = at_step(step + 1, sizes, TURN)
         d = t * AXIS_D.stride + residue_d
         more = step + 1 < end
-        copy_plane(z + n * z_stride[0] + d * z_stride[2], ring, (count + 1) % 2, more & (d >= 0) & (d < z_size[0]), h, w, co, z_size,
+        copy_plane(plane_at(z, n, d, z_stride), ring, (count + 1) % 2, more & (d >= 0) & (d < z_size[0]), h, w, co, z_size,
                    z_stride, 0, TURN.rows, AXIS_H, AXIS_W, CO, TURN, WARPS)
         d = t - shift_d
-        tiles = load_plane(x + n * x_stride[0] + d * x_stride[2], more & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride, CI, LAST,
+        tiles = load_plane(plane_at(x, n, d, x_stride), more & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride, CI, LAST,
                            TURN, WARPS)
         sums = multiply(sums, xs, ring, count % 2, count, AXIS_H, TURN, WARPS)
     wait_group(0)

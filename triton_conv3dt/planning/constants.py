@@ -348,7 +348,7 @@ class WeightTurn(NamedTuple):
 
     A patch of high x wide places; `outputs` channels of dz, in output_tiles programs, are rows, `inputs` of x, in input_tiles, columns,
     and `planes` of x are met by each of dz. A sheet has `height` rows of `pitch` places, of which `rows` are copied, `most` at once. chunk:
-    bytes of a channel of x that lie side by side.
+    bytes of a channel of x that lie side by side. far: what a tile reads lies far apart.
     """
 
     high: int
@@ -363,6 +363,7 @@ class WeightTurn(NamedTuple):
     pitch: int
     most: int
     chunk: int
+    far: bool
     sheets: tuple[TurnSheet, ...]
     groups: tuple[TurnGroup, ...]
     products: tuple[TurnProduct, ...]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from math import prod
 
 from ..problems.geometry import ceil_div
-from ..problems.problem import Problem
+from ..problems.problem import Problem, exceed_31_bits
 from .constants import TurnGroup, TurnProduct, TurnSheet, WalkedAxis, WeightTurn
 from .device import Device
 
@@ -18,8 +18,8 @@ CHUNKS = 64, 128  # bytes of a channel of x that lie side by side, by as many of
 MANY = 128  # registers of sums that leave room for few
 WORD = 4  # bytes that are copied at once
 SLACK = 2048  # bytes beside what is kept, which begins at multiples of 1024
-REGISTERS = 168  # of a thread that sums may take: beyond, ptxas spills
-MOST = 16  # rows that are copied at once
+REGISTERS = 176  # of a thread that sums and places of x may take: beyond, ptxas spills
+MOST = 4  # rows that are copied at once
 WAYS = (("crossed", "columns", "columns"), ("programs", "columns", "columns"))
 
 
@@ -43,7 +43,7 @@ def walk(problem: Problem, config) -> WeightTurn:
     reach = max(sheet.places for sheet in sheets) - wide
     return WeightTurn(high, wide, planes(problem, config), config.block_m, config.block_n, ceil_div(problem.co, config.block_m),
                       ceil_div(problem.ci, config.block_n), h.stride * (high - 1) + h.kernel,
-                      h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST, chunk(problem, config, len(products)), sheets, groups,
+                      h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST, chunk(problem, config, len(products)), problem.wide, sheets, groups,
                       products)
 
 
@@ -174,9 +174,9 @@ def shared_memory(problem: Problem, config) -> int:
 
 
 def registers(problem: Problem, config) -> int:
-    """Of a thread, for the sums of all taps."""
+    """Of a thread, for the sums of all taps and for its places of x."""
     turn = walk(problem, config)
-    return _sums(config, len(turn.products) * turn.planes)
+    return _sums(config, len(turn.products) * turn.planes) + config.block_k * config.block_n // (32 * config.warps)
 
 
 def fits(config, problem: Problem, device: Device) -> str | None:
@@ -189,8 +189,6 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a walk reads words of a 16-bit gradient that are two residues: channels_first, stride 2 along w, rows of an even width"
     if config.copy:
         return "a walking weight gradient reads x and dz as they are, and copies neither"
-    if problem.wide:
-        return "a walk that reads what no descriptor does counts its offsets in 31 bits"
     if config.taps not in WAYS:
         return f"a walk has its taps {' or '.join(map(', '.join, WAYS))} along d, h, w, received {', '.join(config.taps)}"
     one, high, wide = config.box
@@ -207,5 +205,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if any(sheet.places > 2 * wide for sheet in turn.sheets):
         return f"taps along w reach further than the {wide} places of a patch"
     if (taken := registers(problem, config)) > REGISTERS:
-        return f"sums would take {taken} registers of a thread, {REGISTERS} are left for them"
+        return f"sums and places of x would take {taken} registers of a thread, {REGISTERS} are left for them"
+    if exceed_31_bits(*problem.out_size, steps(problem, config) + config.shares):
+        return "there are more steps or places in a row than 31 bits can count"
     return None
