@@ -25,7 +25,7 @@ WALKS = {  # layer, how it is stored, config
     "k3s2p1, channels last": ("n1 ci32 co32 in5x9x10 k3 s2 p1 op1", f"{TF32} {LAST}", WIDE),
     "k3s2p1 of odd channels": ("n2 ci19 co41 in3x5x9 k3 s2 p1 op1", f"{TF32} {FIRST}", TALL),
     "k3s2p1 of odd channels, last": ("n1 ci19 co21 in3x5x9 k3 s2 p1 op1", f"{TF32} {LAST}", replace(TALL, block_m=16)),
-    "k3s2p1 of many channels": ("n1 ci32 co64 in2x5x9 k3 s2 p1", f"{TF32} {FIRST}", replace(WIDE, block_m=64, block_n=16)),
+    "k3s2p1 of many channels": ("n1 ci32 co64 in2x5x9 k3 s2 p1", f"{TF32} {FIRST}", replace(WIDE, block_m=64, block_n=16, block_k=32, box=(1, 4, 8))),
     "k4s2p1": ("n1 ci32 co16 in3x9x10 k4 s2 p1", f"{TF32} {FIRST}", replace(TALL, block_m=16)),
     "k5s2p1": ("n1 ci16 co16 in3x6x10 k5 s2 p1", f"{TF32} {LAST}", replace(TALL, block_m=16, taps=ONE)),
     "k5s2p0": ("n1 ci16 co32 in3x4x17 k5 s2", f"{TF32} {FIRST}", replace(WIDE, block_n=16)),
@@ -64,6 +64,11 @@ def test_16_bits_of_two_layouts():
     """x in channels_last beside a gradient in channels_first."""
     problem = replace(case.parse(f"grad_weight n1 ci32 co16 in3x6x8 k4 s2 p1 float16 {FIRST}"), x_layout=LAST)
     assert run(problem, replace(TALL, block_m=16, block_n=32), H200).done == 1
+
+
+def test_offsets_of_64_bits():
+    problem, config = problem_of("k3s2p1")
+    assert run(replace(problem, wide=True), config, H200).done == 1
 
 
 @pytest.mark.parametrize("name", ("k3s2p1", "k3s2p1, channels last", "16 bits k4s2p1", "k3s1p0"))

@@ -22,7 +22,8 @@ def tiles(problem: Problem, device: Device, thorough: bool):
     if not device.pairs or all(a.kernel <= a.stride for a in problem.axes):
         return  # nothing overlaps: what is read once anyway takes no halo
     found = []
-    outputs, inputs = ([n for n in (16, 32, 64, 128) if n < 2 * side] for side in (problem.co, problem.ci))
+    # Of few output channels twice as many as there are may be what lines are read of.
+    outputs, inputs = ([n for n in (16, 32, 64, 128) if n < most] for most in (max(2 * problem.co, 33), 2 * problem.ci))
     for (high, wide), block_m, block_n, warps, way in product(PATCHES, outputs, inputs, (4, 8), weight_turns.WAYS):
         config = Config("walk", block_m, block_n, high * wide, warps, 2, box=(1, high, wide), taps=way)
         if weight_turns.fits(config, problem, device) or shared_memory(config, problem) > device.shared_memory:
