@@ -219,10 +219,9 @@ def half_words(words, RESIDUE: gl.constexpr, DTYPE: gl.constexpr, TURN: gl.const
 
 
 @gluon.jit
-def add_products(sums, rows, xs, chunk, count, FIRST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+def add_products(sums, rows, xs, chunk, count, FIRST: gl.constexpr, PLANES: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """Rows times what they meet of each plane of x."""
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
-    PLANES: gl.constexpr = TURN.planes
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
     COUNT: gl.constexpr = len(TURN.products) * PLANES
     rows = gl.convert_layout(rows, operand_layout(TURN, WARPS, BITS))
@@ -237,7 +236,7 @@ def add_products(sums, rows, xs, chunk, count, FIRST: gl.constexpr, TURN: gl.con
 
 
 @gluon.jit
-def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, PLANES: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """The products of a group, which go on while those of the group before have been waited for."""
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
@@ -254,18 +253,18 @@ def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, AXIS_H: gl.c
         rows = tile
         if BITS == 16:
             rows = half_words(tile, G.residues[i], xs.dtype, TURN)
-        sums = add_products(sums, rows, xs, chunk, count, (G.product + i) * TURN.planes, TURN, WARPS)
-    return waited(sums, PRODUCTS * TURN.planes)
+        sums = add_products(sums, rows, xs, chunk, count, (G.product + i) * PLANES, PLANES, TURN, WARPS)
+    return waited(sums, PRODUCTS * PLANES)
 
 
 @gluon.jit
-def multiply(sums, xs, ring, stage, count, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+def multiply(sums, xs, ring, stage, count, PLANES: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """Add the products of a step."""
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, xs.dtype.primitive_bitwidth)
     GROUPS: gl.constexpr = len(TURN.groups)
     for c in gl.static_range(CHUNKS):
         for g in gl.static_range(GROUPS):
-            sums = add_group(sums, xs, ring, stage, c, count, TURN.groups[g], AXIS_H, TURN, WARPS)
+            sums = add_group(sums, xs, ring, stage, c, count, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
     return waited(sums, 0)
 
 
@@ -286,21 +285,37 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
     LAST: x is channels_last. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (output channels, input
     channels, taps along d), share.
     """
+    pid, share = gl.program_id(0), gl.program_id(1)
+    co, rest = pid % TURN.output_tiles * TURN.outputs, pid // TURN.output_tiles
+    ci, rest = rest % TURN.input_tiles * TURN.inputs, rest // TURN.input_tiles
+    program = first_tap(AXIS_D, rest, TURN.planes)
+    x += ci.to(gl.int64) * x_stride[1]
+    z += co.to(gl.int64) * z_stride[1]
+    if TURN.fewer == 0:
+        walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D, AXIS_H,
+                       AXIS_W, CI, CO, LAST, TURN, TURN.planes, WARPS)
+    elif rest < TURN.whole:
+        walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D, AXIS_H,
+                       AXIS_W, CI, CO, LAST, TURN, TURN.planes, WARPS)
+    else:
+        walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D, AXIS_H,
+                       AXIS_W, CI, CO, LAST, TURN, TURN.fewer, WARPS)
+
+
+@gluon.jit
+def walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride,
+                   AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, LAST: gl.constexpr,
+                   TURN: gl.constexpr, PLANES: gl.constexpr, WARPS: gl.constexpr):
+    """What a program of PLANES taps along d does. program: the first of them, the residue of dz, and its shift."""
     DTYPE: gl.constexpr = x.dtype.element_ty
     BITS: gl.constexpr = DTYPE.primitive_bitwidth
-    PLANES: gl.constexpr = TURN.planes
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
     ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
     SHEETS: gl.constexpr = len(TURN.sheets)
     PRODUCTS: gl.constexpr = len(TURN.products)
     INPUTS: gl.constexpr = TURN.inputs
     ACCUMULATOR: gl.constexpr = product_layout(TURN, WARPS, BITS)
-    pid, share = gl.program_id(0), gl.program_id(1)
-    co, rest = pid % TURN.output_tiles * TURN.outputs, pid // TURN.output_tiles
-    ci, rest = rest % TURN.input_tiles * TURN.inputs, rest // TURN.input_tiles
-    first_d, residue_d, shift_d = first_tap(AXIS_D, rest, PLANES)
-    x += ci.to(gl.int64) * x_stride[1]
-    z += co.to(gl.int64) * z_stride[1]
+    first_d, residue_d, shift_d = program
 
     WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
     ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
@@ -338,7 +353,7 @@ def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_str
         d = t - shift_d
         tiles = load_plane(plane_at(x, n, d, x_stride), more & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride, CI, LAST,
                            TURN, WARPS)
-        sums = multiply(sums, xs, ring, count % 2, count, AXIS_H, TURN, WARPS)
+        sums = multiply(sums, xs, ring, count % 2, count, PLANES, AXIS_H, TURN, WARPS)
     wait_group(0)
     out = parts + share.to(gl.int64) * p_stride[0]
     for i in gl.static_range(PRODUCTS):

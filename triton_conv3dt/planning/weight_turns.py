@@ -40,11 +40,16 @@ def walk(problem: Problem, config) -> WeightTurn:
     _, high, wide = config.box
     h, halves = problem.axes[1], ceil_div(problem.kernel[1] * config.block_m, LINES)
     sheets, groups, products = _tables(problem, wide, halves)
-    reach = max(sheet.places for sheet in sheets) - wide
-    return WeightTurn(high, wide, planes(problem, config), config.block_m, config.block_n, ceil_div(problem.co, config.block_m),
-                      ceil_div(problem.ci, config.block_n), h.stride * (high - 1) + h.kernel,
-                      h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST, chunk(problem, config, len(products)), problem.wide, sheets, groups,
-                      products)
+    reach, most, d = max(sheet.places for sheet in sheets) - wide, planes(problem, config), problem.axes[0]
+    whole, rest = divmod(d.kernel, d.stride * most)
+    # Programs follow each other by residues, and all residues by what a program has of each.
+    beyond = [min(most, ceil_div(rest - i, d.stride)) for i in range(min(rest, d.stride))]
+    whole = whole * d.stride + beyond.count(most)
+    return WeightTurn(
+        high, wide, most, whole, min((n for n in beyond if n < most), default=0), config.block_m, config.block_n,
+        ceil_div(problem.co, config.block_m), ceil_div(problem.ci, config.block_n), h.stride * (high - 1) + h.kernel,
+        h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST,
+        chunk(problem, config, len(products)), problem.wide, sheets, groups, products)
 
 
 def chunk(problem: Problem, config, products: int) -> int:
@@ -107,9 +112,19 @@ def loop_steps(problem: Problem, config, places: tuple[int, int, int]) -> int:
 
 def grid(problem: Problem, config, places: tuple[int, int, int]) -> int:
     """Programs of a share: output channels, input channels, and taps along d beyond those of one."""
-    turn, d = walk(problem, config), problem.axes[0]
-    turns, rest = divmod(d.kernel, d.stride * turn.planes)
-    return turn.output_tiles * turn.input_tiles * (turns * d.stride + min(rest, d.stride))
+    turn = walk(problem, config)
+    return turn.output_tiles * turn.input_tiles * _along(problem, turn)
+
+
+def _along(problem: Problem, turn: WeightTurn) -> int:
+    """Programs along d."""
+    return turn.whole + ((problem.kernel[0] - turn.whole * turn.planes) // turn.fewer if turn.fewer else 0)
+
+
+def products(problem: Problem, config) -> float:
+    """Products of all planes in a step, on average over programs."""
+    turn = walk(problem, config)
+    return len(turn.products) * problem.kernel[0] / _along(problem, turn)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -135,13 +150,12 @@ def shared_bytes(problem: Problem, config) -> int:
     is read anew for every product."""
     turn = walk(problem, config)
     lines = WORD * len(turn.groups) * ROWS * config.block_k * (config.warps // 4)
-    return step_bytes(problem, config) + lines + problem.item * config.block_k * len(turn.products) * turn.planes * config.block_n
+    return step_bytes(problem, config) + lines + int(problem.item * config.block_k * products(problem, config) * config.block_n)
 
 
-def multiplied(problem: Problem, config) -> int:
-    """Multiplications of a step, with what is padded."""
-    turn = walk(problem, config)
-    return ROWS * config.block_n * config.block_k * len(turn.products) * turn.planes
+def multiplied(problem: Problem, config) -> float:
+    """Multiplications of a step, with what is padded, on average over programs."""
+    return ROWS * config.block_n * config.block_k * products(problem, config)
 
 
 def weight_bytes(problem: Problem, config) -> int:
@@ -162,8 +176,7 @@ def instructions(problem: Problem, config) -> float:
     words = turn.rows * config.block_m * sum(sheet.places for sheet in turn.sheets) / threads
     lines = len(turn.groups) * ROWS * config.block_k / 128 * 3
     x = config.block_k * config.block_n / threads
-    products = len(turn.products) * turn.planes * config.block_k * problem.item / 32
-    return 3 * words + lines + 8 * x + products + 16 * halves * len(turn.groups)
+    return 3 * words + lines + 8 * x + products(problem, config) * config.block_k * problem.item / 32 + 16 * halves * len(turn.groups)
 
 
 def shared_memory(problem: Problem, config) -> int:
