@@ -1,4 +1,5 @@
-"""Which walks of a weight gradient that turn what they read are worth trying, and how long they take: what search.py asks of weight_turns."""
+"""Which walks of a weight gradient that turn what they read are worth trying, and how long they take: what search.py asks of
+weight_turns."""
 
 from dataclasses import replace
 from itertools import product

@@ -10,8 +10,9 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem, exceed_31_bits
-from .constants import TurnGroup, TurnProduct, TurnSheet, WalkedAxis, WeightTurn
+from .constants import WalkedAxis
 from .device import Device
+from .turn_constants import TurnGroup, TurnProduct, TurnSheet, WeightTurn
 
 LINES, ROWS = 32, 64  # of a tile of dz, and of a product, which is two of them
 CHUNKS = 64, 128  # bytes of a channel of x that lie side by side, by as many of dz a thread has at once beside its sums
