@@ -8,7 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared, commit_group
 
 from .gluon_names import seen_as
-from .walk import here
+from .walk_fetch import here
 from .walk_turn import chunks, count_of, length_of, start_of
 
 
