@@ -92,7 +92,7 @@ def test_the_input_gradient_reads_strided_boxes(measured):
 def test_shares_of_a_weight_gradient(measured):
     """As many parts as programs that share the reduction, and sum_parts adds them all."""
     for launches in map(measured["launches"].get, SHARED):
-        name, grid, arguments = next(one for one in launches if one[0].startswith(("grad_weight", "walk_weight")))
+        name, grid, arguments = next(one for one in launches if one[0].startswith(("grad_weight", "walk_weight", "turn_weight")))
         shares, ci, taps, co = parts = arguments[3 if name == "walk_weight" else 2]
         _, sum_grid, summed = launches[-1]
         assert grid[1] == shares and summed[0] == parts and summed[2:4] == [ci * taps * co, shares]

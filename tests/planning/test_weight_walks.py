@@ -20,10 +20,8 @@ WALK = Config("walk", 128, 32, 128, 8, 2, box=(1, 16, 8), taps=TOGETHER)
 REFUSED = {  # what the layer has otherwise, what the config has, the device: the reason
     "Ampere": ({}, {}, "nvidia_a100", "does not walk: it takes Hopper"),
     "Blackwell": ({}, {}, "nvidia_b200", "does not walk: it takes Hopper"),
-    "fp32": ({"dtype": "float32"}, {}, "nvidia_h200", "takes 16-bit tensors, one group and dilation 1"),
     "groups": ({"groups": 2}, {}, "nvidia_h200", "takes 16-bit tensors, one group and dilation 1"),
     "dilated taps": ({"dilation": 3, "padding": 3}, {}, "nvidia_h200", "takes 16-bit tensors, one group and dilation 1"),
-    "channels first": ({"layout": "channels_first"}, {}, "nvidia_h200", "a walk reads channels_last tensors"),
     "misaligned channels": ({"ci": 28}, {}, "nvidia_h200", "one stride for all places and 16-byte alignment"),
     "copies": ({}, {"copy": True}, "nvidia_h200", "copies neither"),
     "an odd gradient": ({"output_padding": 0}, {}, "nvidia_h200", "whose height and width the stride divides"),

@@ -36,6 +36,7 @@ DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
+TURN_WEIGHT = Config("walk", 16, 16, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
 PAIR = Config("pair", 32, 128, 32, 4, 3, merge=(False, False, True), box=(2, 8, 8))
 HALO = replace(PAIR, merge=(False,) * 3, box=(1, 8, 16), halo=True)
 PAIR_WEIGHT = Config("pair", 128, 128, 32, 4, 3, taps=("crossed", "columns", "crossed"), **SHARES)
@@ -115,6 +116,9 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "walk grad_input": ("grad_input", WALKED, replace(WALK, block_k=16, merge=(False,) * 3)),
     "walk_weight": ("grad_weight", LAST, WALK_WEIGHT),
     "walk_weight of residues along h": ("grad_weight", LAST, replace(WALK_WEIGHT, taps=("crossed", "programs", "columns"))),
+    "turn_weight": ("grad_weight", TF32, TURN_WEIGHT),
+    "turn_weight last": ("grad_weight", TF32 | LAST, TURN_WEIGHT),
+    "turn_weight of words": ("grad_weight", {}, TURN_WEIGHT),
     "pair": ("forward", LAST, PAIR),
     "pair of planes": ("forward", WHOLE, replace(PAIR, block_m=128, merge=(True, True, True), box=(0, 0, 0))),
     "pair of lines": ("forward", TF32, PAIR),

@@ -9,7 +9,7 @@ from tolerances import assert_exact
 from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.ops.autograd import dense_strides
-from triton_conv3dt.planning import constraints, search, weight_walks
+from triton_conv3dt.planning import constraints, search, weight_turns, weight_walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
 from triton_conv3dt.planning.flat import mergeable
@@ -85,9 +85,13 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
             if path == "direct":
                 tried = Config("direct", rng.choice((16, 32)), rng.choice((32, 64)))
             elif path == "walk" and problem.direction == "grad_weight":
+                turned = not weight_walks.readable(problem)
                 (high, wide), m = rng.choice(((8, 8), (4, 8), (8, 16), (16, 8))), rng.choice((64, 128))
                 tried = Config("walk", m, rng.choice((16, 32)), high * wide, m // 16, 2, box=(1, high, wide),
                                taps=rng.choice(weight_walks.WAYS))
+                if turned:
+                    tried = replace(tried, block_m=rng.choice((16, 32)), block_n=rng.choice((16, 32)), warps=rng.choice((4, 8)),
+                                    taps=rng.choice(weight_turns.WAYS))
             elif path == "pair" and problem.direction == "grad_weight":
                 tried = Config("pair", rng.choice((128, 256)), rng.choice((64, 128)), rng.choice((16, 32)), 4, rng.choice((2, 3)),
                                copy=rng.random() < 0.5, taps=tuple(rng.choice(WAYS) for _ in range(3)), cluster=rng.choice((2, 4)))

@@ -17,7 +17,7 @@ from .tensors import DTYPES, place_stride, run_strides, weight_strides
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once
 REGISTERS = 65536  # of an SM
 
-GLUON = ("walk", "walk_weight", "pair", "pair_weight")  # kernels in it
+GLUON = ("walk", "walk_weight", "turn_weight", "pair", "pair_weight")  # kernels in it
 
 
 @functools.lru_cache(maxsize=None)
@@ -213,7 +213,7 @@ def load_gluon() -> dict:
     """The kernels in Gluon, which not every Triton has, and what its descriptors are made of."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from ..kernels import gluon_names, walk, walk_weight
+    from ..kernels import gluon_names, turn_weight, walk, walk_weight
     from ..planning.device import gluon
 
     def descriptor(tensor, shape, strides, block, halved=None, rounded=False):
@@ -223,7 +223,8 @@ def load_gluon() -> dict:
         layout = gluon_names.shared_layout(side, 8 * tensor.element_size(), len(shape), halved)
         return TensorDescriptor, tensor, shape, strides, block, layout, *(("zero", True) if rounded else ())
 
-    found = {"walk": walk.walk, "walk_weight": walk_weight.walk_weight, "descriptor": descriptor}
+    found = {"walk": walk.walk, "walk_weight": walk_weight.walk_weight, "turn_weight": turn_weight.turn_weight,
+             "descriptor": descriptor}
     if gluon() >= (3, 7):  # which know clusters
         from ..kernels import pair, pair_weight
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
-from . import boxes, flat, pairs, taps, walks, weight_pairs, weight_walks
+from . import boxes, flat, pairs, taps, walks, weight_pairs, weight_turns, weight_walks
 from .boxes import copyable, seen  # noqa: F401: asked of a config by others
 from .device import Device
 from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
@@ -85,7 +85,9 @@ class Config:
 
 def walking(problem: Problem):
     """Who knows the walks of a problem: functions of one name answer for every direction."""
-    return weight_walks if problem.direction == "grad_weight" else walks
+    if problem.direction != "grad_weight":
+        return walks
+    return weight_walks if weight_walks.readable(problem) else weight_turns
 
 
 def pairing(problem: Problem):

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from . import flat, pair_issue, walk_memory, walks, weight_pair_tiles, weight_pairs
-from .config import seen
+from . import flat, pair_issue, walk_memory, walks, weight_pair_tiles, weight_pairs, weight_turns
+from .config import seen, walking
 from .planned import Plan
 from .taps import split_factor
 
@@ -38,6 +38,7 @@ COSTS = {
     ("forward", "pair"): Cost(471.7, 84.01, 1.597, 1.123, 0.3053),
     ("grad_input", "pair"): Cost(256.7, 74.54, 2.148, 2.068, 0.3915),
     ("grad_weight", "walk"): Cost(900, 600, 0, 0, 0.2),
+    ("grad_weight", "turn"): Cost(1000, 240, 1.1, 6, 0.6),
     ("grad_weight", "pair"): Cost(1500, weight_pair_tiles.STEP, weight_pair_tiles.FETCH, 0, 0.38),
     ("grad_weight", "direct"): Cost(482.7, 478, 0, 0, 0.5835),
     ("grad_weight", "gather"): Cost(800.8, 248.7, 12.35, 0, 0.8498),
@@ -51,6 +52,8 @@ def features(plan: Plan, trips: float) -> tuple[float, float, float, float]:
     threads, gathered = 32 * c.warps, (c.block_k * split if c.dense else 1) * c.block_n
     if c.path == "walk" and p.direction != "grad_weight":
         return walks.features(p, c, trips)
+    if kind(plan)[1] == "turn":
+        return 1.0, trips, trips * weight_turns.instructions(p, c), weight_turns.registers(p, c)
     if c.flat:
         return flat.features(p, c, trips)
     if c.path == "pair":
@@ -69,5 +72,7 @@ def instructions(plan: Plan, trips: float) -> float:
 def kind(plan: Plan) -> tuple[str, str]:
     """What kernels with the same costs have in common."""
     p, c = plan.problem, plan.config
-    lines = c.path == "walk" and p.direction != "grad_weight" and p.item == 2 and walk_memory.turned(p, c)
+    if c.path == "walk" and p.direction == "grad_weight":
+        return p.direction, "turn" if walking(p) is weight_turns else c.path
+    lines = c.path == "walk" and p.item == 2 and walk_memory.turned(p, c)
     return p.direction, "flat" if c.flat else "lines" if lines else c.path

@@ -12,7 +12,7 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Activation, Problem
 from . import config as configs
-from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, weight_walks
+from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, weight_turns, weight_walks
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
@@ -34,7 +34,7 @@ def schedule(problem: Problem, config: Config) -> Schedule:
     """The launches of a problem with a config that fits it."""
     build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
     if config.path == "walk":
-        build = _walk_weight if problem.direction == "grad_weight" else _walk
+        build = _walk if problem.direction != "grad_weight" else _walk_weight if weight_walks.readable(problem) else _turn_weight
     if config.path == "pair":
         build = _pair_weight if problem.direction == "grad_weight" else _pair
     launches, workspaces = build(problem, config)
@@ -232,6 +232,18 @@ def _walk_weight(p: Problem, c: Config) -> tuple[list, list]:
              WARPS=c.warps),
         f"walk_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in ("x", "patch", "line")))
+    return ([product], []) if whole else ([product, sum_weights(p, c.shares)], [parts_of(p, c.shares)])
+
+
+def _turn_weight(p: Problem, c: Config) -> tuple[list, list]:
+    """The same of what no descriptor reads."""
+    whole, steps, grid = lowering.writes_whole(p, c), weight_turns.steps(p, c), lowering.grid(p, c)
+    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    product = Launch(
+        "turn_weight", grid, ("x", "y", target), (steps, ceil_div(steps, c.shares), weight_turns.sizes(p, c), p.in_size, p.out_size),
+        ("x", "y", strides), dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), weight_turns.axes(p)), CI=p.ci, CO=p.co,
+                                  LAST=p.x_layout == "channels_last", TURN=weight_turns.walk(p, c), WARPS=c.warps),
+        f"turn_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages)
     return ([product], []) if whole else ([product, sum_weights(p, c.shares)], [parts_of(p, c.shares)])
 
 

@@ -9,7 +9,7 @@ from math import gcd, prod
 
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
-from . import boxes, flat, lanes, pairs, taps, weight_pairs, weight_walks
+from . import boxes, flat, lanes, pairs, taps, weight_pairs
 from .config import SMALLEST_DOT, Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
 
@@ -32,7 +32,7 @@ def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | li
     if not config.dense:
         return _lane_axes(problem, config)
     if problem.direction == "grad_weight":
-        known = {"walk": lambda: weight_walks.axes(problem), "pair": lambda: weight_pairs.axes(problem, config)}
+        known = {"walk": lambda: walking(problem).axes(problem), "pair": lambda: weight_pairs.axes(problem, config)}
         return known.get(config.path, lambda: taps.edges(problem, config))()
     if problem.direction != "forward":
         split = taps.split_factor(problem, config)

@@ -6,7 +6,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, walk_memory, walk_tables, walks, weight_walk_tiles
+from . import lowering, walk_memory, walk_tables, walks, weight_turn_tiles, weight_walk_tiles, weight_walks
 from .config import Config, rows_and_reduction
 from .device import Device
 
@@ -22,7 +22,7 @@ REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of
 def tiles(problem: Problem, device: Device, thorough: bool):
     """Configs of a walk, some of which may not fit."""
     if problem.direction == "grad_weight":
-        yield from weight_walk_tiles.tiles(problem, device, thorough)
+        yield from _of_weights(problem).tiles(problem, device, thorough)
     if not device.walks or problem.direction not in ("forward", "grad_input") or problem.groups > 1:
         return
     if all(len(walks.uses(problem, i)) <= problem.stride[i] for i in range(3)):
@@ -107,7 +107,7 @@ def _halves(largest: int, smallest: int):
 def time(config: Config, problem: Problem, device: Device, shared_rate: float, cache_rate: float, clock: float) -> float:
     """Seconds of one program: its weights, and then its steps, bound by what takes longest of each. Rates are those of one SM."""
     if problem.direction == "grad_weight":
-        return weight_walk_tiles.time(config, problem, device, shared_rate, cache_rate, clock)
+        return _of_weights(problem).time(config, problem, device, shared_rate, cache_rate, clock)
     w, steps = walks.walk(problem, config), lowering.steps(problem, config)
     programs = walks.grid(problem, config, steps)
     rate = (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
@@ -122,3 +122,8 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     if config.stages == 1:  # products wait for their plane, and it for those of the last: other programs alone work meanwhile
         step = max(step, (busy + fetch + FETCH * len(w.residues)) / max(1, resident(config, problem, device)))
     return walks.weight_bytes(problem, config) / cache_rate + walks.loop_steps(problem, config, steps) / programs * step
+
+
+def _of_weights(problem: Problem):
+    """Who knows the walks of a weight gradient."""
+    return weight_walk_tiles if weight_walks.readable(problem) else weight_turn_tiles

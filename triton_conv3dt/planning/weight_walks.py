@@ -21,6 +21,11 @@ REGISTERS = 216  # of a thread that sums and places of x may take: beyond, ptxas
 WAYS = (("crossed", "columns", "columns"), ("crossed", "programs", "columns"))
 
 
+def readable(problem: Problem) -> bool:
+    """x and dz are read by descriptor, and multiplied as they lie: 16 bits in channels_last. Others are turned (weight_turns.py)."""
+    return problem.item == 2 and problem.x_layout == problem.y_layout == "channels_last"
+
+
 def axes(problem: Problem) -> list[WalkedAxis]:
     """What the kernel is told of d, h and w."""
     return [WalkedAxis(a.kernel, a.stride, a.padding) for a in problem.axes]

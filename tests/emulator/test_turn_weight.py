@@ -1,0 +1,114 @@
+"""The walking weight gradient that turns what it reads as compiled: exact on integers, early and late, in either layout."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from triton_conv3dt.planning import costs, search, weight_turns
+from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.device import Device
+from triton_conv3dt.problems import case
+
+from .cases import Cases, Failed
+from .library import emulated
+from .parts.problems import computed, run, run_with
+
+H200 = Device.named("nvidia_h200")
+ALL, ONE = weight_turns.WAYS
+TALL, WIDE = Config("walk", 32, 16, 64, 4, 2, box=(1, 8, 8), taps=ALL), Config("walk", 32, 32, 64, 8, 2, box=(1, 4, 16), taps=ALL)
+TF32, FIRST, LAST = "float32 tf32", "channels_first", "channels_last"
+WALKS = {  # layer, how it is stored, config
+    "k3s2p1": ("n2 ci16 co32 in3x9x10 k3 s2 p1 op1", f"{TF32} {FIRST}", TALL),
+    "k3s2p1, eight warps": ("n1 ci64 co32 in4x5x17 k3 s2 p1 op1", f"{TF32} {FIRST}", replace(WIDE, block_n=64)),
+    "k3s2p1, a tap along d each": ("n2 ci16 co32 in4x9x10 k3 s2 p1 op1", f"{TF32} {FIRST}", replace(TALL, taps=ONE)),
+    "k3s2p1, channels last": ("n1 ci32 co32 in5x9x10 k3 s2 p1 op1", f"{TF32} {LAST}", WIDE),
+    "k3s2p1 of odd channels": ("n2 ci19 co41 in3x5x9 k3 s2 p1 op1", f"{TF32} {FIRST}", TALL),
+    "k3s2p1 of odd channels, last": ("n1 ci19 co21 in3x5x9 k3 s2 p1 op1", f"{TF32} {LAST}", replace(TALL, block_m=16)),
+    "k3s2p1 of many channels": ("n1 ci32 co64 in2x5x9 k3 s2 p1", f"{TF32} {FIRST}",
+                                replace(WIDE, block_m=64, block_n=16, block_k=32, box=(1, 4, 8))),
+    "k4s2p1": ("n1 ci32 co16 in3x9x10 k4 s2 p1", f"{TF32} {FIRST}", replace(TALL, block_m=16)),
+    "k5s2p1": ("n1 ci16 co16 in3x6x10 k5 s2 p1", f"{TF32} {LAST}", replace(TALL, block_m=16, taps=ONE)),
+    "k5s2p0": ("n1 ci16 co32 in3x4x17 k5 s2", f"{TF32} {FIRST}", replace(WIDE, block_n=16)),
+    "k3s1p0": ("n2 ci16 co32 in4x9x10 k3", f"{TF32} {FIRST}", TALL),
+    "k3s1p1 of one plane": ("n2 ci32 co32 in1x9x10 k3 p1", f"{TF32} {LAST}", WIDE),
+    "k1x4x4": ("n1 ci32 co32 in3x5x9 k1x4x4 s1x2x2 p0x1x1", f"{TF32} {FIRST}", TALL),
+    "k4x1x1": ("n1 ci32 co32 in5x4x4 k4x1x1 s2x1x1 p1x0x0", f"{TF32} {FIRST}", replace(TALL, block_n=32)),
+    "k3s4": ("n1 ci16 co16 in3x5x6 k3 s4 p0 op1", f"{TF32} {FIRST}", replace(TALL, block_m=16)),
+    "k2s3p1": ("n1 ci16 co32 in4x5x6 k2x3x2 s3x2x3 p1 op1", f"{TF32} {FIRST}", TALL),
+    "a wide patch": ("n1 ci16 co32 in2x3x40 k3 s2 p1 op1", f"{TF32} {FIRST}", replace(TALL, box=(1, 2, 16), block_k=32)),
+    "16 bits k4s2p1": ("n2 ci32 co16 in3x9x10 k4 s2 p1", f"float16 {FIRST}", replace(TALL, block_m=16, block_n=32)),
+    "16 bits k4s2p1 of odd rows": ("n1 ci16 co32 in3x5x9 k4 s2 p1", f"bfloat16 {FIRST}", replace(WIDE, block_n=16, warps=4)),
+    "16 bits k4s2p3": ("n1 ci32 co16 in5x6x8 k4 s2 p3", f"float16 {FIRST}", replace(TALL, block_m=16, block_n=32)),
+    "16 bits k3s2p1": ("n2 ci16 co32 in3x5x9 k3 s2 p1 op1", f"bfloat16 {FIRST}", TALL),
+    "16 bits k3s2p1, eight warps": ("n1 ci48 co48 in2x5x17 k3 s2 p1 op1", f"float16 {FIRST}", WIDE),
+    "16 bits k5s2p2": ("n1 ci16 co32 in4x5x6 k5 s2 p2 op1", f"bfloat16 {FIRST}", replace(WIDE, block_n=16)),
+}
+
+
+def problem_of(name):
+    layer, stored, config = WALKS[name]
+    return case.parse(f"grad_weight {layer} {stored}"), config
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_walks(name):
+    problem, config = problem_of(name)
+    config = replace(config, shares=1 + 2 * (len(name) % 2))
+    assert fits(config, problem, H200) is None
+    cases = run(problem, config, H200)
+    assert (cases.done, cases.skipped) == (1, 0)
+    assert cases.kernels["turn_weight"] and cases.forms["wgmma"] and cases.forms["cp.async"]
+
+
+def test_16_bits_of_two_layouts():
+    """x in channels_last beside a gradient in channels_first."""
+    problem = replace(case.parse(f"grad_weight n1 ci32 co16 in3x6x8 k4 s2 p1 float16 {FIRST}"), x_layout=LAST)
+    assert run(problem, replace(TALL, block_m=16, block_n=32), H200).done == 1
+
+
+def test_offsets_of_64_bits():
+    problem, config = problem_of("k3s2p1")
+    assert run(replace(problem, wide=True), config, H200).done == 1
+
+
+@pytest.mark.parametrize("name", ("k3s2p1", "k3s2p1, channels last", "16 bits k4s2p1", "k3s1p0"))
+def test_what_is_read(name):
+    """Copies and loads are those that the plan counts, where no patch reaches beyond the edge but by its halo."""
+    problem, config = problem_of(name)
+    problem = replace(problem, n=1)
+    problem = case.parse(re.sub(r"in\d+x\d+x\d+", "in6x16x16", case.format(problem)))
+    with emulated(H200.name, counting=True) as emulator:
+        Cases(emulator).run(*computed(problem, config, H200))
+        launch, = (one for one in emulator.launches if one.name == "turn_weight")
+    asked, planned = launch.summary()["bytes_asked"], costs.loop_steps(config, problem) * costs.step_bytes(config, problem)
+    assert 0.7 * planned < asked["copy"] + asked["load"] < 1.02 * planned, "zeros are not read, and nothing is read twice"
+
+
+@pytest.mark.parametrize("pattern", (r"cp\.async\.wait_group\s+(0x)?0;", r"wgmma\.wait_group\.sync\.aligned \d+;",
+                                     r"bar\.sync\s+0;", r"fence\.proxy\.async[^;]*;"))
+def test_what_holds_steps_apart_is_needed(pattern):
+    """Without waits for copies or for products, without barriers or fences, something is found."""
+    problem, config = problem_of("k3s2p1")
+    with pytest.raises(Failed):
+        run_with(lambda ptx: re.sub(pattern, "", ptx) if ".entry turn_weight" in ptx else ptx, problem, config, H200)
+
+
+@pytest.mark.parametrize("field", ("residue", "first"))
+def test_a_wrong_sheet_is_noticed(monkeypatch, field):
+    problem, config = problem_of("k3s2p1")
+    right = weight_turns.walk
+
+    def wrong(problem, config):
+        turn = right(problem, config)
+        first, *others = turn.sheets
+        return turn._replace(sheets=(first._replace(**{field: 1 - getattr(first, field)}), *others))
+
+    monkeypatch.setattr(weight_turns, "walk", wrong)
+    with pytest.raises(Failed):
+        run(problem, config, H200)
+
+
+def test_default():
+    for stored in (f"{TF32} {FIRST}", f"{TF32} {LAST}", f"float16 {FIRST}"):
+        assert search.default(case.parse(f"grad_weight n2 ci32 co32 in48 k4 s2 p1 {stored}"), H200).path == "walk"
