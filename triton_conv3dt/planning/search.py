@@ -22,6 +22,7 @@ NEAR = 1.2  # times the least cost: what the model cannot tell apart
 SLOTS, CROWDING = 0.4, 0.1  # of the slots to issue in, what a forward in place may take; and what as many more add to its limit
 BRIEF = 4e-7  # seconds: what takes less waits for its launch alone
 
+
 def default(problem: Problem, device: Device, constraints: Constraints = NONE) -> Config:
     """The config for a problem that nobody has tuned: of a few sensible ones, and of those that are expected to cost about as little as
     the cheapest, the one whose kernel asks little of what binds it. This counts double: it is known better than the cost.
