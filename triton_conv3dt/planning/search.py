@@ -240,11 +240,16 @@ def _shares(problem: Problem, block: int, programs: int, sms: int, thorough: boo
 
 
 def _crowded(problem: Problem, config: Config, device: Device) -> bool:
-    """Addresses of single elements, fragments of long steps and the accumulator leave hardly a register, where fragments are held."""
+    """Addresses of single elements, fragments of long steps and the accumulator leave hardly a register, where fragments are held; nor
+    do many neighbours of TF32 that are parted and rounded, which a copy has apart."""
     if config.flat:
         return flat.crowded(problem, config, device)
+    if device.warpgroups or config.path != "gather":
+        return False
+    if problem.rounded:
+        return copyable(problem) and taps.split_factor(problem, config) >= 4
     many = config.block_k * config.block_n >= 32 * 32 * config.warps and config.block_m * config.block_n >= 64 * 32 * config.warps
-    return many and not device.warpgroups and config.path == "gather" and problem.item == 2 and banks.source_run(config, problem) == 1
+    return many and problem.item == 2 and banks.source_run(config, problem) == 1
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
