@@ -156,14 +156,14 @@ def test_parted_shifts_have_every_tap(kernel, shifts, padding):
 def test_defaults_are_pairs_and_come_nearer(ci, co, kernel, stride):
     """L2 is asked for a fifth less, at least, and next to nothing is copied."""
     problem = Problem.of_layer("grad_weight", **LAYER | dict(ci=ci, co=co, kernel=kernel, stride=stride, output_padding=0))
-    found, without = plan(problem, H200), plan(problem, H200, constraints=parse("pair"))
+    found, without = plan(problem, H200), plan(problem, H200, constraints=parse("pair,walk"))
     assert (found.config.path, without.config.path) == ("pair", "gather")
     assert terms(found).l2 < 0.8 * terms(without).l2 and terms(found).limit < 0.8 * terms(without).limit
 
 
 def test_whoever_may_not_pair_does_not():
     problem = Problem.of_layer("grad_weight", **LAYER)
-    for without in ("pair", "descriptor", "stages>1"):
+    for without in ("pair,walk", "descriptor", "stages>1"):
         assert search.default(problem, H200, parse(without)).path == "gather"
     assert search.default(problem, replace(H200, interpreted=True)).path == "gather"
 
