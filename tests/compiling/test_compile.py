@@ -78,10 +78,10 @@ def test_compiled_kernel(compiled, row):
         check_loads(used, row[:3])
     # A weight gradient writes single sums of depthwise layers and, still, of a channels-first dz that is split along w.
     # Lanes of a depthwise layer lie side by side: a warp that writes 32 bits of each fills whole lines.
-    # A walking one leaves its sums as the product has them, two side by side.
+    # A walking one leaves its sums as the product has them, two side by side, or, channels-first, with all taps between them.
     if used["path"] == "walk":
         assert device == "nvidia_h200" and "LDL" not in used["instructions"], used
-        assert direction != "grad_weight" or used["widths"]["STG"] == [64], used
+        assert direction != "grad_weight" or used["widths"]["STG"] == [64 if "channels_last" in name else 32], used
         assert direction == "grad_weight" or "channels_last" not in name or max(used["widths"]["STG"]) == 128, used
     elif direction != "grad_weight" or name in DENSE and "channels_last" in name:
         assert max(used["widths"]["STG"]) >= (128 if name in DENSE else 16 if "channels_last" in name else 32), used
@@ -105,14 +105,20 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     copies, loads = used["widths"].get("LDGSTS", []), used["widths"].get("LDG", [])
     if FORWARD.get(row[0], {}).get("bias"):  # one value a row
         loads = [width for width in loads if width > 16]
-    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] in ("descriptor", "walk", "pair")), used
+    # Channels-first walks read as it lies what is turned: a weight gradient copies words of dz, others load words of what is gathered.
+    lies = used["path"] == "walk" and "channels_last" not in row[0]
+    turned = lies and row[1] == "grad_weight"
+    assert (used["instructions"].get("UTMALDG", 0) > 0) == (used["path"] in ("descriptor", "walk", "pair") and not turned), used
     if used["path"] == "pair":
         assert not copies, used
         return
-    if used["path"] == "walk" and row[1] == "grad_weight":  # x waits in registers, and dz is multiplied as it lies
+    if used["path"] == "walk" and row[1] == "grad_weight":  # x, or dz, waits in registers, and the other is multiplied as it lies
         assert used["register_operands"] == used["instructions"]["HGMMA"], used
-    if used["path"] == "walk":  # all that is multiplied comes by descriptor
-        assert not copies and not used["widths"].get("LDG", []) or FORWARD.get(row[0], {}), used
+    if turned:
+        assert copies == [32], used
+        return
+    if used["path"] == "walk":  # all else that is multiplied comes by descriptor
+        assert not copies and used["widths"].get("LDG", []) == [32] * lies or FORWARD.get(row[0], {}), used
         return
     plain = not row[0].endswith(("residual", "statistics"))
     if used["path"] == "descriptor" and "channels_last" in row[0] and plain:
