@@ -12,7 +12,7 @@ from triton_conv3dt.problems import case
 
 from .cases import Cases, Failed
 from .library import emulated
-from .parts.problems import computed, run, run_with
+from .parts.problems import computed, mistaken, run, run_with, without
 
 H200 = Device.named("nvidia_h200")
 ALL, ONE = weight_turns.WAYS
@@ -91,20 +91,14 @@ def test_what_holds_steps_apart_is_needed(pattern):
     """Without waits for copies or for products, without barriers or fences, something is found."""
     problem, config = problem_of("k3s2p1")
     with pytest.raises(Failed):
-        run_with(lambda ptx: re.sub(pattern, "", ptx) if ".entry turn_weight" in ptx else ptx, problem, config, H200)
+        run_with(without(pattern, "turn_weight"), problem, config, H200)
 
 
 @pytest.mark.parametrize("field", ("residue", "first"))
 def test_a_wrong_sheet_is_noticed(monkeypatch, field):
     problem, config = problem_of("k3s2p1")
     right = weight_turns.walk
-
-    def wrong(problem, config):
-        turn = right(problem, config)
-        first, *others = turn.sheets
-        return turn._replace(sheets=(first._replace(**{field: 1 - getattr(first, field)}), *others))
-
-    monkeypatch.setattr(weight_turns, "walk", wrong)
+    monkeypatch.setattr(weight_turns, "walk", lambda *asked: mistaken(right(*asked), "sheets", field))
     with pytest.raises(Failed):
         run(problem, config, H200)
 

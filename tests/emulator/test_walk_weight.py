@@ -1,6 +1,5 @@
 """The walking weight gradient as compiled: exact on integers, early and late, with nothing to warn of."""
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from triton_conv3dt.problems import case
 
 from .cases import Cases, Failed
 from .library import emulated
-from .parts.problems import computed, run
+from .parts.problems import computed, mistaken, run, run_with, without
 
 H200 = Device.named("nvidia_h200")
 WAYS = dict(zip(("together", "apart"), weight_walks.WAYS))
@@ -76,10 +75,8 @@ def test_what_holds_steps_apart_is_needed(pattern):
     """Without waits for copies or for products, or without barriers, something is found."""
     layer, config, way = WALKS["k3s2p1 of few channels"]
     config = replace(config, taps=WAYS[way])
-    with emulated(H200.name, exact=True) as emulator:
-        emulator.edit = lambda ptx: re.sub(pattern, "", ptx) if ".entry walk_weight" in ptx else ptx
-        with pytest.raises(Failed):
-            Cases(emulator).run(*computed(problem_of(layer, "float16"), config, H200))
+    with pytest.raises(Failed):
+        run_with(without(pattern, "walk_weight"), problem_of(layer, "float16"), config, H200)
 
 
 @pytest.mark.parametrize("field", ("shift_h", "shift_w", "residue_w", "row"))
@@ -87,12 +84,6 @@ def test_a_wrong_fetch_is_noticed(monkeypatch, field):
     layer, config, way = WALKS["k3s2p1 of few channels"]
     config = replace(config, taps=WAYS[way])
     right = weight_walks.walk
-
-    def wrong(problem, config):
-        walk = right(problem, config)
-        first, *others = walk.boxes
-        return walk._replace(boxes=(first._replace(**{field: 1 - getattr(first, field)}), *others))
-
-    monkeypatch.setattr(weight_walks, "walk", wrong)
-    with emulated(H200.name, exact=True) as emulator, pytest.raises(Failed):
-        Cases(emulator).run(*computed(problem_of(layer, "float16"), config, H200))
+    monkeypatch.setattr(weight_walks, "walk", lambda *asked: mistaken(right(*asked), "boxes", field))
+    with pytest.raises(Failed):
+        run(problem_of(layer, "float16"), config, H200)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from triton_conv3dt.planning import search, weight_turn_tiles, weight_turns
+from triton_conv3dt.planning import search, weight_turn_tiles, weight_turns, weight_walk_tiles
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import parse
 from triton_conv3dt.planning.device import Device
@@ -105,5 +105,5 @@ def test_candidates_fit_and_have_steps():
     problem = Problem.of_layer("grad_weight", **LAYER)
     found = list(weight_turn_tiles.tiles(problem, H200, thorough=True))
     assert found and all(fits(config, problem, H200) is None for config in found)
-    assert all(config.shares <= weight_turns.steps(problem, config) // weight_turn_tiles.FEWEST for config in found)
+    assert all(config.shares <= weight_turns.steps(problem, config) // weight_walk_tiles.FEWEST for config in found)
     assert not list(weight_turn_tiles.tiles(replace(problem, kernel=(2, 2, 2)), H200, thorough=True)), "nothing overlaps"

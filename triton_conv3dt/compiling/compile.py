@@ -30,13 +30,15 @@ def compile_launch(plan: Plan, one: Launch):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    target, found = GPUTarget("cuda", plan.device.arch, 32), None
-    for spilled in (False, True):  # as binding.Record does
-        if found is None or machinecode.stack(found):
-            given = binding.constants_of(one) | binding.options_of(one, spilled)
-            source, options = specialise(binding.kernel(one), arguments(plan, one), given, target)
-            found = triton.compile(source, target=target, options=options.__dict__)
-    return found
+    target = GPUTarget("cuda", plan.device.arch, 32)
+
+    def compiled(spilled: bool):
+        given = binding.constants_of(one) | binding.options_of(one, spilled)
+        source, options = specialise(binding.kernel(one), arguments(plan, one), given, target)
+        return triton.compile(source, target=target, options=options.__dict__)
+
+    found = compiled(spilled=False)
+    return compiled(spilled=True) if machinecode.spills(found) else found  # as binding.Record does
 
 
 def specialise(kernel, positional: tuple, given: dict, target):

@@ -7,11 +7,12 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..planning.config import Config
-from ..planning.device import Device
+from ..planning.device import REGISTERS, Device
 from ..problems.problem import Problem
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)([^;]*)")
@@ -22,7 +23,7 @@ TENSOR_CORES = re.compile(r"(H|I|Q|D)MMA|(H|I|Q)GMMA|UTC[A-Z]*MMA")
 WARPGROUPS = re.compile(r"(H|I|Q)GMMA|UTC[A-Z]*MMA")
 ONE_ACCESS = 128  # bits a thread moves at most
 INSTRUCTION_BYTES = 16
-REGISTERS, REGISTER_UNIT = 65536, 256  # of an SM, and how many a warp is given at a time
+REGISTER_UNIT = 256  # registers that a warp is given at a time
 RESERVED = 1024  # bytes of shared memory that the system keeps of every block
 # Blocks, warps and KiB of shared memory of an SM: CUDA C++ programming guide, technical specifications per capability.
 LIMITS = {(8, 0): (32, 64, 164), (8, 6): (16, 48, 100), (8, 7): (16, 48, 164), (8, 9): (24, 48, 100),
@@ -69,19 +70,28 @@ class Resources:
 
 def listing(kernel) -> tuple[str, str]:
     """What cuobjdump says of the use of one of Triton's compiled kernels, and what nvdisasm of its instructions."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
-        cubin.flush()
+    with _cubin(kernel) as name:
         # Without its analysis of the data flow, which it does not print, nvdisasm is done a third sooner.
-        return _tool("cuobjdump", "-res-usage", cubin.name), _tool("nvdisasm", "-c", "-ndf", cubin.name)
+        return _tool("cuobjdump", "-res-usage", name), _tool("nvdisasm", "-c", "-ndf", name)
 
 
-def stack(kernel) -> int:
-    """Bytes of stack per thread of one of Triton's compiled kernels, where spills go."""
+def spills(kernel) -> bool:
+    """Whether a thread of one of Triton's compiled kernels has a stack, where spills go."""
+    with _cubin(kernel) as name:
+        return _limits(_tool("cuobjdump", "-res-usage", name))["STACK"] > 0
+
+
+@contextmanager
+def _cubin(kernel):
+    """The name of a file that has the machine code of one of Triton's compiled kernels."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
         cubin.flush()
-        return int(re.search(r"STACK:(\d+)", _tool("cuobjdump", "-res-usage", cubin.name))[1])
+        yield cubin.name
+
+
+def _limits(usage: str) -> dict[str, int]:
+    return {name: int(number) for name, number in re.findall(r"(REG|STACK):(\d+)", usage)}
 
 
 def resources(kernel) -> Resources:
@@ -91,7 +101,7 @@ def resources(kernel) -> Resources:
 
 def read(usage: str, disassembly: str, shared: int) -> Resources:
     """What cuobjdump and nvdisasm say of a kernel."""
-    limits, found = dict(re.findall(r"(REG|STACK):(\d+)", usage)), INSTRUCTION.findall(disassembly)
+    limits, found = _limits(usage), INSTRUCTION.findall(disassembly)
     instructions, accesses, register_operands = Counter(), {}, 0
     for name, operands in found:
         family, *modifiers = name.split(".")
@@ -100,7 +110,7 @@ def read(usage: str, disassembly: str, shared: int) -> Resources:
             accesses.setdefault(family, Counter())[BOX_BITS if family in BULK else bits(modifiers)] += 1
         # The accumulator comes first, then the first operand: a register, or a descriptor of shared memory.
         register_operands += bool(re.fullmatch("[HIQ]GMMA", family) and re.match(r"\s*R\w+, R\d", operands))
-    return Resources(int(limits["REG"]), int(limits["STACK"]), shared, len(found) * INSTRUCTION_BYTES,
+    return Resources(limits["REG"], limits["STACK"], shared, len(found) * INSTRUCTION_BYTES,
                      dict(instructions), {family: dict(counts) for family, counts in accesses.items()},
                      register_operands)
 

@@ -9,7 +9,7 @@ from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import banks, flat, halos, lanes, lowering, pair_issue, pairs, taps, walk_memory, walk_tiles, weight_tiles
 from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
-from .device import Device
+from .device import REGISTERS, Device
 
 LAUNCH = 3e-6  # of one more kernel
 LATENCY = 1.6e-6  # of a program's first load, and of its last store
@@ -134,5 +134,5 @@ def _resident(config: Config, problem: Problem, device: Device) -> int:
     if join_factor(problem, config.merge) > 1 and not config.merge[2]:
         accumulators *= 2
     registers = min(255, 48 + accumulators // threads)
-    return max(1, min(device.shared_memory // shared_memory(config, problem), 65536 // (registers * threads),
+    return max(1, min(device.shared_memory // shared_memory(config, problem), REGISTERS // (registers * threads),
                       2048 // threads, 32))

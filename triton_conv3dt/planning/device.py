@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1]
 SHIPPED = (PACKAGE / "_configs", PACKAGE.parent / "autotune_configs")  # tuned configs, of the wheel and of a checkout
 
 LEAST_CAPABILITY = (8, 0)  # that the kernels run on
+REGISTERS = 65536  # of an SM of any of them
 
 
 @dataclass(frozen=True)

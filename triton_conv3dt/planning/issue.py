@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from . import flat, pair_issue, walk_memory, walks, weight_pair_tiles, weight_pairs, weight_turns
+from . import flat, pair_issue, walks, weight_pair_tiles, weight_pairs, weight_turns
 from .config import seen, walking
 from .planned import Plan
 from .taps import split_factor
@@ -72,7 +72,9 @@ def instructions(plan: Plan, trips: float) -> float:
 def kind(plan: Plan) -> tuple[str, str]:
     """What kernels with the same costs have in common."""
     p, c = plan.problem, plan.config
-    if c.path == "walk" and p.direction == "grad_weight":
-        return p.direction, "turn" if walking(p) is weight_turns else c.path
-    lines = c.path == "walk" and p.item == 2 and walk_memory.turned(p, c)
-    return p.direction, "flat" if c.flat else "lines" if lines else c.path
+    if c.path == "walk" and walking(p).turned(p, c):
+        if p.direction == "grad_weight":
+            return p.direction, "turn"
+        if p.item == 2:
+            return p.direction, "lines"
+    return p.direction, "flat" if c.flat else c.path

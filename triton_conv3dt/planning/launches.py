@@ -34,7 +34,7 @@ def schedule(problem: Problem, config: Config) -> Schedule:
     """The launches of a problem with a config that fits it."""
     build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
     if config.path == "walk":
-        build = _walk if problem.direction != "grad_weight" else _walk_weight if weight_walks.readable(problem) else _turn_weight
+        build = {walks: _walk, weight_walks: _walk_weight, weight_turns: _turn_weight}[configs.walking(problem)]
     if config.path == "pair":
         build = _pair_weight if problem.direction == "grad_weight" else _pair
     launches, workspaces = build(problem, config)

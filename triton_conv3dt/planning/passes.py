@@ -66,7 +66,8 @@ class Schedule:
         return next(launch for launch in self.launches if launch.kernel in PRODUCTS)
 
 
-PRODUCTS = ("gather", "walk", "walk_weight", "turn_weight", "pair", "pair_weight", "direct", "grad_weight", "grad_weight_direct", "backward", "make_dz")
+PRODUCTS = ("gather", "walk", "walk_weight", "turn_weight", "pair", "pair_weight", "direct", "grad_weight", "grad_weight_direct",
+            "backward", "make_dz")
 
 
 def copy(p: Problem, name: str, padded: tuple[int, tuple[int, int, int]] | None = None,

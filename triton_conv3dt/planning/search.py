@@ -40,8 +40,10 @@ def _limit(config: Config, problem: Problem, device: Device, seconds: float) -> 
     """What bounds a config at least, over the roofline; without tensor cores its expected cost, which is what it issues. 0 where nothing
     is known."""
     found = terms(Plan(problem, device, config, "default", schedule(problem, config)))
-    if found is None or not config.dense:
-        return 0.0 if found is None else seconds / found.roofline
+    if found is None:
+        return 0.0
+    if not config.dense:
+        return seconds / found.roofline
     crowded = max(0.0, found.over["issue"] / SLOTS - 1) if pairs.in_place(problem) and found.roofline > BRIEF else 0.0
     return found.limit + CROWDING * crowded
 

@@ -7,7 +7,7 @@ from math import ceil, prod
 from typing import ClassVar
 
 from ..problems.problem import BACKWARD, ITEM_SIZES
-from . import costs, halos, issue, lanes, weight_turns
+from . import costs, halos, issue, lanes
 from .config import pairing, rows_and_reduction, seen, walking
 from .planned import Plan
 from .taps import split_factor
@@ -121,9 +121,8 @@ def described_bytes(plan: Plan) -> float:
     """Bytes that the loop of a program reads by tensor descriptor, which machine code does not show."""
     p, c = plan.problem, plan.config
     if c.path == "walk":
-        # By copies and stores that machine code shows.
-        turned = walking(p) is weight_turns if p.direction == "grad_weight" else walking(p).walk(p, c).turned
-        return walking(p).weight_bytes(p, c) + (0 if turned else trips(plan) * walking(p).step_bytes(p, c))
+        # What is turned comes by copies and stores that machine code shows.
+        return walking(p).weight_bytes(p, c) + (0 if walking(p).turned(p, c) else trips(plan) * walking(p).step_bytes(p, c))
     if c.path == "pair":
         return trips(plan) * pairing(p).written_bytes(p, c)
     return p.item * c.block_k * c.block_n * trips(plan) if c.path == "descriptor" else 0

@@ -34,8 +34,7 @@ class WeightTurn(NamedTuple):
     """What one program of a weight gradient that turns what it reads does, as kernels/turn_weight.py says.
 
     A patch of high x wide places; `outputs` channels of dz, in output_tiles programs, are rows, `inputs` of x, in input_tiles, columns,
-    and `planes` of x are met by each of dz: in `whole` programs along d, and
-    `fewer` in those beyond, 0 where there are none. A sheet has `height` rows of `pitch` places, of which `rows` are copied, `most` at once.
+    and `planes` of x are met by each of dz: in `whole` programs along d, and `fewer` in those beyond, 0 where there are none. A sheet has `height` rows of `pitch` places, of which `rows` are copied, `most` at once.
     chunk: bytes of a channel of x that lie side by side. far: what a tile reads lies far apart.
     """
 

@@ -25,7 +25,8 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 
 @lru_cache(maxsize=4096)
-def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int, lines: tuple[int, int, int, bool] | None = None) -> dict[str, object]:
+def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int,
+           lines: tuple[int, int, int, bool] | None = None) -> dict[str, object]:
     """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: sheets have all
     shifts along w, instead of one, in so many lines of so many places and those beside them, of which so many are read at once; and
     whether there are as many beside."""

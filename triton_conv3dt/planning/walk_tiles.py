@@ -6,9 +6,9 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import lowering, walk_memory, walk_tables, walks, weight_turn_tiles, weight_walk_tiles, weight_walks
-from .config import Config, rows_and_reduction
-from .device import Device
+from . import lowering, walk_memory, walk_tables, walks, weight_turn_tiles, weight_turns, weight_walk_tiles, weight_walks
+from .config import Config, rows_and_reduction, walking
+from .device import REGISTERS, Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
 # Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it brings elements into lines, too,
@@ -16,7 +16,7 @@ PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
 ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20)}
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
-REGISTERS, THREAD = 65536, 200  # of an SM, and of a thread: about what those of a walk take
+THREAD = 200  # registers, about what those of a walk take
 
 
 def tiles(problem: Problem, device: Device, thorough: bool):
@@ -126,4 +126,4 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
 
 def _of_weights(problem: Problem):
     """Who knows the walks of a weight gradient."""
-    return weight_walk_tiles if weight_walks.readable(problem) else weight_turn_tiles
+    return {weight_walks: weight_walk_tiles, weight_turns: weight_turn_tiles}[walking(problem)]

@@ -19,7 +19,7 @@ from . import walk_memory
 from .constants import Walk
 from .device import Device
 from .phases import rows_and_reduction
-from .walk_memory import beside, in_runs, read, row_channels, shape, summed, written
+from .walk_memory import beside, in_runs, read, row_channels, shape, summed, turned, written  # noqa: F401: turned is asked of a walk
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
 
 TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written

@@ -9,10 +9,9 @@ from ..problems.problem import Problem
 from . import weight_turns
 from .config import Config, shared_memory
 from .device import Device
+from .weight_walk_tiles import resident, shares
 
-REGISTERS, THREADS = 65536, 256  # of an SM; and how many threads of it may have all that a thread can
 PATCHES = [(high, wide) for high in (2, 4, 8, 16) for wide in (8, 16, 32) if 32 <= high * wide <= 256]
-FEWEST = 4  # steps of a program, or shares cost more than they save
 TRIED, MOST = 6, 24  # tiles of a default, and of a tuner
 STEP, TIMES = 240, 1.1  # instructions of a warp in every step, and what the others are more than counted
 SETTLING = 2e-7  # seconds of a step in which an SM waits, where it has no other program
@@ -32,19 +31,7 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         steps = weight_turns.loop_steps(problem, config, problem.in_size)
         found.append((steps * _step(config, problem, device), config))
     for _, config in sorted(found, key=lambda one: one[0])[:MOST if thorough else TRIED]:
-        yield from (replace(config, shares=n) for n in shares(config, problem, device, (1, 2, 4) if thorough else (1, 2)))
-
-
-def shares(config: Config, problem: Problem, device: Device, waves: tuple[int, ...]):
-    """Programs that share the steps: what fills the device once or a few times, or half of it."""
-    programs, most = weight_turns.grid(problem, config, problem.in_size), weight_turns.steps(problem, config) // FEWEST
-    filled = resident(config, problem, device) * device.sms
-    return dict.fromkeys(max(1, min(int(n * filled) // programs, most, 256)) for n in (0.5, *waves))
-
-
-def resident(config: Config, problem: Problem, device: Device) -> int:
-    """Programs that share an SM."""
-    return max(1, min(device.shared_memory // shared_memory(config, problem), THREADS // (32 * config.warps)))
+        yield from (replace(config, shares=n) for n in shares(config, problem, device, (0.5, 1, 2, 4) if thorough else (0.5, 1, 2)))
 
 
 def _step(config: Config, problem: Problem, device: Device) -> float:

@@ -10,9 +10,9 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem, exceed_31_bits
-from .constants import WalkedAxis
 from .device import Device
 from .turn_constants import TurnGroup, TurnProduct, TurnSheet, WeightTurn
+from .weight_walks import axes, packs, weight_bytes  # noqa: F401: asked of both walks alike
 
 LINES, ROWS = 32, 64  # of a tile of dz, and of a product, which is two of them
 CHUNKS = 64, 128  # bytes of a channel of x that lie side by side, by as many of dz a thread has at once beside its sums
@@ -24,9 +24,9 @@ MOST = 4  # rows that are copied at once
 WAYS = (("crossed", "columns", "columns"), ("programs", "columns", "columns"))
 
 
-def axes(problem: Problem) -> list[WalkedAxis]:
-    """What the kernel is told of d, h and w."""
-    return [WalkedAxis(a.kernel, a.stride, a.padding) for a in problem.axes]
+def turned(problem: Problem, config) -> bool:
+    """Both are brought to where products read them by loads and copies of elements."""
+    return True
 
 
 def planes(problem: Problem, config) -> int:
@@ -157,16 +157,6 @@ def shared_bytes(problem: Problem, config) -> int:
 def multiplied(problem: Problem, config) -> float:
     """Multiplications of a step, with what is padded, on average over programs."""
     return ROWS * config.block_n * config.block_k * products(problem, config)
-
-
-def weight_bytes(problem: Problem, config) -> int:
-    """No weights are kept."""
-    return 0
-
-
-def packs(problem: Problem, config) -> bool:
-    """No weight is read."""
-    return False
 
 
 def instructions(problem: Problem, config) -> float:

@@ -6,10 +6,10 @@ from math import prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import weight_walks
-from .config import Config
+from .config import Config, shared_memory, walking
 from .device import Device
 
-REGISTERS, THREADS = 65536, 256  # of an SM; and how many threads of a program may have all that a thread can
+THREADS = 256  # of an SM, that may have all registers that a thread can
 PATCHES = [(high, wide) for high in (2, 4, 8, 16, 32) for wide in (8, 16, 32) if 32 <= high * wide <= 256]
 FEWEST = 4  # steps of a program, or shares cost more than they save
 SETTLING = 2.5e-7  # seconds of a step in which an SM waits, where it has no other program
@@ -33,16 +33,16 @@ def tiles(problem: Problem, device: Device, thorough: bool):
             yield Config(**vars(config) | {"shares": n})
 
 
-def shares(config: Config, problem: Problem, device: Device, waves: tuple[int, ...]):
-    """Programs that share the steps: what fills the device once or a few times."""
-    programs, most = weight_walks.grid(problem, config, problem.in_size), weight_walks.steps(problem, config) // FEWEST
+def shares(config: Config, problem: Problem, device: Device, waves: tuple[float, ...]):
+    """Programs that share the steps of either walk: what fills the device so many times."""
+    programs, most = walking(problem).grid(problem, config, problem.in_size), walking(problem).steps(problem, config) // FEWEST
     filled = resident(config, problem, device) * device.sms
-    return dict.fromkeys(max(1, min(n * filled // programs, most, 256)) for n in waves)
+    return dict.fromkeys(max(1, min(int(n * filled) // programs, most, 256)) for n in waves)
 
 
 def resident(config: Config, problem: Problem, device: Device) -> int:
     """Programs that share an SM."""
-    return max(1, min(device.shared_memory // weight_walks.shared_memory(problem, config), THREADS // (32 * config.warps)))
+    return max(1, min(device.shared_memory // shared_memory(config, problem), THREADS // (32 * config.warps)))
 
 
 def time(config: Config, problem: Problem, device: Device, shared_rate: float, cache_rate: float, clock: float) -> float:

@@ -26,6 +26,11 @@ def readable(problem: Problem) -> bool:
     return problem.item == 2 and problem.x_layout == problem.y_layout == "channels_last"
 
 
+def turned(problem: Problem, config) -> bool:
+    """Nothing passes by registers on its way to shared memory."""
+    return False
+
+
 def axes(problem: Problem) -> list[WalkedAxis]:
     """What the kernel is told of d, h and w."""
     return [WalkedAxis(a.kernel, a.stride, a.padding) for a in problem.axes]
@@ -162,13 +167,12 @@ def described(problem: Problem, config, reading: str, step: int) -> tuple[list, 
 
 
 def fits(config, problem: Problem, device: Device) -> str | None:
-    """Why a weight gradient cannot be walked so, or None."""
+    """Why a weight gradient that is readable cannot be walked so, or None."""
     if not device.walks:
         return f"{device.name} does not walk: it takes Hopper, and a Triton with Gluon"
-    if problem.item != 2 or problem.groups > 1 or any(a.dilation != 1 for a in problem.axes):
+    if problem.groups > 1 or any(a.dilation != 1 for a in problem.axes):
         return "a walk of a weight gradient takes 16-bit tensors, one group and dilation 1"
-    if {problem.x_layout, problem.y_layout} != {"channels_last"} or min(problem.x_run, problem.y_run) * problem.item < 16 \
-            or not problem.even:
+    if min(problem.x_run, problem.y_run) * problem.item < 16 or not problem.even:
         return "a walk reads channels_last tensors with one stride for all places and 16-byte alignment"
     if config.copy:
         return "a walking weight gradient reads x and dz as they are, and copies neither"

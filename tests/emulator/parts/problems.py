@@ -1,6 +1,7 @@
 """Problems with configs: those of real layers with any candidate, and the library's own random ones."""
 
 import itertools
+import re
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -78,6 +79,17 @@ def run_with(fault, problem, config, device) -> Cases:
         emulator.edit, cases = fault, Cases(emulator)
         cases.run(*computed(problem, config, device))
     return cases
+
+
+def without(pattern: str, kernel: str):
+    """An edit of PTX that leaves out what matches, of one kernel."""
+    return lambda ptx: re.sub(pattern, "", ptx) if f".entry {kernel}" in ptx else ptx
+
+
+def mistaken(value, name: str, field: str):
+    """A value whose first of those of a name says 1 for 0 in a field, or 0 for 1."""
+    first, *others = getattr(value, name)
+    return value._replace(**{name: (first._replace(**{field: 1 - getattr(first, field)}), *others)})
 
 
 def computed(problem, config, device):
