@@ -29,14 +29,14 @@ def answer(capsys, *arguments) -> str:
 
 def test_explain(capsys):
     asked = ["explain", "--case", CASE.replace("in2x3x4", "in32"), "--device", "nvidia_h200"]
-    assert "config    descriptor" in answer(capsys, *asked) and constraints.current() == NONE
-    shown = answer(capsys, *asked, "--without", "descriptor", "stages>2")
-    assert "without   descriptor,stages>2\n" in shown and "config    gather" in shown
-    assert shown.endswith("--without 'descriptor,stages>2'\n"), "what it says about tuning is about the same"
+    assert "config    pair" in answer(capsys, *asked) and constraints.current() == NONE
+    shown = answer(capsys, *asked, "--without", "pair", "stages>2")
+    assert "without   pair,stages>2\n" in shown and "config    gather" in shown
+    assert shown.endswith("--without 'pair,stages>2'\n"), "what it says about tuning is about the same"
     table = answer(capsys, "explain", "--layers", "nnunet_iso128_up4", "nnunet_iso128_up3", "--device", "nvidia_h200",
-                   "--without", "gather,descriptor")
-    assert "without gather,descriptor\n" in table and " direct " in table and " gather " not in table
-    assert cli.main([*asked, "--without", "gather", "descriptor", "direct"]) == 1
+                   "--without", "gather,descriptor,pair")
+    assert "without gather,descriptor,pair\n" in table and " direct " in table and " gather " not in table
+    assert cli.main([*asked, "--without", "gather", "descriptor", "pair", "direct"]) == 1
     assert "error: nothing is left" in capsys.readouterr().err
 
 

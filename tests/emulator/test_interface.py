@@ -54,4 +54,4 @@ def test_all_of_it_ran(request):
         said |= {f"dtype {dtype}" for dtype in DTYPES}
         small = {"pack", "sum_parts", "make_dz"}
         assert not (said | small | {"gather", "direct", "layer ones"}) - set(ran[target])
-    assert ran["nvidia_h200"]["to_channels_last"]
+    assert ran["nvidia_h200"]["walk"]
