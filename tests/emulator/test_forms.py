@@ -179,7 +179,7 @@ def test_merged_phases_of_unequal_taps(target, layout, w_minor, merge):
 
 
 @pytest.mark.parametrize("target, block, layer", (
-    (HOPPER, 512, "n2 ci2 co2 in2x9x16 k5 s2 p2 float16"), (AMPERE, 1024, "ci2 co2 in3x8x12 k7x5x3 s2 p3x2x1 op1 float32 ieee"),
+    (HOPPER, 512, "n2 ci2 co2 in2x5x16 k5x3x5 s2 p2x1x2 float16"), (AMPERE, 1024, "ci2 co2 in3x8x12 k7x5x3 s2 p3x2x1 op1 float32 ieee"),
     (HOPPER, 256, "ci2 co2 in3x5x8 k3 s1 p1 bfloat16")))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -109,12 +109,14 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
             read = seen(problem, Config("gather", 16, 16, copy=copy))
             otherwise = (replace(c, copy=copy) for c in _products(read, device, constraints, thorough, axes))
             yield from (c for c in filter(allowed, otherwise) if fits(c, problem, device) is None)
-        clusters = pair_tiles.tiles(problem, device, _merges(problem, thorough), constraints, thorough)
-        weights = weight_pair_tiles.tiles(problem, device, constraints, thorough)
-        for config in filter(allowed, chain(walk_tiles.tiles(problem, device, thorough), clusters, weights)):
-            if fits(config, problem, device) is None:
-                found = True
-                yield config
+        walks = walk_tiles.tiles(problem, device, thorough)
+        clusters = chain(pair_tiles.tiles(problem, device, _merges(problem, thorough), constraints, thorough),
+                         weight_pair_tiles.tiles(problem, device, constraints, thorough))
+        for tiles in [t for path, t in (("walk", walks), ("pair", clusters)) if path not in constraints.without]:
+            for config in filter(allowed, tiles):
+                if fits(config, problem, device) is None:
+                    found = True
+                    yield config
     if direct or few or thorough or not found:
         yield from filter(allowed, _direct(problem, device, thorough))
 
