@@ -49,6 +49,12 @@ def test_separate_gradients_read_dy_once_more_for_the_bias():
     assert "bias" in steps.line(step) and "2.00x" not in steps.line(step)
 
 
+def test_a_weight_gradient_that_sums_dz_leaves_no_pass_for_the_bias():
+    found = tasks(replace(SMALL, dtype="float32"), bias=True)
+    step, = steps.steps(compiled(found))
+    assert found[-1].problem.epilogue.bias and found[-1].config.path == "walk" and not step.between
+
+
 def test_a_step_without_one_of_its_kernels_says_why():
     first, *rest = compiled(tasks(SMALL))
     broken = replace(first, bound=None, failure="it broke\nhere")

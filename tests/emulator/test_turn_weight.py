@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from triton_conv3dt.planning import costs, search, weight_turns
-from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.config import Config, fits, sums_bias
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
@@ -46,19 +46,50 @@ WALKS = {  # layer, how it is stored, config
 }
 
 
-def problem_of(name):
+NOT_SUMMED = ("16 bits k4s2p3", "k5s2p0", "k3s4", "k2s3p1")  # places of dz without a tap that is not shifted, or beyond all patches
+
+
+def problem_of(name, more=""):
     layer, stored, config = WALKS[name]
-    return case.parse(f"grad_weight {layer} {stored}"), config
+    return case.parse(f"grad_weight {layer} {stored}{more}"), config
 
 
 @pytest.mark.parametrize("name", WALKS)
 def test_walks(name):
-    problem, config = problem_of(name)
+    """Of layers with a bias, whose sum of dz is looked at where it is had on the way."""
+    problem, config = problem_of(name, " bias")
     config = replace(config, shares=1 + 2 * (len(name) % 2))
-    assert fits(config, problem, H200) is None
+    assert fits(config, problem, H200) is None and sums_bias(config, problem) is (name not in NOT_SUMMED)
     cases = run(problem, config, H200)
     assert (cases.done, cases.skipped) == (1, 0)
     assert cases.kernels["turn_weight"] and cases.forms["wgmma"] and cases.forms["cp.async"]
+
+
+@pytest.mark.parametrize("name", NOT_SUMMED)
+def test_sums_that_would_lack_something_are_not_taken(name, monkeypatch):
+    problem, config = problem_of(name, " bias")
+    monkeypatch.setattr(weight_turns, "sums", lambda problem, config: problem.epilogue.bias)
+    monkeypatch.setattr(weight_turns, "walk", weight_turns.walk.__wrapped__)
+    with pytest.raises((Failed, AssertionError)):
+        run(problem, config, H200)
+
+
+@pytest.mark.parametrize("name", ("k3s2p1", "16 bits k4s2p1"))
+@pytest.mark.parametrize("fault", ("a tile is left out", "lines of another tap", "one row for all shares"))
+def test_a_wrong_sum_for_the_bias_is_noticed(name, fault, monkeypatch):
+    problem, config = problem_of(name, " bias")
+    problem = case.parse(re.sub(r"in\d+x\d+x\d+", "in3x8x8", case.format(problem)))  # of whole patches
+    right, rows = weight_turns.walk, weight_turns.sum_rows
+    if fault == "a tile is left out":
+        fewer = lambda groups: tuple(group._replace(adds=(-1, group.adds[1])) for group in groups)
+        monkeypatch.setattr(weight_turns, "walk", lambda *asked: right(*asked)._replace(groups=fewer(right(*asked).groups)))
+    elif fault == "lines of another tap":
+        monkeypatch.setattr(weight_turns, "_adds", lambda *asked: range(1))
+        monkeypatch.setattr(weight_turns, "walk", right.__wrapped__)
+    else:
+        monkeypatch.setattr(weight_turns, "sum_rows", lambda *asked: rows(*asked) // 2)
+    with pytest.raises(Failed):
+        run(problem, replace(config, shares=2), H200)
 
 
 def test_16_bits_of_two_layouts():

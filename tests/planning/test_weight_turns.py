@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from triton_conv3dt.planning import search, weight_turn_tiles, weight_turns, weight_walk_tiles
-from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.config import Config, fits, sums_bias
 from triton_conv3dt.planning.constraints import parse
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.plan import plan
 from triton_conv3dt.planning.terms import terms
-from triton_conv3dt.problems.problem import Problem
+from triton_conv3dt.problems.problem import Epilogue, Problem
 
 H200 = Device.named("nvidia_h200")
 LAYER = dict(n=2, ci=64, co=32, in_size=32, kernel=3, stride=2, padding=1, output_padding=1, dtype="float32")
@@ -82,6 +82,33 @@ def test_every_tap_has_one_sum(name, item, ways, block_m):
     programs = weight_turns.grid(problem, config, problem.in_size) // turn.output_tiles // turn.input_tiles
     along = [p // d.stride * d.stride * turn.planes + p % d.stride + j * d.stride for p in range(programs) for j in range(turn.planes)]
     assert sorted(k for k in along if k < d.kernel) == list(range(d.kernel))
+
+
+@pytest.mark.parametrize("block_m", (16, 32, 64))
+@pytest.mark.parametrize("item", (4, 2))
+@pytest.mark.parametrize("name", TAPS)
+def test_tiles_that_are_summed_for_the_bias_are_all_of_dz_once(name, item, block_m):
+    """Of every channel and residue along h and w, one line of one tile that is not shifted; the lines that count are in sums."""
+    problem = Problem.of_layer("grad_weight", **LAYER | TAPS[name] | (HALF if item == 2 else {}), bias=True)
+    config = replace(WALK, block_m=block_m)
+    turn, (d, h, w) = weight_turns.walk(problem, config), problem.axes
+    assert sums_bias(config, problem) is (turn.adds > 0) is (name not in ("k3s4", "k2x3x2"))
+    first, found = h.padding * block_m // 32, Counter()
+    for group in turn.groups if turn.adds else ():
+        for sheet, half, offset, to in zip(group.sheets, group.halves, group.offsets, group.adds):
+            if to >= 0:
+                assert turn.sheets[sheet].first + offset == 0 and half == first + to and to < turn.adds
+                found.update((line // block_m - h.padding, residue, line % block_m) for line in range(32 * half, 32 * half + 32)
+                             for residue in (range(w.stride) if item == 2 else (turn.sheets[sheet].residue,)))
+    counted = {place: n for place, n in found.items() if 0 <= place[0] < h.stride}
+    assert set(counted.values()) <= {1} and len(counted) in (0, h.stride * w.stride * block_m)
+
+
+def test_only_a_walk_that_was_asked_sums_for_the_bias():
+    problem = Problem.of_layer("grad_weight", **LAYER, bias=True)
+    found, other = plan(problem, H200, WALK), plan(problem, H200, Config("gather", 64, 64, 16))
+    assert found.schedule.operands == ("x", "w", "y", "db") and found.schedule.launches[-1].tensors == ("sums", "db")
+    assert other.schedule.operands == plan(replace(problem, epilogue=Epilogue()), H200, WALK).schedule.operands == ("x", "w", "y")
 
 
 @pytest.mark.parametrize("ci, co", ((16, 16), (32, 16), (32, 32), (64, 32), (64, 64), (128, 64)))

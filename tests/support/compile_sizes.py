@@ -119,6 +119,7 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "turn_weight": ("grad_weight", TF32, TURN_WEIGHT),
     "turn_weight last": ("grad_weight", TF32 | LAST, TURN_WEIGHT),
     "turn_weight of words": ("grad_weight", {}, TURN_WEIGHT),
+    "turn_weight of words, summed for the bias": ("grad_weight", dict(bias=True), TURN_WEIGHT),
     "pair": ("forward", LAST, PAIR),
     "pair of planes": ("forward", WHOLE, replace(PAIR, block_m=128, merge=(True, True, True), box=(0, 0, 0))),
     "pair of lines": ("forward", TF32, PAIR),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..planning import gradients, search, store
+from ..planning.config import sums_bias
 from ..planning.constraints import Constraints
 from ..planning.device import Device
 from ..problems import case
@@ -37,10 +38,10 @@ class Step:
     @property
     def between(self) -> list[tuple[str, float]]:
         """What a pass makes of dy beside the products, "dz" or "bias" alone, and the seconds that it takes at least; or nothing."""
-        forward, device, last = self.kernels[0].task.problem, self.kernels[0].task.device, self.kernels[-1].task.problem
-        bias, activation = forward.epilogue.bias, forward.epilogue.activation is not None
+        forward, device, task = self.kernels[0].task.problem, self.kernels[0].task.device, self.kernels[-1].task
+        bias, activation, last = forward.epilogue.bias, forward.epilogue.activation is not None, task.problem
         written = activation or last.y_layout != forward.y_layout
-        if last.direction == BACKWARD or not (written or bias):
+        if last.direction == BACKWARD or not (written or bias and not sums_bias(task.config, last)):
             return []
         moved = (1 + activation + written) * forward.item * forward.n * forward.co * prod(forward.out_size)
         return [("dz" if written else "bias", moved / device.bandwidth)]

@@ -16,7 +16,8 @@ Rows of products are (tap, output channel), in eights: a product's 64 are two ti
 dz at the place that its tap shifts it to, and multiplied by as many planes of x as there are taps along d. Columns are input channels.
 
 Sums of all taps stay in registers until a program has walked its share of the steps, patch after patch. They are written as one share of
-dw, and `reduce.sum_parts` adds the shares in order: same bits every run.
+dw, and `reduce.sum_parts` adds the shares in order: same bits every run. So are sums of dz for the bias, of tiles as they are read
+(turn_weight_sums.py).
 """
 
 from triton.experimental import gluon
@@ -26,6 +27,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .gluon_names import barrier, seen_as, shared_layout
 from .turn_weight_read import copy_plane, high_of, load_plane, plane_at, sheet_layout
+from .turn_weight_sums import add_tile, no_sums, write_sums
 from .walk_weight import first_tap
 
 
@@ -117,9 +119,9 @@ def add_products(sums, rows, xs, chunk, count, FIRST: gl.constexpr, PLANES: gl.c
 
 
 @gluon.jit
-def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, PLANES: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr,
-              WARPS: gl.constexpr):
-    """The products of a group, which go on while those of the group before have been waited for."""
+def add_group(sums, added, xs, ring, stage, chunk, count, G: gl.constexpr, PLANES: gl.constexpr, AXIS_H: gl.constexpr,
+              TURN: gl.constexpr, WARPS: gl.constexpr):
+    """The products of a group, which go on while those of the group before have been waited for; and what its tiles add to db."""
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
     SHEETS: gl.constexpr = len(TURN.sheets)
@@ -129,6 +131,8 @@ def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, PLANES: gl.c
     first, second = row + (sheet + G.sheets[0]) * (TURN.height * ROW), row + (sheet + G.sheets[1]) * (TURN.height * ROW)
     first = lines(ring, first, G.halves[0], G.offsets[0], HIGH, AXIS_H.stride, TURN, WARPS)
     second = lines(ring, second, G.halves[1], G.offsets[1], HIGH, AXIS_H.stride, TURN, WARPS)
+    added = add_tile(added, first, G.adds[0], xs.dtype, TURN, WARPS)
+    added = add_tile(added, second, G.adds[1], xs.dtype, TURN, WARPS)
     tile = joined(first, second, HIGH, TURN)
     if BITS == 32:
         tile = rounded(tile)
@@ -137,18 +141,18 @@ def add_group(sums, xs, ring, stage, chunk, count, G: gl.constexpr, PLANES: gl.c
         if BITS == 16:
             rows = half_words(tile, G.residues[i], xs.dtype, TURN)
         sums = add_products(sums, rows, xs, chunk, count, (G.product + i) * PLANES, PLANES, TURN, WARPS)
-    return waited(sums, PRODUCTS * PLANES)
+    return waited(sums, PRODUCTS * PLANES), added
 
 
 @gluon.jit
-def multiply(sums, xs, ring, stage, count, PLANES: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+def multiply(sums, added, xs, ring, stage, count, PLANES: gl.constexpr, AXIS_H: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """Add the products of a step."""
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, xs.dtype.primitive_bitwidth)
     GROUPS: gl.constexpr = len(TURN.groups)
     for c in gl.static_range(CHUNKS):
         for g in gl.static_range(GROUPS):
-            sums = add_group(sums, xs, ring, stage, c, count, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
-    return waited(sums, 0)
+            sums, added = add_group(sums, added, xs, ring, stage, c, count, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
+    return waited(sums, 0), added
 
 
 @gluon.jit
@@ -160,36 +164,39 @@ def waited(sums, LEFT: gl.constexpr):
 
 
 @gluon.jit
-def turn_weight(x, z, parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr,
-                AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, LAST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
+def turn_weight(x, z, parts, db_parts, STEPS, EACH, sizes, x_size, z_size, x_stride, z_stride, p_stride, AXIS_D: gl.constexpr,
+                AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, LAST: gl.constexpr,
+                TURN: gl.constexpr, WARPS: gl.constexpr):
     """One share of dw for TURN.outputs and TURN.inputs channels, and taps along d of one residue.
 
     STEPS of all samples, EACH of them for a share; sizes: (steps along d, patches along h, along w); x_size, z_size: places.
-    LAST: x is channels_last. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (output channels, input
-    channels, taps along d), share.
+    LAST: x is channels_last. parts [shares, ci, co, tap] by its strides, or dw where one share is all; db_parts [(share, residue along d,
+    along h), co], or None. Grid: (output channels, input channels, taps along d), share.
     """
     pid, share = gl.program_id(0), gl.program_id(1)
     co, rest = pid % TURN.output_tiles * TURN.outputs, pid // TURN.output_tiles
     ci, rest = rest % TURN.input_tiles * TURN.inputs, rest // TURN.input_tiles
     program = first_tap(AXIS_D, rest, TURN.planes)
+    row = gl.where((ci == 0) & (rest < AXIS_D.stride), share * AXIS_D.stride + rest, -1)  # the first of every residue of dz adds up db
     x += ci.to(gl.int64) * x_stride[1]
     z += co.to(gl.int64) * z_stride[1]
     if TURN.fewer == 0:
-        walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride,
-                       AXIS_D, AXIS_H, AXIS_W, CI, CO, LAST, TURN, TURN.planes, WARPS)
+        walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, co, sizes, x_size, z_size, x_stride, z_stride,
+                       p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, LAST, TURN, TURN.planes, WARPS)
     elif rest < TURN.whole:
-        walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride,
-                       AXIS_D, AXIS_H, AXIS_W, CI, CO, LAST, TURN, TURN.planes, WARPS)
+        walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, co, sizes, x_size, z_size, x_stride, z_stride,
+                       p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, LAST, TURN, TURN.planes, WARPS)
     else:
-        walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride,
-                       AXIS_D, AXIS_H, AXIS_W, CI, CO, LAST, TURN, TURN.fewer, WARPS)
+        walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, co, sizes, x_size, z_size, x_stride, z_stride,
+                       p_stride, AXIS_D, AXIS_H, AXIS_W, CI, CO, LAST, TURN, TURN.fewer, WARPS)
 
 
 @gluon.jit
-def walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_size, z_size, x_stride, z_stride, p_stride,
-                   AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr, LAST: gl.constexpr,
-                   TURN: gl.constexpr, PLANES: gl.constexpr, WARPS: gl.constexpr):
-    """What a program of PLANES taps along d does. program: the first of them, the residue of dz, and its shift."""
+def walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, co, sizes, x_size, z_size, x_stride, z_stride,
+                   p_stride, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CI: gl.constexpr, CO: gl.constexpr,
+                   LAST: gl.constexpr, TURN: gl.constexpr, PLANES: gl.constexpr, WARPS: gl.constexpr):
+    """What a program of PLANES taps along d does. program: the first of them, the residue of dz, and its shift. row: of db_parts, -1
+    for none."""
     DTYPE: gl.constexpr = x.dtype.element_ty
     BITS: gl.constexpr = DTYPE.primitive_bitwidth
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
@@ -220,7 +227,7 @@ def walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_si
     if TURN.height > TURN.rows:  # what lies beyond the last tap is multiplied, too, and kept nowhere
         for i in gl.static_range(2):
             copy_plane(z, ring, i, begin < 0, h, w, co, z_size, z_stride, TURN.rows, TURN.height, AXIS_H, AXIS_W, CO, TURN, WARPS)
-    sums = ()
+    sums, added = (), no_sums(TURN, WARPS)
     for i in gl.static_range(PRODUCTS * PLANES):
         sums = sums + (gl.zeros([64, INPUTS], gl.float32, ACCUMULATOR),)
     for step in range(begin, end):
@@ -237,13 +244,15 @@ def walk_and_write(x, z, parts, STEPS, EACH, share, program, ci, co, sizes, x_si
         d = t - shift_d
         tiles = load_plane(plane_at(x, n, d, x_stride), more & (d >= 0) & (d < x_size[0]), h, w, ci, x_size, x_stride, CI, LAST,
                            TURN, WARPS)
-        sums = multiply(sums, xs, ring, count % 2, count, PLANES, AXIS_H, TURN, WARPS)
+        sums, added = multiply(sums, added, xs, ring, count % 2, count, PLANES, AXIS_H, TURN, WARPS)
     wait_group(0)
     out = parts + share.to(gl.int64) * p_stride[0]
     for i in gl.static_range(PRODUCTS):
         for j in gl.static_range(PLANES):
             write(sums[i * PLANES + j], out, ci, co, first_d + j * AXIS_D.stride, p_stride, i, AXIS_D, AXIS_H, AXIS_W, CI, CO, TURN, WARPS,
                   BITS)
+    if TURN.adds > 0:
+        write_sums(added, db_parts, row, co, AXIS_H, CO, TURN, WARPS)
 
 
 @gluon.jit

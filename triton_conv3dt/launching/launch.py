@@ -110,19 +110,28 @@ def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision, 
     return dx
 
 
-def grad_weight(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision):
+def grad_weight(x, dz, **given):
     """dw [CI, CO / groups, *kernel] in these strides."""
+    return grad_weight_and_bias(x, dz, bias=False, **given)[0]
+
+
+def grad_weight_and_bias(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision, bias: bool):
+    """(dw, db): db is None unless bias, and summed on the way where the kernel can, which then reads dz once for both."""
     dw = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides)
     key = ("grad_weight", x.shape, *_place(x), dz.shape, *_place(dz), x.dtype, x.device, kernel, strides, stride, padding,
-           dilation, groups, precision, current())
+           dilation, groups, precision, bias, current())
     call = _records.get(key)
     if call is None:
         if not (dw.numel() and x.numel() and dz.numel()):
-            return dw.zero_()
+            return dw.zero_(), grad_bias(dz) if bias else None
         call = _bound(_records, key, x, problem_of(
-            "grad_weight", x, dw, dz, Epilogue(), stride, padding, dilation, groups, precision))
-    call.run((x, dw, dz))
-    return dw
+            "grad_weight", x, dw, dz, Epilogue(bias), stride, padding, dilation, groups, precision))
+    if "db" not in call.schedule.operands:
+        call.run((x, dw, dz))
+        return dw, grad_bias(dz) if bias else None
+    db = dz.new_empty((dz.shape[1],))
+    call.run((x, dw, dz, db))
+    return dw, db
 
 
 def bind(plan) -> Call:
@@ -150,10 +159,12 @@ def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups
             return found
     given = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
     last, dz, db = _in_channels_last(dy, x, w, bias, activation, given), dy, None
-    if last or activation or bias:
-        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else activation and memory_format(saved))
-    return (grad_input(dz, w, in_size=tuple(x.shape[2:]), form=memory_format(dy) if last else None, **given),
-            grad_weight(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, **given), db)
+    made = last or activation is not None
+    if made:
+        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else memory_format(saved))
+    dx = grad_input(dz, w, in_size=tuple(x.shape[2:]), form=memory_format(dy) if last else None, **given)
+    dw, summed = grad_weight_and_bias(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, bias=bias and not made, **given)
+    return dx, dw, db if made else summed
 
 
 def _in_channels_last(dy, x, w, bias, activation, given) -> bool:

@@ -129,6 +129,11 @@ def shares_steps(config: Config, problem: Problem) -> bool:
     return config.shares > 1 and problem.direction == "grad_input" and config.path in SHARED
 
 
+def sums_bias(config: Config, problem: Problem) -> bool:
+    """Whether a weight gradient whose layer has a bias sums dz for it on the way."""
+    return problem.direction == "grad_weight" and config.path == "walk" and walking(problem).sums(problem, config)
+
+
 def fits(config: Config, problem: Problem, device: Device) -> str | None:
     """None if config can compute problem on device, else the reason why not."""
     if config.path not in PATHS:

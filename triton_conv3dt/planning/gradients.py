@@ -9,6 +9,7 @@ from ..problems.activations import Activation
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import BACKWARD, Epilogue, Problem
 from . import costs, search
+from .config import Config, sums_bias
 from .constants import Memory
 from .constraints import NONE, Constraints
 from .device import Device
@@ -74,19 +75,26 @@ def channels_last(problem: Problem, device: Device, constraints: Constraints = N
         return False
     bandwidth = device.bandwidth or 1e12
     size = problem.item * problem.n * problem.co * prod(problem.out_size)
-    apart = 0.0 if problem.epilogue.activation else (problem.epilogue.bias - 2) * size / bandwidth - costs.LAUNCH
-    return _seconds(problem, device, constraints) + apart > _seconds(in_channels_last(problem), device, constraints)
+    as_it_is = _chosen(problem, device, constraints)
+    summed = any(sums_bias(config, product) for product, config in as_it_is)
+    apart = 0.0 if problem.epilogue.activation else (problem.epilogue.bias - summed - 2) * size / bandwidth - costs.LAUNCH
+    return _seconds(as_it_is, device) + apart > _seconds(_chosen(in_channels_last(problem), device, constraints), device)
 
 
 def in_channels_last(problem: Problem) -> Problem:
-    """A problem whose dz a pass has made."""
-    return replace(problem, y_layout="channels_last", y_alignment=0, even=True)
+    """A problem whose dz a pass has made, and summed for the bias."""
+    return replace(problem, y_layout="channels_last", y_alignment=0, even=True, epilogue=Epilogue())
 
 
 def products(problem: Problem) -> list[Problem]:
-    """The two products of all gradients."""
-    return [replace(problem, direction=direction, epilogue=Epilogue()) for direction in ("grad_input", "grad_weight")]
+    """The two products of all gradients. Where no pass makes dz, that of the weight may sum it for the bias on the way."""
+    summed = Epilogue(bias=problem.epilogue.bias and problem.epilogue.activation is None)
+    return [replace(problem, direction="grad_input", epilogue=Epilogue()), replace(problem, direction="grad_weight", epilogue=summed)]
 
 
-def _seconds(problem: Problem, device: Device, constraints: Constraints) -> float:
-    return sum(costs.cost(search.default(p, device, constraints), p, device) for p in products(problem))
+def _chosen(problem: Problem, device: Device, constraints: Constraints) -> list[tuple[Problem, Config]]:
+    return [(p, search.default(p, device, constraints)) for p in products(problem)]
+
+
+def _seconds(chosen: list[tuple[Problem, Config]], device: Device) -> float:
+    return sum(costs.cost(config, product, device) for product, config in chosen)

@@ -16,8 +16,8 @@ from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pa
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
-    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, sum_biases, sum_weights,
-    to_residues)
+    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, shares_to, sum_biases, sum_weights,
+    to_residues, with_sums)
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -42,6 +42,10 @@ def schedule(problem: Problem, config: Config) -> Schedule:
         launches[-1:], parts = _shared(problem, config, launches[-1])
         workspaces.append(parts)
     operands = OPERANDS[problem.direction] + (("mean", "variance") if problem.epilogue.statistics else ())
+    if configs.sums_bias(config, problem):
+        operands += "db",
+        launches.append(sum_biases(problem.co, rows := weight_turns.sum_rows(problem, config), "sums", "db"))
+        workspaces.append(Workspace("sums", (rows, problem.co), (problem.co, 1), "float32"))
     return Schedule(operands, tuple(launches), tuple(workspaces))
 
 
@@ -211,46 +215,44 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         constants |= dict(X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], width)),
                           Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)), CHANNELS=p.co, **_lanes(p, c))
     kernel = "grad_weight" if c.dense else "grad_weight_direct"
-    whole = lowering.writes_whole(p, c)
-    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    target, strides = shares_to(p, c)
     copies, memory = zip(*(to_residues(p, axes, name) for name, axes in zip("xy", taps.copies(p, c)))) if c.copy else ((), ())
     x, z = (one.name for one in memory) if c.copy else "xy"
     product = Launch(
         kernel, lowering.grid(p, c), (x, z, target), sizes, (x, z, strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    sums, parts = ([], []) if whole else ([sum_weights(p, c.shares)], [parts_of(p, c.shares)])
-    return [*copies, product, *sums], [*memory, *parts]
+    return with_sums(p, c, product, copies, memory)
 
 
 def _walk_weight(p: Problem, c: Config) -> tuple[list, list]:
     """Shares of a weight gradient that fetches every plane about once, and their sum; one share is the result."""
-    whole, steps, grid = lowering.writes_whole(p, c), weight_walks.steps(p, c), lowering.grid(p, c)
-    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    steps, grid, (target, strides) = weight_walks.steps(p, c), lowering.grid(p, c), shares_to(p, c)
     product = Launch(
         "walk_weight", grid, ("x", "y", "y", target), (steps, ceil_div(steps, c.shares), weight_walks.sizes(p, c)), (strides,),
         dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), weight_walks.axes(p)), CI=p.ci, CO=p.co, WALK=weight_walks.walk(p, c),
              WARPS=c.warps),
         f"walk_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in ("x", "patch", "line")))
-    return ([product], []) if whole else ([product, sum_weights(p, c.shares)], [parts_of(p, c.shares)])
+    return with_sums(p, c, product)
 
 
 def _turn_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """The same of what no descriptor reads."""
-    whole, steps, grid = lowering.writes_whole(p, c), weight_turns.steps(p, c), lowering.grid(p, c)
-    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    """The same of what no descriptor reads, with sums of dz for the bias where these are wanted."""
+    steps, grid, (target, strides) = weight_turns.steps(p, c), lowering.grid(p, c), shares_to(p, c)
+    summed = weight_turns.sums(p, c)
     product = Launch(
-        "turn_weight", grid, ("x", "y", target), (steps, ceil_div(steps, c.shares), weight_turns.sizes(p, c), p.in_size, p.out_size),
+        "turn_weight", grid, ("x", "y", target, "sums" if summed else None),
+        (steps, ceil_div(steps, c.shares), weight_turns.sizes(p, c), p.in_size, p.out_size),
         ("x", "y", strides), dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), weight_turns.axes(p)), CI=p.ci, CO=p.co,
                                   LAST=p.x_layout == "channels_last", TURN=weight_turns.walk(p, c), WARPS=c.warps),
-        f"turn_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages)
-    return ([product], []) if whole else ([product, sum_weights(p, c.shares)], [parts_of(p, c.shares)])
+        f"turn_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}" + ", dz summed for the bias" * summed,
+        c.warps, c.stages)
+    return with_sums(p, c, product)
 
 
 def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
     """Shares of a weight gradient by pairs of programs, of copies where these are needed, and their sum; one share is the result."""
-    whole, boxes, grid = lowering.writes_whole(p, c), taps.boxes(p, c), lowering.grid(p, c)
-    target, strides = ("w", ("w", "one share")) if whole else ("parts", "parts")
+    boxes, grid, (target, strides) = taps.boxes(p, c), lowering.grid(p, c), shares_to(p, c)
     made = {name: to_residues(p, axes, name) for name, axes in weight_pairs.copies(p, c).items()}
     product = Launch(
         "pair_weight", grid, (*(made[name][1].name if name in made else name for name in "xy"), target),
@@ -259,8 +261,7 @@ def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
              WARPS=c.warps),
         f"pair_weight, boxes of {'x'.join(map(str, taps.box(p, c)))} positions, grid {grid} of {c.ctas}, {_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in ("x lines", "dz lines")), c.ctas)
-    sums, parts = ([], []) if whole else ([sum_weights(p, c.shares)], [parts_of(p, c.shares)])
-    return [*(launch for launch, _ in made.values()), product, *sums], [*(memory for _, memory in made.values()), *parts]
+    return with_sums(p, c, product, *zip(*made.values()))
 
 
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:

@@ -155,6 +155,18 @@ def sum_weights(p: Problem, shares: int, target: str = "w", tap_minor: bool = Fa
                   f"sum_parts, {shares} share{'s' * (shares > 1)} in order")
 
 
+def shares_to(p: Problem, c: Config) -> tuple:
+    """Where a weight gradient is written, and its strides: shares of it, or w where one share is the result."""
+    return ("w", ("w", "one share")) if lowering.writes_whole(p, c) else ("parts", "parts")
+
+
+def with_sums(p: Problem, c: Config, product: Launch, copies=(), memory=()) -> tuple[list, list]:
+    """A weight gradient after what it reads copies of, and the sum of its shares."""
+    if lowering.writes_whole(p, c):
+        return [*copies, product], [*memory]
+    return [*copies, product, sum_weights(p, c.shares)], [*memory, parts_of(p, c.shares)]
+
+
 def sum_biases(co: int, shares: int, source: str, target: str) -> Launch:
     """db from shares [shares, co], in order."""
     return Launch("sum_parts", (ceil_div(co, SUMMED), 1, 1), (source, target), (co, shares, co, 1, 1, 1), ((0, 1, 0, 0, 0),),

@@ -14,13 +14,15 @@ class TurnSheet(NamedTuple):
 
 class TurnGroup(NamedTuple):
     """Two tiles of 32 lines of dz, side by side the rows of products: the sheet of each, which 32 of the lines of all taps along h, and how
-    far the tap along w shifts them; which halves of words are products, and the first of these."""
+    far the tap along w shifts them; which halves of words are products, and the first of these; and to which sum for the bias each tile
+    is added, -1 for none."""
 
     sheets: tuple[int, int]
     halves: tuple[int, int]
     offsets: tuple[int, int]
     residues: tuple[int, ...]
     product: int
+    adds: tuple[int, int] = (-1, -1)
 
 
 class TurnProduct(NamedTuple):
@@ -35,7 +37,7 @@ class WeightTurn(NamedTuple):
 
     A patch of high x wide places; `outputs` channels of dz, in output_tiles programs, are rows, `inputs` of x, in input_tiles, columns,
     and `planes` of x are met by each of dz: in `whole` programs along d, and `fewer` in those beyond, 0 where there are none. A sheet has `height` rows of `pitch` places, of which `rows` are copied, `most` at once.
-    chunk: bytes of a channel of x that lie side by side. far: what a tile reads lies far apart.
+    chunk: bytes of a channel of x that lie side by side. far: what a tile reads lies far apart. adds: sums for the bias of 32 lines each.
     """
 
     high: int
@@ -56,3 +58,4 @@ class WeightTurn(NamedTuple):
     sheets: tuple[TurnSheet, ...]
     groups: tuple[TurnGroup, ...]
     products: tuple[TurnProduct, ...]
+    adds: int = 0

@@ -40,7 +40,8 @@ def walk(problem: Problem, config) -> WeightTurn:
     """What one program does in a step, as the kernel is told."""
     _, high, wide = config.box
     h, halves = problem.axes[1], ceil_div(problem.kernel[1] * config.block_m, LINES)
-    sheets, groups, products = _tables(problem, wide, halves)
+    adds = _adds(problem, config) if sums(problem, config) else range(0)
+    sheets, groups, products = _tables(problem, wide, halves, adds)
     reach, most, d = max(sheet.places for sheet in sheets) - wide, planes(problem, config), problem.axes[0]
     whole, rest = divmod(d.kernel, d.stride * most)
     # Programs follow each other by residues, and all residues by what a program has of each.
@@ -50,7 +51,7 @@ def walk(problem: Problem, config) -> WeightTurn:
         high, wide, most, whole, min((n for n in beyond if n < most), default=0), config.block_m, config.block_n,
         ceil_div(problem.co, config.block_m), ceil_div(problem.ci, config.block_n), h.stride * (high - 1) + h.kernel,
         h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST,
-        chunk(problem, config, len(products)), problem.wide, sheets, groups, products)
+        chunk(problem, config, len(products)), problem.wide, sheets, groups, products, len(adds))
 
 
 def chunk(problem: Problem, config, products: int) -> int:
@@ -64,7 +65,27 @@ def _sums(config, products: int) -> int:
     return ROWS * config.block_n * products // (32 * config.warps)
 
 
-def _tables(problem: Problem, wide: int, halves: int) -> tuple:
+def sums(problem: Problem, config) -> bool:
+    """Whether dz is summed for the bias on the way: it is wanted, and taps that are not shifted have all of dz, once. They are as many as
+    the stride, and their patches reach the end of dz."""
+    d, *others = problem.axes
+    whole = all(0 <= a.padding <= a.kernel - a.stride and a.out <= a.stride * ceil_div(a.size, side) * side
+                for a, side in zip(others, config.box[1:]))
+    return problem.epilogue.bias and whole and d.kernel >= d.stride
+
+
+def sum_rows(problem: Problem, config) -> int:
+    """Sums for the bias of each channel: of every share, residue along d and residue along h."""
+    return config.shares * problem.stride[0] * problem.stride[1]
+
+
+def _adds(problem: Problem, config) -> range:
+    """Which 32 lines of the taps along h have some of a tap that is not shifted."""
+    h = problem.axes[1]
+    return range(h.padding * config.block_m // LINES, ceil_div((h.padding + h.stride) * config.block_m, LINES))
+
+
+def _tables(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
     """Sheets, groups and products. Of 16 bits a tile is of two residues, which have a product each where they have a tap."""
     w = problem.axes[2]
     shifted = [(*divmod(k - w.padding, w.stride), k) for k in range(w.kernel)]
@@ -90,7 +111,8 @@ def _tables(problem: Problem, wide: int, halves: int) -> tuple:
         pair, taps = (first, second or first), (tiles[first], tiles[second] if second else {})
         residues = tuple(sorted({*taps[0], *taps[1]}))
         sheet, offset, half = zip(*pair)
-        groups.append(TurnGroup(sheet, half, offset, residues, len(products)))
+        added = [t[2] - adds.start if t and t[2] in adds and sheets[t[0]].first + t[1] == 0 else -1 for t in (first, second)]
+        groups.append(TurnGroup(sheet, half, offset, residues, len(products), tuple(added)))
         products += [TurnProduct(half, tuple(one.get(r, -1) for one in taps)) for r in residues]
     return sheets, tuple(groups), tuple(products)
 
@@ -167,6 +189,7 @@ def instructions(problem: Problem, config) -> float:
     words = turn.rows * config.block_m * sum(sheet.places for sheet in turn.sheets) / threads
     lines = len(turn.groups) * ROWS * config.block_k / 128 * 3
     x = config.block_k * config.block_n / threads
+    lines += sum(to >= 0 for group in turn.groups for to in group.adds) * LINES * config.block_k / 128 * (4 if problem.item < WORD else 1)
     return 3 * words + lines + 8 * x + products(problem, config) * config.block_k * problem.item / 32 + 16 * halves * len(turn.groups)
 
 

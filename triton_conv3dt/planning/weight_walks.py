@@ -31,6 +31,11 @@ def turned(problem: Problem, config) -> bool:
     return False
 
 
+def sums(problem: Problem, config) -> bool:
+    """dz is not summed for the bias on the way."""
+    return False
+
+
 def axes(problem: Problem) -> list[WalkedAxis]:
     """What the kernel is told of d, h and w."""
     return [WalkedAxis(a.kernel, a.stride, a.padding) for a in problem.axes]

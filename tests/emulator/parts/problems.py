@@ -10,6 +10,7 @@ from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.check import _among_nan
 from triton_conv3dt.launching import launch
 from triton_conv3dt.planning import lowering, search
+from triton_conv3dt.planning.config import sums_bias
 from triton_conv3dt.problems import case, sampling
 
 from ..cases import Cases, Skip
@@ -34,6 +35,7 @@ def configs(rng, device):
     """A layer with one of its candidates."""
     direction = rng.choice(("forward", "grad_input", "grad_weight"))
     words = [direction, rng.choice(LAYERS), rng.choice(DTYPES), rng.choice(("channels_first", "channels_last"))]
+    words += ["bias"] * (direction == "grad_weight" and rng.random() < 0.5)
     if direction == "forward":
         words += itertools.compress(("bias", "residual"), (rng.random() < 0.5, rng.random() < 0.3))
         words += [rng.choice(("", "relu", "leaky_relu(0.01)"))]
@@ -98,11 +100,15 @@ def computed(problem, config, device):
         given, zone = trial_tensors.integers(problem, "cpu"), trial_tensors.red_zone(problem, "cpu")
         truth = trial_tensors.truth(problem, given)
         tensors = {name: _among_nan(getattr(given, name)) for name in ("x", "w", "y", "b", "residual")}
+        db = trial_tensors.RedZone((problem.co,), (1,), zone.view.dtype) if sums_bias(config, problem) else None
+        tensors |= {"b": db.view} if db else {}
         try:
             bound = launch.bind(launch.plan(problem, device, config))
         except ValueError as error:
             raise Skip(str(error)) from error
         launch.run(bound, **tensors | {trial_tensors.written(problem): zone.view})
         zone.check(truth, trial_tensors.ulps(problem))
+        if db:
+            db.check(given.y.double().sum((0, 2, 3, 4)))
 
     return dict(problem=case.format(problem), config=repr(config)), call
