@@ -236,7 +236,7 @@ def walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, 
         wait_group(0)
         fence_async_shared()
         barrier()  # all is there, and the products of the step before have been waited for by all
-        t, n, h, w = at_step(step + 1, sizes, TURN)
+        t, n, h, w = next_step(t, n, h, w, sizes, TURN)
         d = t * AXIS_D.stride + residue_d
         more = step + 1 < end
         copy_plane(plane_at(z, n, d, z_stride), ring, (count + 1) % 2, more & (d >= 0) & (d < z_size[0]), h, w, co, z_size,
@@ -261,6 +261,18 @@ def at_step(step, sizes, TURN: gl.constexpr):
     t, patch = step % sizes[0] - (TURN.planes - 1), step // sizes[0]
     w, rest = patch % sizes[2] * TURN.wide, patch // sizes[2]
     return t, rest // sizes[1], rest % sizes[1] * TURN.high, w
+
+
+@gluon.jit
+def next_step(t, n, h, w, sizes, TURN: gl.constexpr):
+    """What follows a step, found without a division."""
+    t += 1
+    over = t == sizes[0] - (TURN.planes - 1)
+    t, w = gl.where(over, 1 - TURN.planes, t), gl.where(over, w + TURN.wide, w)
+    over = w == sizes[2] * TURN.wide
+    w, h = gl.where(over, 0, w), gl.where(over, h + TURN.high, h)
+    over = h == sizes[1] * TURN.high
+    return t, gl.where(over, n + 1, n), gl.where(over, 0, h), w
 
 
 @gluon.jit
