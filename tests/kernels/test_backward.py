@@ -141,7 +141,7 @@ def test_autograd_takes_it(activation, needs_bias, device, taken, monkeypatch):
     separate = torch.autograd.grad(y, leaves, t.dz, create_graph=True)  # somebody may differentiate these
     assert not taken
     monkeypatch.setattr(launch, "grad_input", None)
-    monkeypatch.setattr(launch, "grad_weight", None)
+    monkeypatch.setattr(launch, "grad_weight_and_bias", None)
     for ours, theirs in zip(torch.autograd.grad(y, leaves, t.dz), separate):
         assert_smooth(ours, theirs.detach().double())
     assert len(taken) == 1

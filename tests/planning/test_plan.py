@@ -7,7 +7,7 @@ import pytest
 
 from triton_conv3dt.launching.launch import plan
 from triton_conv3dt.planning import banks, costs, explain, lowering, weight_pairs
-from triton_conv3dt.planning.config import Config, fits
+from triton_conv3dt.planning.config import Config, fits, sums_bias
 from triton_conv3dt.planning.constraints import parse
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.planning.search import default, sensible
@@ -49,8 +49,10 @@ def assert_says_what_runs(p):
     made = len(weight_pairs.copies(p.problem, p.config)) if weights and p.config.path == "pair" else copies * (1 + weights)
     assert sum(step.startswith("copy ") for step in p.steps) == made
     assert any(step.startswith("pack the weight") for step in p.steps) == packs
-    sums = p.problem.direction != "forward" and any(step.startswith("sum_parts") for step in p.steps)
-    assert len(p.steps) == 1 + made + packs + sums
+    sums = p.problem.direction != "forward" and any(step.startswith("sum_parts") and " of db" not in step for step in p.steps)
+    summed = sums_bias(p.config, p.problem)
+    assert any(step.startswith("sum_parts of db") for step in p.steps) is summed
+    assert len(p.steps) == 1 + made + packs + sums + summed
     text = str(p)
     assert (" to channels_last (" in text, "pack the weight" in text) == (copies and not weights, packs)
     assert all(f"launch {i}  {step}" in text for i, step in enumerate(p.steps, 1))
