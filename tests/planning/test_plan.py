@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from triton_conv3dt.launching.launch import plan
-from triton_conv3dt.planning import banks, costs, explain, lowering, weight_pairs
+from triton_conv3dt.planning import banks, costs, explain, lowering, taps, weight_pairs
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import parse
 from triton_conv3dt.planning.device import Device
@@ -106,8 +107,42 @@ def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
     assert_says_what_runs(p)
 
 
+@pytest.mark.parametrize("kernel, co", ((9, 1), (9, 4), (7, 1), (5, 4), (5, 2)))
+def test_few_columns_are_those_of_neighbours(kernel, co):
+    """By the default of a weight gradient of few output channels, which would read each of its columns for one position. A kernel
+    needs bits for shifts that may leave dz alone, however many stay inside."""
+    layer = LAST | dict(n=1, ci=32, co=co, in_size=64, kernel=kernel, stride=2, padding=kernel // 2, output_padding=1, dtype="float32")
+    problem = Problem.of_layer("grad_weight", **layer)
+    config = plan(problem, H200).config
+    assert {*config.taps} & {*taps.FOLDED} and config.block_m >= 128 and taps.reading(problem, config) == "row"
+    assert taps.shifts(problem, replace(config, taps=("columns", "columns", "by four"))) == 3 * (kernel - 2)
+    assert not any({*c.taps} & {*taps.FOLDED} for c in sensible(replace(problem, co=16), H200))
+    assert not any({*c.taps} & {*taps.FOLDED} for c in sensible(problem, Device.named("nvidia_a100")))
+
+
+@pytest.mark.parametrize("way", (*taps.WAYS, *taps.FOLDED))
+@pytest.mark.parametrize("kernel, stride, padding, size", ((9, 2, 3, 7), (5, 2, 2, 8), (4, 3, 1, 5), (3, 1, 1, 1), (2, 4, 0, 6)))
+def test_each_place_meets_each_tap_once(way, kernel, stride, padding, size):
+    """And what is said never to be outside is not."""
+    layer = dict(n=1, ci=4, co=4, in_size=size, kernel=kernel, stride=stride, padding=padding, output_padding=0, layout="channels_last")
+    problem = Problem.of_layer("grad_weight", **layer)
+    (axis, positions), a, met = taps.weight_axis(problem.axes[2], way, 1), problem.axes[2], []
+    place = lambda shifts, t, i: shifts.step * t + shifts.first + i * shifts.move
+    for t, i, j in product(range(positions), range(axis.x.count), range(axis.z.count * axis.programs)):
+        tap = axis.tap_first + i * axis.tap_row + j * axis.tap_column
+        inside = [0 <= place(shifts, t, k) < size for shifts, k, size in ((axis.x, i, a.size), (axis.z, j, a.out))]
+        for shifts, k, here in zip((axis.x, axis.z), (i, j), inside):
+            assert here or shifts.halo and not shifts.sure[0] <= k < shifts.sure[1]
+        if 0 <= tap < kernel and all(inside):
+            assert place(axis.z, t, j) == stride * place(axis.x, t, i) - padding + tap
+            met.append((place(axis.x, t, i), tap))
+    assert axis.guard or all(0 <= tap < kernel for _, tap in met)
+    assert sorted(met) == [(i, k) for i in range(size) for k in range(kernel) if 0 <= stride * i - padding + k < a.out]
+
+
 GATHER = Config("gather", 64, 64, 32)
 LAST, ROWS = {"layout": "channels_last"}, Config("descriptor", 64, 64, 32)
+COPIED = {"direction": "grad_weight", "dtype": "float32"}
 WALKED = LAST | {"kernel": 3, "padding": 1, "output_padding": 1}
 WALK = Config("walk", 16, 64, 32, 4, 2, merge=(True, False, False), box=(4, 8, 8))
 REFUSED = {  # problem, device, config: the reason
@@ -125,9 +160,15 @@ REFUSED = {  # problem, device, config: the reason
     "crossed dilation": ({"direction": "grad_weight", "dilation": (1, 3, 1)}, "nvidia_h200",
                          replace(GATHER, taps=("programs", "crossed", "programs")), "taps along h cannot be crossed"),
     "unknown way": ({"direction": "grad_weight"}, "nvidia_h200", replace(GATHER, taps=("rows", "programs", "programs")),
-                    "taps along d are programs, columns, crossed, received 'rows'"),
-    "many shifts": ({"direction": "grad_weight", "kernel": (1, 15, 15), "padding": (0, 1, 1)} | LAST, "nvidia_h200",
-                    replace(GATHER, taps=("programs", "columns", "columns")), "30 shifts of the three axes"),
+                    "taps along d are programs, columns, crossed, by two, by four, received 'rows'"),
+    "neighbours of copies": (COPIED, "nvidia_h200", replace(GATHER, copy=True, taps=("programs", "by two", "programs")),
+                             "taps along h are programs, columns, crossed, received 'by two'"),
+    "neighbours of what is split": ({"direction": "grad_weight"}, "nvidia_h200", replace(GATHER, taps=("by two", "programs", "by two")),
+                                    "taps along w cannot be by two: places of dz are split"),
+    "dilated neighbours": ({"direction": "grad_weight", "dilation": (1, 3, 1)}, "nvidia_h200",
+                           replace(GATHER, taps=("programs", "by four", "programs")), "taps along h cannot be by four: their dilation is 3"),
+    "many shifts": ({"direction": "grad_weight", "kernel": (1, 31, 1), "padding": (0, 15, 0)} | LAST, "nvidia_h200",
+                    replace(GATHER, taps=("programs", "columns", "programs")), "30 shifts of the three axes"),
     "taps forward": ({}, "nvidia_h200", replace(GATHER, taps=("columns", "programs", "programs")), "are those of a grad_weight"),
     "axis beyond 31 bits": (dict(direction="grad_weight", ci=8, in_size=(2**30, 1, 1), stride=2), "nvidia_h200", GATHER,
                             "an axis has more places than 31 bits can count"),

@@ -201,7 +201,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         boxes = taps.boxes(p, c)
         z_size = tuple(axis.places for axis in taps.copies(p, c)[1]) if c.copy else p.out_size
         sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, z_size
-        constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c)),
+        constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c), taps.reading(p, c)),
                           TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c)),
                           DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
@@ -218,7 +218,8 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
     product = Launch(
         kernel, lowering.grid(p, c), (x, z, target), sizes, (x, z, strides), constants,
         f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    sums, parts = ([], []) if whole else ([sum_weights(p, c.shares)], [parts_of(p, c.shares)])
+    parts = taps.parts(p, c)
+    sums, parts = ([], []) if whole else ([sum_weights(p, parts)], [parts_of(p, parts)])
     return [*copies, product, *sums], [*memory, *parts]
 
 
