@@ -120,6 +120,17 @@ def test_few_columns_are_those_of_neighbours(kernel, co):
     assert not any({*c.taps} & {*taps.FOLDED} for c in sensible(problem, Device.named("nvidia_a100")))
 
 
+@pytest.mark.parametrize("kernel, co", ((7, 1), (7, 4), (9, 2), (9, 4)))
+def test_large_kernels_of_few_channels_read_little(kernel, co):
+    """Forward by walks of a part of the output channels each, where the weights of all do not fit; backward with their taps among the channels,
+    pairs along w of a single one: L2 is asked for less than six times what memory is."""
+    layer = LAST | dict(n=1, ci=32, co=co, in_size=64, kernel=kernel, stride=2, padding=kernel // 2, output_padding=1, dtype="float32")
+    forward, gradient = (plan(Problem.of_layer(direction, **layer), H200) for direction in ("forward", "grad_input"))
+    assert forward.config.path == "walk" and (forward.config.block_m < co or co == 1)
+    assert co > 1 or gradient.config.flat > 1 and gradient.config.merge[2]
+    assert max(terms(forward).limit, terms(gradient).limit) < 6
+
+
 @pytest.mark.parametrize("way", (*taps.WAYS, *taps.FOLDED))
 @pytest.mark.parametrize("kernel, stride, padding, size", ((9, 2, 3, 7), (5, 2, 2, 8), (4, 3, 1, 5), (3, 1, 1, 1), (2, 4, 0, 6)))
 def test_each_place_meets_each_tap_once(way, kernel, stride, padding, size):
