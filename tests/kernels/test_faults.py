@@ -86,6 +86,11 @@ def rows_of_boxes_too_long(patch):
     patch.setattr(lowering, "described", wrong)
 
 
+def quotients_too_small(patch):
+    right = passes.division
+    patch.setattr(passes, "division", lambda count: (right(count)[0], right(count)[1] + 1))
+
+
 def copies(change):
     """A fault in where the copies of a weight gradient begin or how they lie, in the launches that make them alone."""
     def install(patch):
@@ -163,6 +168,7 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "columns of x in the wrong order": (read(lambda r: dict(line=r.line[::-1])), "depthwise k5s2", "grad_weight", "channels_first",
                                         COLUMNS),
     "a direct share left out": (one_share_less, "depthwise k3s2", "grad_weight", "channels_last", DIRECT_SHARES),
+    "quotients too small": (quotients_too_small, "k2s2", "forward", "channels_first", replace(GATHER, merge=(True,) * 3)),
     "weight packed as it was": (kernel("pack", pack_without_swap), "k3s2p1op1", "forward", "channels_first", GATHER),
 }
 

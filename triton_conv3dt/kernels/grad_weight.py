@@ -5,7 +5,8 @@
 One product has all taps of a program: rows are (shift of x, ci), columns (shift of dz, co), and what they share is a position.
 Along an axis either each tap is a program of its own, or all taps are shifts of dz, or offsets of x are crossed with the
 residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once; or a few neighbours are one position,
-and each shift of dz that one of them meets is read once for all (planning/taps.py chooses the numbers). Positions are walked in boxes, so that only a box has its place divided.
+and each shift of dz that one of them meets is read once for all (planning/taps.py chooses the numbers). Positions are walked in
+boxes, so that only a box has its place divided.
 
 TF32 may be read from copies, which are rounded and have zeros around them. That of dz has every axis residue after residue of
 the stride (`apart`): whichever the tap, neighbouring positions then read neighbours.

@@ -16,7 +16,7 @@ from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pa
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
-    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, sum_biases, sum_weights,
+    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, divisions, index, pack, packed, parts_of, sum_biases, sum_weights,
     to_residues)
 
 OPERANDS = {  # what a caller brings, in this order
@@ -94,7 +94,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "gather" if c.dense else "direct"
     read = f", reads by {READINGS[lowering.reading(p, c)]}" * c.dense
     launches.append(Launch(
-        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps),) * c.dense + (steps, *sizes),
+        kernel, lowering.grid(p, c), tensors, ((p.n * prod(steps), steps, *divisions(steps)) if c.dense else (steps,)) + sizes,
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
@@ -267,7 +267,6 @@ def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     """All gradients of a kernel = stride layer, and the sums of their shares. dx is laid out as dy is."""
     x_last, z_last, limit = p.x_layout == "channels_last", p.y_layout == "channels_last", 16 // p.item
-    magics, shifts = zip(*(_division(prod(p.in_size[i:])) for i in range(3)))
     constants = dict(
         STRIDE=p.stride, CI=p.ci, CO=p.co, Z=Memory(z_last, lowering.split_run(p)),
         X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
@@ -279,7 +278,7 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     launches = [Launch(
         "backward", lowering.grid(p, c),
         ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
-        (p.n * prod(p.in_size), p.in_size, magics, shifts), ("y", "x", "dx", ("w", "taps")), constants,
+        (p.n * prod(p.in_size), p.in_size, *divisions(p.in_size)), ("y", "x", "dx", ("w", "taps")), constants,
         f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
     launches.append(sum_weights(p, c.shares, "dw", tap_minor=not z_last))
     workspaces = [parts_of(p, c.shares, tap_minor=not z_last)]
@@ -287,13 +286,6 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
         launches.append(sum_biases(p.co, c.shares * residues, "sums", "db"))
         workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
     return launches, workspaces
-
-
-def _division(count: int) -> tuple[int, int]:
-    """What kernels/backward.py divides numbers of 31 bits by count with: a factor of 32 bits, as a signed number, and a shift."""
-    shift = (count - 1).bit_length()
-    factor = ceil_div(1 << 31 + shift, count)  # too large by less than 1 / count of itself times 2**shift, so no quotient is
-    return factor - (1 << 32), shift
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:

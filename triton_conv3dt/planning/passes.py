@@ -143,6 +143,18 @@ def channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
     return Workspace(name, shape, lowering.dense_strides(shape, "channels_last"))
 
 
+def divisions(size: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Factors and shifts by which a flat index is divided to have its sample, plane and row."""
+    return tuple(zip(*(division(max(1, prod(size[i:]))) for i in range(3))))
+
+
+def division(count: int) -> tuple[int, int]:
+    """What `quotient` of kernels/tiles.py divides numbers of 31 bits by count with: a factor of 32 bits, as a signed number, and a shift."""
+    shift = (count - 1).bit_length()
+    factor = ceil_div(1 << 31 + shift, count)  # too large by less than 1 / count of itself times 2**shift, so no quotient is
+    return factor - (1 << 32), shift
+
+
 def index(p: Problem) -> str:
     return "int64" if p.wide else "int32"
 
