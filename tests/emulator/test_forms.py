@@ -173,7 +173,8 @@ def test_weight_gradients_of_copies(target, layer, tile, ways):
 @pytest.mark.parametrize("target", (HOPPER, AMPERE))
 def test_weight_gradients_of_neighbours(target, layout, layer, tile, ways):
     """Neighbours are one position, whole or not; single elements of few columns are read in one row, with lanes along places."""
-    kind = "float32 tf32" if (layout == "channels_last") == (target == HOPPER) else "bfloat16"
+    single = (layout == "channels_last") == (target == HOPPER)
+    kind = "float32 tf32" if single != layer.startswith("ci16") else "bfloat16"
     device, problem = Device.named(target), case.parse(f"grad_weight {layer} {kind} {layout}")
     config = Config("gather", *tile, 3, shares=2, taps=ways)
     if taps.split_factor(problem, config) > 1:

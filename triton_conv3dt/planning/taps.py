@@ -61,9 +61,8 @@ def parts(problem: Problem, config) -> int:
 
 
 def folds(problem: Problem, config) -> list[tuple[str, ...]]:
-    """The ways of each axis besides that may be worth it: where few columns of single elements are what a step reads, of which neighbours
-    meet much the same."""
-    single = problem.rounded and problem.x_layout == "channels_last" and problem.co_group <= FEW and not config.copy
+    """The ways of each axis besides that may be worth it: where few columns are what a step reads, of which neighbours meet much the same."""
+    single = (problem.rounded or problem.item == 2) and problem.x_layout == "channels_last" and problem.co_group <= FEW and not config.copy
     meet = [a.kernel >= 2 * a.stride and a.size > 1 and a.dilation == 1 for a in problem.axes]
     return [way if single and met else () for way, met in zip(((), tuple(FOLDED)[:1], tuple(FOLDED)), meet)]
 

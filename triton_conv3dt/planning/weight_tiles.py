@@ -40,6 +40,8 @@ def _tiles(problem: Problem, device: Device, thorough: bool, copied: bool):
                 if block_m * block_n * split > (128 if wide else 64) * 256:
                     continue
                 tried = replace(walked, block_m=block_m, block_n=block_n)
+                if together > 1 and problem.item == 2 and block_m * block_n > 128 * 128 and taps.z_run(problem, tried) == 1:
+                    continue  # by steps so long that single elements leave no registers
                 count, small = taps.tiles(problem, tried) / together, device.warpgroups and block_m < 64
                 read = count * (block_m + block_n * split) / memory
                 multiplied = 2 * count * block_m * block_n * split / tensor * (1.6 if small else 1)
