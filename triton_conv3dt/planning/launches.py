@@ -94,7 +94,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "gather" if c.dense else "direct"
     read = f", reads by {READINGS[lowering.reading(p, c)]}" * c.dense
     launches.append(Launch(
-        kernel, lowering.grid(p, c), tensors, ((p.n * prod(steps), steps, *divisions(steps)) if c.dense else (steps,)) + sizes,
+        kernel, lowering.grid(p, c), tensors, ((p.n * prod(steps), steps, *_factors(p, c, steps)) if c.dense else (steps,)) + sizes,
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
@@ -176,7 +176,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     launches.append(Launch(
         "pair", grid, (weight, source, source if c.halo else None, target, *(name if present else None for name, present in (
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
-        (p.n * prod(steps), steps, p.in_size if forward else p.out_size, written_size),
+        (p.n * prod(steps), sum(_factors(p, c, steps), steps), p.in_size if forward else p.out_size, written_size),
         ((source, "described") if constants["X"].last else source, target, "residual" if p.epilogue.residual else (0,) * 5), constants,
         f"pairs of programs, reads by {READINGS[reading]}{' with a halo along h' * c.halo}, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((kind, p, c) for kind in ("weight", reading, *("halo",) * c.halo)), c.ctas))
@@ -286,6 +286,12 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
         launches.append(sum_biases(p.co, c.shares * residues, "sums", "db"))
         workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
     return launches, workspaces
+
+
+def _factors(p: Problem, c: Config, steps: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What flat positions are divided by, where a kernel does so by factors: where no mask depends on their places."""
+    masked = any(axis.edge or axis.halo and c.path != "pair" for axis in lowering.axis_constants(p, c))
+    return ((0, 0, 0),) * 2 if masked or p.wide or any(c.box) else divisions(steps)
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:
