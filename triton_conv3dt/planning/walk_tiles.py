@@ -96,7 +96,7 @@ def _few(rows: int, problem: Problem, merge):
     fit where those of all do not."""
     fewest = 1 << (rows - 1).bit_length()
     phases = prod(axis.stride for axis, merged in zip(problem.axes, merge) if merged) if problem.direction == "forward" else 1
-    return tuple(columns for columns in _halves(fewest, 1) if columns < 8 <= columns * phases)
+    return tuple(columns for columns in _halves(fewest, 1) if fewest < 8 <= columns * phases)
 
 
 def _halves(largest: int, smallest: int):
