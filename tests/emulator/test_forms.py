@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from triton_conv3dt.compiling.conflicts import conflicts
-from triton_conv3dt.planning import flat, lanes, lowering, search
+from triton_conv3dt.planning import flat, lanes, lowering, search, taps
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -163,6 +163,27 @@ def test_weight_gradients_of_copies(target, layer, tile, ways):
         cases.run(*computed(problem, config, Device.named(target)))
     assert cases.done == 1 and cases.kernels["to_residues"] == 4 and cases.forms["cp.async"]
     assert cases.forms["wgmma"] == 2 * (target == HOPPER and tile[0] == 64)
+
+
+@pytest.mark.parametrize("layer, tile, ways", (
+    ("n2 ci32 co1 in3x5x6 k9x3x9 s2 p3x1x4", (128, 128, 16, 8), ("columns", "by two", "by four")),
+    ("ci16 co3 in2x6x5 k5 s2 p2 op1", (64, 64, 16, 4), ("crossed", "by two", "by four")),
+    ("n2 ci24 co2 in3x4x7 k3x5x4 s1x2x3 p1x2x0 g2", (32, 64, 16, 4), ("by four", "programs", "by two"))))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("target", (HOPPER, AMPERE))
+def test_weight_gradients_of_neighbours(target, layout, layer, tile, ways):
+    """Neighbours are one position, whole or not; single elements of few columns are read in one row, with lanes along places."""
+    single = (layout == "channels_last") == (target == HOPPER)
+    kind = "float32 tf32" if single != layer.startswith("ci16") else "bfloat16"
+    device, problem = Device.named(target), case.parse(f"grad_weight {layer} {kind} {layout}")
+    config = Config("gather", *tile, 3, shares=2, taps=ways)
+    if taps.split_factor(problem, config) > 1:
+        config = replace(config, taps=(*ways[:2], "columns"))
+    assert fits(config, problem, device) is None
+    with emulated(target, exact=True) as emulator:
+        cases = Cases(emulator)
+        cases.run(*computed(problem, config, device))
+    assert cases.done == 1 and cases.forms["wgmma" if target == HOPPER and tile[0] >= 64 else "mma.sync"]
 
 
 @pytest.mark.parametrize("layout, w_minor, merge", (

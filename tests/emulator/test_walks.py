@@ -83,6 +83,8 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "one channel, odd taps": ("forward ci16 co1 in3x6x9 k5 s2 p1 float16 channels_first", (1, (2, 8, 8), ALL)),
     "three channels": ("forward ci16 co3 in3x6x9 k4x5x5 s1x2x2 p1 bfloat16 channels_first bias", (4, (2, 8, 8), (False, True, True))),
     "three channels last": ("forward ci16 co3 in3x6x9 k3 s2 p1 op1 float16 channels_last bias residual", (4, (2, 8, 8), ALL)),
+    "one of two channels": ("forward ci32 co2 in3x4x6 k9 s2 p4 op1 float32 tf32 channels_last bias", (1, (3, 8, 8), ALL, TOGETHER)),
+    "two of three channels": ("forward n2 ci16 co3 in3x4x9 k5 s2 p2 op1 float16 channels_first bias", (2, (2, 8, 8), ALL)),
     "gradient, odd depth": ("grad_input n2 ci16 co16 in3x6x8 k2x3x3 s2 p1 op1 float16 channels_last", (16, (2, 8, 8), NONE)),
     "as it lies": (f"forward n2 ci32 co16 in4x9x11 {K3} float32 tf32 channels_first bias residual", (16, (3, 8, 8), DW, LIES)),
     "as it lies, channels last": (

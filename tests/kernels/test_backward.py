@@ -15,7 +15,7 @@ from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch
 from triton_conv3dt.launching.tensors import memory_format
 from triton_conv3dt.ops.autograd import dense_strides
-from triton_conv3dt.planning import gradients, launches, search
+from triton_conv3dt.planning import gradients, launches, passes, search
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.activations import Activation
@@ -68,7 +68,7 @@ def test_divisions_are_exact():
     rng, last = random.Random(11), 2**31 - 1
     counts = {1, 2, 3, 5, 7, 641, 2**16 + 1, 2**30, 2**30 + 1, last - 1, last, *(rng.randrange(1, 2 << rng.randrange(1, 31)) for _ in range(500))}
     for count in counts:
-        magic, shift = launches._division(count)
+        magic, shift = passes.division(count)
         assert -2**31 <= magic < 2**31 and 0 <= shift < 32
         multiples = {rng.randrange(0, last // count + 1) * count for _ in range(20)} | {last // count * count}
         for index in {0, 1, last - 1, last} | {index + i for index in multiples for i in (-1, 0, 1) if 0 <= index + i <= last}:
@@ -76,8 +76,8 @@ def test_divisions_are_exact():
 
 
 def quotients_too_small(patch):
-    right = launches._division
-    patch.setattr(launches, "_division", lambda count: (right(count)[0], right(count)[1] + 1))
+    right = passes.division
+    patch.setattr(passes, "division", lambda count: (right(count)[0], right(count)[1] + 1))
 
 
 def shares_in_another_order(patch):

@@ -25,6 +25,7 @@ GATHER, SHARED, DIRECT = Config("gather", 32, 32, 16), Config("gather", 32, 32, 
 MERGED = Config("gather", 32, 32, 16, merge=(True, False, True))
 DIRECT_SHARES, COLUMNS = replace(DIRECT, shares=3), Config("direct", 2, 256, warps=1)
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"))
+NEIGHBOURS = replace(GATHER, taps=("by two", "by four", "columns"))
 COPIES = replace(GATHER, taps=("columns", "crossed", "programs"), copy=True)
 BOXES = Config("descriptor", 32, 32, 16, box=(2, 4, 4))
 PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
@@ -85,6 +86,11 @@ def rows_of_boxes_too_long(patch):
     patch.setattr(lowering, "described", wrong)
 
 
+def quotients_too_small(patch):
+    right = passes.division
+    patch.setattr(passes, "division", lambda count: (right(count)[0], right(count)[1] + 1))
+
+
 def copies(change):
     """A fault in where the copies of a weight gradient begin or how they lie, in the launches that make them alone."""
     def install(patch):
@@ -123,6 +129,11 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "halo of x not masked": (constant(x=lambda axis: axis.x._replace(halo=False)), "k3s2p1op1", "grad_weight", "sliced", CROSSED),
     "boxes not masked": (constant(x=lambda axis: axis.x._replace(edge=False)), "k2s3 holes", "grad_weight", "sliced", GATHER),
     "taps crossed wrongly": (constant(tap_row=lambda axis: 1), "k4s2p1", "grad_weight", "channels_last", CROSSED),
+    "neighbours that meet the same taps": (constant(tap_row=lambda axis: 0), "k4s2p1", "grad_weight", "channels_last", NEIGHBOURS),
+    "taps that do not exist of neighbours": (constant(guard=lambda axis: False), "k3s2p1op1", "grad_weight", "channels_last", NEIGHBOURS),
+    "shifts taken for sure": (constant(z=lambda axis: axis.z._replace(sure=(0, axis.z.sure[1]))), "k3s2p1op1", "grad_weight", "sliced",
+                              NEIGHBOURS),
+    "neighbours that are none": (constant(x=lambda axis: axis.x._replace(halo=False)), "k3s2p1op1", "grad_weight", "sliced", NEIGHBOURS),
     "residues of a copy taken for neighbours": (constant(z=lambda axis: axis.z._replace(residues=1)), "k3s2p1op1", "grad_weight",
                                                 "channels_first", COPIES),
     "residues of a copy in another order": (residues_elsewhere, "k4s2p1", "grad_weight", "channels_first", COPIES),
@@ -157,6 +168,7 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "columns of x in the wrong order": (read(lambda r: dict(line=r.line[::-1])), "depthwise k5s2", "grad_weight", "channels_first",
                                         COLUMNS),
     "a direct share left out": (one_share_less, "depthwise k3s2", "grad_weight", "channels_last", DIRECT_SHARES),
+    "quotients too small": (quotients_too_small, "k2s2", "forward", "channels_first", replace(GATHER, merge=(True,) * 3)),
     "weight packed as it was": (kernel("pack", pack_without_swap), "k3s2p1op1", "forward", "channels_first", GATHER),
 }
 

@@ -60,9 +60,10 @@ def test_arguments_of_a_pointer_launch(measured):
     _, grid, (x, w, y, b, residual, pre, parts, places, *rest) = measured["launches"]["k2s2 channels_first"][0]
     assert (x, w, y, b) == ([2, 64, 8, 8, 8], [64, 32, 2, 2, 2], [2, 32, 16, 16, 16], [32])
     assert residual is pre is parts is None
-    assert places == 2 * 8**3 and rest[:3] == [[8, 8, 8], [8, 8, 8], [16, 16, 16]]
-    assert rest[3:5] == [[64 * 512, 512, 64, 8, 1], [8, 32 * 8, 1, 64 * 32 * 8]]  # x; w by (row, reduction, tap, group)
-    assert rest[5] == [32 * 4096, 4096, 256, 16, 1]
+    assert places == 2 * 8**3 and rest[0] == [8, 8, 8] and rest[3:5] == [[8, 8, 8], [16, 16, 16]]
+    assert rest[1:3] == [[-2**31] * 3, [9, 6, 3]]  # factors and shifts that divide by 512, by 64 and by 8
+    assert rest[5:7] == [[64 * 512, 512, 64, 8, 1], [8, 32 * 8, 1, 64 * 32 * 8]]  # x; w by (row, reduction, tap, group)
+    assert rest[7] == [32 * 4096, 4096, 256, 16, 1]
     block_m, block_n = tile(rest)
     assert grid == [places // block_n * (8 * 32 // block_m), 1, 1]
 

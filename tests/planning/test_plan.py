@@ -110,6 +110,7 @@ def test_overlapping_kernels_say_what_is_copied(layout, w_minor, copies, packs):
 
 GATHER = Config("gather", 64, 64, 32)
 LAST, ROWS = {"layout": "channels_last"}, Config("descriptor", 64, 64, 32)
+COPIED = {"direction": "grad_weight", "dtype": "float32"}
 WALKED = LAST | {"kernel": 3, "padding": 1, "output_padding": 1}
 WALK = Config("walk", 16, 64, 32, 4, 2, merge=(True, False, False), box=(4, 8, 8))
 REFUSED = {  # problem, device, config: the reason
@@ -127,9 +128,15 @@ REFUSED = {  # problem, device, config: the reason
     "crossed dilation": ({"direction": "grad_weight", "dilation": (1, 3, 1)}, "nvidia_h200",
                          replace(GATHER, taps=("programs", "crossed", "programs")), "taps along h cannot be crossed"),
     "unknown way": ({"direction": "grad_weight"}, "nvidia_h200", replace(GATHER, taps=("rows", "programs", "programs")),
-                    "taps along d are programs, columns, crossed, received 'rows'"),
-    "many shifts": ({"direction": "grad_weight", "kernel": (1, 15, 15), "padding": (0, 1, 1)} | LAST, "nvidia_h200",
-                    replace(GATHER, taps=("programs", "columns", "columns")), "30 shifts of the three axes"),
+                    "taps along d are programs, columns, crossed, by two, by four, received 'rows'"),
+    "neighbours of copies": (COPIED, "nvidia_h200", replace(GATHER, copy=True, taps=("programs", "by two", "programs")),
+                             "taps along h are programs, columns, crossed, received 'by two'"),
+    "neighbours of what is split": ({"direction": "grad_weight"}, "nvidia_h200", replace(GATHER, taps=("by two", "programs", "by two")),
+                                    "taps along w cannot be by two: places of dz are split"),
+    "dilated neighbours": ({"direction": "grad_weight", "dilation": (1, 3, 1)}, "nvidia_h200",
+                           replace(GATHER, taps=("programs", "by four", "programs")), "taps along h cannot be by four: their dilation is 3"),
+    "many shifts": ({"direction": "grad_weight", "kernel": (1, 31, 1), "padding": (0, 15, 0)} | LAST, "nvidia_h200",
+                    replace(GATHER, taps=("programs", "columns", "programs")), "30 shifts of the three axes"),
     "taps forward": ({}, "nvidia_h200", replace(GATHER, taps=("columns", "programs", "programs")), "are those of a grad_weight"),
     "axis beyond 31 bits": (dict(direction="grad_weight", ci=8, in_size=(2**30, 1, 1), stride=2), "nvidia_h200", GATHER,
                             "an axis has more places than 31 bits can count"),

@@ -106,6 +106,7 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "grad_weight last": ("grad_weight", LAST | dict(groups=2), replace(GATHER, **SHARES)),
     "grad_weight crossed": ("grad_weight", {}, CROSSED),
     "grad_weight crossed last": ("grad_weight", LAST | dict(groups=2), CROSSED),
+    "grad_weight of neighbours": ("grad_weight", LAST | TF32 | dict(co=1, kernel=9, padding=3), replace(CROSSED, taps=("crossed", "by two", "by four"))),
     "grad_weight dilated": ("grad_weight", DILATED, replace(CROSSED, taps=("columns",) * 3)),
     "grad_weight of copies": ("grad_weight", TF32, replace(CROSSED, copy=True)),
     "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),

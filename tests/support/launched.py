@@ -13,7 +13,7 @@ from triton_conv3dt.planning import constraints, search, weight_turns, weight_wa
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.constraints import NONE
 from triton_conv3dt.planning.flat import mergeable
-from triton_conv3dt.planning.taps import WAYS, copyable
+from triton_conv3dt.planning.taps import FOLDED, WAYS, copyable
 from triton_conv3dt.problems.activations import Activation
 
 # The interpreter keeps bfloat16 as 16-bit integers: its products are not those of the numbers, and it truncates.
@@ -106,7 +106,7 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                     tried = replace(tried, flat=axes, merge=(False, False, axes > 0 and rng.random() < 0.5 and mergeable(problem)))
                 if problem.direction == "grad_weight":
                     copied = path == "gather" and copyable(problem) and rng.random() < 0.5
-                    tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)), copy=copied)
+                    tried = replace(tried, taps=tuple(rng.choice((*WAYS, *FOLDED)) for _ in range(3)), copy=copied)
             shared = problem.direction == "grad_weight" or tried.flat
             tried = replace(tried, shares=rng.choice((1, 2, 5)) if shared else 1)
             if fits(tried, problem, device) is None:

@@ -10,7 +10,7 @@ from triton_conv3dt.launching.tensors import empty, problem_of
 from triton_conv3dt.planning import flat, search, taps
 from triton_conv3dt.planning.config import Config, copyable, fits
 from triton_conv3dt.planning.device import Device
-from triton_conv3dt.planning.taps import WAYS
+from triton_conv3dt.planning.taps import FOLDED, WAYS
 from triton_conv3dt.problems.activations import Activation
 from triton_conv3dt.problems.problem import BACKWARD, DIRECTIONS, Epilogue, Problem
 from triton_conv3dt.problems.sampling import uncropped
@@ -136,7 +136,7 @@ def choose(rng: random.Random, problem: Problem) -> Config | None:
                 tried = replace(tried, flat=rng.choice((0, 0, 1, 2, 3)) if path == "gather" else 0, shares=rng.choice((1, 1, 2, 5)))
                 tried = replace(tried, merge=(False, False, tried.flat > 0 and rng.random() < 0.7 and flat.mergeable(problem)))
             if problem.direction == "grad_weight" and path == "gather":
-                tried = replace(tried, taps=tuple(rng.choice(WAYS) for _ in range(3)))
+                tried = replace(tried, taps=tuple(rng.choice((*WAYS, *FOLDED)) for _ in range(3)))
         if fits(tried, problem, H200) is None:
             return tried
     return None

@@ -27,7 +27,7 @@ class Product:
             self.source = copy_of(call.x if self.forward else call.y)
         if "parts" in launch.tensors and not problem.epilogue.statistics:  # shares of dx
             self.target = copy_of(call.x).float()
-        self.places, self.steps = launch.sizes[:2]
+        self.places, self.steps = launch.sizes[0], launch.sizes[1][:3]
         self.rows, self.red = self.k["ROWS"], self.k["RED"]
         self.split, self.join, self.phase_minor, self.n = 1, self.k.get("JOIN"), False, config.block_n
         if config.dense:

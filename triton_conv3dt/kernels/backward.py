@@ -11,7 +11,7 @@ A tile is TILE.m >= CI input channels by TILE.n >= CO * taps columns by TILE.k p
 import triton
 import triton.language as tl
 
-from .tiles import place, position, widen
+from .tiles import place, position, quotient, widen
 
 
 @triton.jit
@@ -21,13 +21,6 @@ def tap_and_channel(column, CO: tl.constexpr, TAPS: tl.constexpr, LAST: tl.const
         return column // CO, column % CO
     else:
         return column % TAPS, column // TAPS
-
-
-@triton.jit
-def quotient(index, magic, shift):
-    """index over what magic and shift stand for (planning/launches.py), of 31 bits."""
-    twice, magic = tl.cast(index * 2, tl.uint32), tl.cast(magic, tl.uint32)
-    return (tl.umulhi(twice, magic) >> tl.cast(shift, tl.uint32)).to(tl.int32)
 
 
 @triton.jit

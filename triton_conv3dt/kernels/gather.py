@@ -19,7 +19,7 @@ import triton.language as tl
 from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
-    axis_taps, box_origin, gathered, inside, phase_of_program, place, position, round_tf32, row_parts, tap_of_step, widen,
+    axis_taps, box_origin, gathered, inside, phase_of_program, place, position, position_by_factors, round_tf32, row_parts, tap_of_step, widen,
     write
 )
 
@@ -153,11 +153,12 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
 
 
 @triton.jit
-def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, w_stride, y_stride, r_stride,
+def gather(x, w, y, b, residual, pre, parts, P, size, magics, shifts, x_size, y_size, x_stride, w_stride, y_stride, r_stride,
            AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, RED: tl.constexpr,
            X: tl.constexpr, W: tl.constexpr, Y: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, DOT: tl.constexpr,
            ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr, INDEX: tl.constexpr):
-    """x [N, *, *x_size] is gathered, y [N, *, *y_size] written; size: coarse places (d, h, w), P: N times their product.
+    """x [N, *, *x_size] is gathered, y [N, *, *y_size] written; size: coarse places (d, h, w), P: N times their product. magics, shifts:
+    what a flat index is divided by to have its sample, plane and row.
     parts: of the statistics of y, or None; with them every tile has places of one sample.
 
     w_stride: (row, reduction channel, tap, group). Grid: (position tile, phase, row tile) with the row tile fastest, so that
@@ -192,7 +193,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
             o_n = o_n // (TILE.k * WIDE) * WIDE + o_n % WIDE
         if parts is None:
             x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
-            n, td, th, tw = position(i_position * BLOCK_N + o_n // SPLIT, size)
+            n, td, th, tw = position_by_factors(i_position * BLOCK_N + o_n // SPLIT, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)
         else:
             start, last = in_sample(i_position, size, BLOCK_N, INDEX)
             x_live = tl.multiple_of(start, 1 if X.last else X_RUN) + o_n < tl.multiple_of(last, 1 if X.last else X_RUN)
@@ -253,13 +254,13 @@ def gather(x, w, y, b, residual, pre, parts, P, size, x_size, y_size, x_stride, 
                             (phase[0], phase[1], 1), x_size, x_stride, (w_row, w_red, w_tap), AXIS_D, AXIS_H, AXIS_W, RED, X,
                             W, TILE, DOT, EVEN_M)
         tile = tl.join(tile, second).reshape(BLOCK_M, BLOCK_N * 2)
-    finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, phase, P, size, y_size, y_stride, r_stride,
-           AXIS_D, AXIS_H, AXIS_W, ROWS, INTERLEAVE, Y, R, TILE, ACTIVATION, PARAMETERS, INDEX)
+    finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, phase, P, size, magics, shifts, y_size, y_stride,
+           r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, INTERLEAVE, Y, R, TILE, ACTIVATION, PARAMETERS, INDEX)
 
 
 @triton.jit
-def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, phase, P, size, y_size, y_stride, r_stride,
-           AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, INTERLEAVE: tl.constexpr,
+def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, phase, P, size, magics, shifts, y_size, y_stride,
+           r_stride, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, ROWS: tl.constexpr, INTERLEAVE: tl.constexpr,
            Y: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr,
            INDEX: tl.constexpr):
     """Bring a tile [rows, positions] into the order of the store, lines by columns, and write it and its statistics."""
@@ -288,7 +289,7 @@ def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, 
     live = (channel < ROWS) & (rd < MD)
     column = tl.arange(0, BLOCK_N * JOIN)
     if BOX is None and parts is None:
-        n, td, th, tw = position(i_position * BLOCK_N + column // JOIN, size)
+        n, td, th, tw = position_by_factors(i_position * BLOCK_N + column // JOIN, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)
         live_column = i_position * (BLOCK_N * JOIN) + column < P * JOIN  # the same along a run
     elif BOX is None:
         Y_RUN: tl.constexpr = 1 if Y.last else Y.run

@@ -4,8 +4,9 @@
 
 One product has all taps of a program: rows are (shift of x, ci), columns (shift of dz, co), and what they share is a position.
 Along an axis either each tap is a program of its own, or all taps are shifts of dz, or offsets of x are crossed with the
-residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once (planning/taps.py chooses the
-numbers). Positions are walked in boxes, so that only a box has its place divided.
+residues of dz: o + 1 offsets and s residues meet in s * (o + 1) taps, and each is read once; or a few neighbours are one position,
+and each shift of dz that one of them meets is read once for all (planning/taps.py chooses the numbers). Positions are walked in
+boxes, so that only a box has its place divided.
 
 TF32 may be read from copies, which are rounded and have zeros around them. That of dz has every axis residue after residue of
 the stride (`apart`): whichever the tap, neighbouring positions then read neighbours.
@@ -17,9 +18,11 @@ shares in a fixed order: same bits every run, no atomics.
 import triton
 import triton.language as tl
 
+from .lanes import taps_within
 from .tiles import apart, box_origin, inside, place, position, round_tf32, widen
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
+FEW = tl.constexpr(4)  # shifts that are compared one by one
 LINE = tl.constexpr(1 << 30)  # the bit that a line beyond the last needs and no place has
 
 
@@ -39,33 +42,64 @@ def moved(i, AXIS: tl.constexpr, places):
 
 
 @triton.jit
+def bits_of(AXIS: tl.constexpr):
+    """How many bits an axis has: one for each shift that may leave the tensor."""
+    BITS: tl.constexpr = AXIS.count - AXIS.sure[1] + AXIS.sure[0] if AXIS.halo else 0
+    return BITS
+
+
+@triton.jit
+def bit_of(i, AXIS: tl.constexpr, FIRST: tl.constexpr):
+    """The bit of shift i, of those from FIRST on; 0 where it never leaves the tensor."""
+    LOW: tl.constexpr = AXIS.sure[0]
+    HIGH: tl.constexpr = AXIS.sure[1]
+    bit = 1 << (FIRST + tl.where(i < LOW, i, i - (HIGH - LOW)))
+    return bit if HIGH == 0 else tl.where((i < LOW) | (i >= HIGH), bit, 0)
+
+
+@triton.jit
 def offset_and_need(line, size, stride, CHANNELS: tl.constexpr, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
                     M: tl.constexpr):
     """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
     RUN: tl.constexpr = M.run
+    BIT_H: tl.constexpr = bits_of(D)
+    BIT_W: tl.constexpr = BIT_H + bits_of(H)
     d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
     offset = place(0, 0, moved(d, D, size[0]), moved(h, H, size[1]), moved(w, W, size[2]), stride)
     offset = tl.multiple_of(offset + channel * stride[1], RUN)
     need = tl.zeros_like(d) + SEEN
     if D.halo:
-        need |= 1 << d
+        need |= bit_of(d, D, 0)
     if H.halo:
-        need |= 1 << (D.count * D.halo + h)
+        need |= bit_of(h, H, BIT_H)
     if W.halo:
-        need |= 1 << (D.count * D.halo + H.count * H.halo + w)
+        need |= bit_of(w, W, BIT_W)
     return tl.max_contiguous(offset, RUN if M.last else 1), tl.where(d < D.count, need, LINE)
 
 
 @triton.jit
-def outside(begin, o, size, AXIS: tl.constexpr, UNIT: tl.constexpr, BIT: tl.constexpr):
-    """Which shifts move the places begin + o of an axis outside, as bits; UNIT neighbours have one answer."""
+def outside(begin, o, size, AXIS: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr):
+    """Which shifts move the places begin + o of an axis outside, as bits from FIRST on; UNIT neighbours have one answer."""
     COUNT: tl.constexpr = AXIS.count
-    bits = tl.zeros_like(o)
-    most = tl.cast(size, tl.int32) // UNIT
-    for i in tl.static_range(COUNT):
-        at = (begin + i * AXIS.move) // UNIT + o // UNIT
-        bits |= (at.to(tl.uint32) >= most.to(tl.uint32)).to(tl.int32) << (BIT + i)
-    return bits
+    LOW: tl.constexpr = AXIS.sure[0]
+    HIGH: tl.constexpr = AXIS.sure[1]
+    MOVE: tl.constexpr = AXIS.move // UNIT if COUNT > 1 else 1
+    at, most = begin // UNIT + o // UNIT, tl.cast(size, tl.int32) // UNIT
+    if COUNT - HIGH + LOW > FEW:  # the shifts inside follow each other
+        first, end = taps_within(at, MOVE, COUNT, most)
+        if HIGH > 0:
+            first, end = tl.minimum(first, LOW), tl.maximum(end, HIGH) - (HIGH - LOW)
+        else:
+            first = tl.minimum(first, COUNT)
+        bits = ((1 << first) - 1) | ((1 << COUNT - HIGH + LOW) - (1 << end))
+        return bits << FIRST
+    else:
+        bits = tl.zeros_like(o)
+        for i in tl.static_range(COUNT):
+            if i < LOW or i >= HIGH:
+                beyond = (at + i * MOVE).to(tl.uint32) >= most.to(tl.uint32)
+                bits |= beyond.to(tl.int32) << (FIRST + (i if i < LOW else i - (HIGH - LOW)))
+        return bits
 
 
 @triton.jit
@@ -84,8 +118,8 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
     at = tl.max_contiguous(at, 1 if M.last else RUN)
     p = tensor + (line[:, None] + at[None, :])
     if MASK:
-        BIT_H: tl.constexpr = D.count * D.halo
-        BIT_W: tl.constexpr = BIT_H + H.count * H.halo
+        BIT_H: tl.constexpr = bits_of(D)
+        BIT_W: tl.constexpr = BIT_H + bits_of(H)
         lack = tl.zeros_like(o[0])
         if D.halo:
             lack |= outside(d, o[0] * D.step, size[0], D, 1, 0)
@@ -101,7 +135,10 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
             lack = tl.where(box[1] + o[1] < positions[1], lack, -1)
         if W.edge:
             lack = tl.where(box[2] * SPLIT // UNIT + o[2] // UNIT < positions[2] * SPLIT // UNIT, lack, -1)
-        return tl.load(p, mask=(need[:, None] & (lack | LINE)[None, :]) == 0, other=0.0)
+        met = (need[:, None] & (lack | LINE)[None, :]) == 0
+        if M.reading == "row":
+            return tl.load(p.reshape(p.numel), mask=met.reshape(p.numel), other=0.0).reshape(p.shape)
+        return tl.load(p, mask=met, other=0.0)
     else:
         return tl.load(p)
 
@@ -122,8 +159,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     and is split after the load), reduced by a box of up to TILE.k positions at a time. CI and CO are per group.
 
     x [N, *, *x_size], z [N, *, *z_size], of a copy the places of a residue; size: positions (d, h, w) of a sample; BOXES of all
-    samples, SHARE of them for a share. parts [shares, ci, co, tap] by its strides, or dw where one share is all. Grid: (row tile,
-    column tile, tap that is a program), share, group.
+    samples, SHARE of them for a share. parts [part, ci, co, tap] by its strides: each share leaves one, or as many as neighbours are
+    a position; or dw, where one is all. Grid: (row tile, column tile, tap that is a program), share, group.
     """
     BLOCK_M: tl.constexpr = TILE.m
     BLOCK_N: tl.constexpr = TILE.n
@@ -205,7 +242,14 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
         m_dw = m_dw & inside(r_w[:, None] + s_w[None, :], AXIS_W.kernel)
     r_tap = (r_d * AXIS_H.kernel + r_h) * AXIS_W.kernel + r_w
     s_tap = (s_d * AXIS_H.kernel + s_h) * AXIS_W.kernel + s_w
-    out = parts + share.to(tl.int64) * p_stride[0] + group.to(tl.int64) * CI * p_stride[1]
-    r_at = ci.to(tl.int64) * p_stride[1] + r_tap.to(tl.int64) * p_stride[3]
+    part = share.to(tl.int64)
+    if AXIS_D.together > 1:
+        part = part * AXIS_D.together + xd
+    if AXIS_H.together > 1:
+        part = part * AXIS_H.together + xh
+    if AXIS_W.together > 1:
+        part = part * AXIS_W.together + xw
+    out = parts + group.to(tl.int64) * CI * p_stride[1]
+    r_at = part * p_stride[0] + ci.to(tl.int64) * p_stride[1] + r_tap.to(tl.int64) * p_stride[3]
     s_at = co.to(tl.int64) * p_stride[2] + s_tap.to(tl.int64) * p_stride[3]
     tl.store(out + (r_at[:, None] + s_at[None, :]), acc.to(parts.dtype.element_ty), mask=m_dw)

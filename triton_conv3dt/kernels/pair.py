@@ -121,8 +121,8 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
          AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, RED: gl.constexpr, X: gl.constexpr, W: gl.constexpr,
          Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
          WARPS: gl.constexpr, INDEX: gl.constexpr):
-    """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), P: N times
-    their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest; and
+    """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), then the
+    factors and the shifts by which a flat index is divided to have its sample, plane and row; P: N times their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest; and
     shares of the channels that are summed over."""
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
     STAGES: gl.constexpr = TILE.stages

@@ -5,7 +5,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from .gluon_names import halves, parts_of, spread
-
+from .tiles import quotient
 
 MOST = gl.constexpr(32)  # elements of a thread that are written at once
 
@@ -61,18 +61,27 @@ def row_and_phase(line, first, ROWS: gl.constexpr, LINES: gl.constexpr, PHASES: 
 
 @gluon.jit
 def place_of(o, origin, last, size, BOX: gl.constexpr, JOIN: gl.constexpr, RUN: gl.constexpr, PARTED: gl.constexpr,
-             OF_SAMPLE: gl.constexpr):
+             OF_SAMPLE: gl.constexpr, MASKED: gl.constexpr):
     """The coarse place (n, d, h, w) of a position of a tile, of which o counts JOIN phases each, and whether there is one, the same for
     RUN neighbours: of a box that begins at `origin`, or of neighbours in flat order from place origin[3] of sample origin[0] on, of
-    that sample alone or of all."""
+    that sample alone or of all. MASKED: a mask depends on the place, so that the compiler must see what is the same along a run: divisions
+    show that, factors do not."""
     n, d, h, w = origin
     begin = gl.multiple_of(w * JOIN, RUN)  # RUN divides the ends as well, which a mark on an argument would not say
     if BOX is None:
         live = begin + o < last * JOIN // RUN * RUN
-        rest, w = parts_of(w + o // JOIN, size[2])
-        d, h = parts_of(rest, size[1])
-        if not OF_SAMPLE:
-            n, d = parts_of(d, size[0])
+        index = w + o // JOIN
+        if MASKED:
+            rest, w = parts_of(index, size[2])
+            d, h = parts_of(rest, size[1])
+            if not OF_SAMPLE:
+                n, d = parts_of(d, size[0])
+        else:
+            rest, d = quotient(index, size[5], size[8]), quotient(index, size[4], size[7])
+            h, w = rest - d * size[1], index - rest * size[2]
+            if not OF_SAMPLE:
+                n = quotient(index, size[3], size[6])
+                d -= n * size[0]
         return n, d, h, w, live
     else:
         HIGH: gl.constexpr = BOX[1] // gl.num_ctas() if PARTED == 1 else BOX[1]
@@ -164,7 +173,7 @@ def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_siz
     o = gl.arange(0, TILE.n * JOIN, gl.SliceLayout(1 - ROW_SIDE, STORE))
     RUN: gl.constexpr = 1 if LAST else Y.run
     BOX: gl.constexpr = TILE.box
-    n, d, h, w, there = place_of(o, origin, last, size, BOX, JOIN, RUN, PARTED, OF_SAMPLE)
+    n, d, h, w, there = place_of(o, origin, last, size, BOX, JOIN, RUN, PARTED, OF_SAMPLE, AXIS_D.edge or AXIS_H.edge or AXIS_W.edge)
     rows = channel, rd, rh, rw
     places = (n, d * AXIS_D.out_step + (phase[0] - AXIS_D.origin), h * AXIS_H.out_step + (phase[1] - AXIS_H.origin),
               w * AXIS_W.out_step + (phase[2] - AXIS_W.origin) + o % JOIN)

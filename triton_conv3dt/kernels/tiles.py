@@ -63,6 +63,27 @@ def position(index, size):
 
 
 @triton.jit
+def quotient(index, magic, shift):
+    """index over what magic and shift stand for (planning/launches.py), of 31 bits."""
+    twice, magic = tl.cast(index * 2, tl.uint32), tl.cast(magic, tl.uint32)
+    return (tl.umulhi(twice, magic) >> tl.cast(shift, tl.uint32)).to(tl.int32)
+
+
+@triton.jit
+def position_by_factors(index, size, magics, shifts, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr,
+                        INDEX: tl.constexpr):
+    """The same of tiles; magics, shifts: what an index of 31 bits is divided by to have its sample, plane and row. The compiler does not
+    see that these are the same along a run, so where masks depend on them it divides."""
+    INSIDE: tl.constexpr = not (AXIS_D.halo or AXIS_H.halo or AXIS_W.halo or AXIS_D.edge or AXIS_H.edge or AXIS_W.edge)
+    if INSIDE and INDEX == tl.int32:
+        rows, planes = quotient(index, magics[2], shifts[2]), quotient(index, magics[1], shifts[1])
+        samples = quotient(index, magics[0], shifts[0])
+        return samples, planes - samples * size[0], rows - planes * size[1], index - rows * size[2]
+    else:
+        return position(index, size)
+
+
+@triton.jit
 def box_origin(i_box, size, BOX: tl.constexpr):
     """The coarse place (n, d, h, w) at which a box begins; the boxes of a sample are counted along w, then h, then d."""
     n, d, h, w = position(i_box, (tl.cdiv(size[0], BOX[0]), tl.cdiv(size[1], BOX[1]), tl.cdiv(size[2], BOX[2])))

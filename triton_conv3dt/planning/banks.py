@@ -13,11 +13,11 @@ from ..problems.problem import Problem
 from . import flat, lowering, taps
 from .config import Config
 from .device import Device
+from .taps import WARPGROUP
 
 BANKS = 32
 COPIED = 4  # bytes: the narrowest element that is copied asynchronously
 TURNED = 16  # counted in kernels of H200: 10 to 20, more with more warps; half of it where neighbours are split
-WARPGROUP = 64  # rows of its products, which read their second operand from shared memory
 
 
 def conflicting(config: Config, problem: Problem, device: Device) -> int:
@@ -35,8 +35,10 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
         turned = (TURNED // split) * (not config.copy and lays_places_side_by_side(problem) and not lowering.turned(problem, config))
         return _of_a_tile(source_run(config, problem), config.block_n * split, config.block_k, config.stages, threads, turned)
     turned = TURNED * (problem.y_layout == "channels_last")  # x is taken from registers
-    return (_of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, 0)
-            + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, turned))
+    x = _of_a_tile(taps.x_run(problem, config), config.block_k, config.block_m, config.stages, threads, 0)
+    if taps.reading(problem, config) == "row":
+        return x
+    return x + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, turned)
 
 
 def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: int) -> int:

@@ -40,7 +40,8 @@ class Config:
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, of an input gradient, over taps and channels. taps: the way of each axis
-    in a grad_weight on tensor cores: its taps are "programs", "columns" or "crossed", as taps.py explains. Of a walk, those along d:
+    in a grad_weight on tensor cores: its taps are "programs", "columns", "crossed", or of neighbours, "by two" or "by four"
+    (taps.py). Of a walk, those along d:
     products of their own, columns of few products, or of one (walk_tables.py).
     """
 
@@ -214,7 +215,7 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
 
 def _fits_taps(config: Config, problem: Problem) -> str | None:
     """Why the axes of a weight gradient cannot be walked so, or None."""
-    if reason := taps.refused(problem, config.taps):
+    if reason := taps.refused(problem, config):
         return reason
     if (shifts := taps.shifts(problem, config)) > taps.MOST_SHIFTS:
         return f"{shifts} shifts of the three axes are more than the {taps.MOST_SHIFTS} that the kernel has bits for"

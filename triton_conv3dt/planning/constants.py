@@ -43,6 +43,7 @@ class Shifts(NamedTuple):
     halo: bool = False  # places may fall outside
     edge: bool = False  # boxes may reach beyond the last position
     residues: int = 1  # of a copy, that lie apart
+    sure: tuple[int, int] = (0, 0)  # from which shift to before which no place is outside, whatever the halo
 
 
 class WeightAxis(NamedTuple):
@@ -59,6 +60,7 @@ class WeightAxis(NamedTuple):
     tap_row: int
     tap_column: int
     guard: bool = False  # a tap may not exist
+    together: int = 1  # shifts of x that meet the same taps: each leaves a part of its own
 
 
 class WeightPair(NamedTuple):

@@ -38,7 +38,7 @@ def cost(config: Config, problem: Problem, device: Device) -> float:
     if lowering.packs(problem, config):
         extra += LAUNCH + 2 * problem.item * problem.ci * problem.co_group * problem.taps / bandwidth
     if problem.direction == "grad_weight" and not lowering.writes_whole(problem, config):
-        extra += LAUNCH + 8 * config.shares * problem.ci * problem.co_group * problem.taps / bandwidth
+        extra += LAUNCH + 8 * taps.parts(problem, config) * problem.ci * problem.co_group * problem.taps / bandwidth
     if shares_steps(config, problem):
         extra += LAUNCH + 8 * config.shares * problem.n * problem.ci * prod(problem.in_size) / bandwidth
     problem = seen(problem, config)

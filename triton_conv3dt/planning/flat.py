@@ -45,7 +45,7 @@ def together(problem: Problem, config) -> int:
 def mergeable(problem: Problem) -> bool:
     """Whether pairs along w may be worth it: most of what one place meets, its neighbour meets, too, and both are written whole."""
     axis = problem.axes[2]
-    return problem.x_layout == "channels_last" and axis.dilation == 1 and axis.size > 1 and axis.kernel >= 4 * axis.stride
+    return problem.x_layout == "channels_last" and axis.dilation == 1 and axis.size > 1 and axis.kernel >= max(5, 3 * axis.stride)
 
 
 def reduction(problem: Problem, config) -> int:

@@ -16,8 +16,8 @@ from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pa
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
-    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, index, pack, packed, parts_of, shares_to, sum_biases, sum_weights,
-    to_residues, with_sums)
+    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, divisions, index, pack, packed, parts_of, shares_to, sum_biases,
+    sum_weights, to_residues, with_sums)
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -98,7 +98,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     kernel = "gather" if c.dense else "direct"
     read = f", reads by {READINGS[lowering.reading(p, c)]}" * c.dense
     launches.append(Launch(
-        kernel, lowering.grid(p, c), tensors, (p.n * prod(steps),) * c.dense + (steps, *sizes),
+        kernel, lowering.grid(p, c), tensors, ((p.n * prod(steps), steps, *_factors(p, c, steps)) if c.dense else (steps,)) + sizes,
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
         constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
@@ -180,7 +180,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
     launches.append(Launch(
         "pair", grid, (weight, source, source if c.halo else None, target, *(name if present else None for name, present in (
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
-        (p.n * prod(steps), steps, p.in_size if forward else p.out_size, written_size),
+        (p.n * prod(steps), sum(_factors(p, c, steps), steps), p.in_size if forward else p.out_size, written_size),
         ((source, "described") if constants["X"].last else source, target, "residual" if p.epilogue.residual else (0,) * 5), constants,
         f"pairs of programs, reads by {READINGS[reading]}{' with a halo along h' * c.halo}, grid {grid}, {_width(p)}", c.warps, c.stages,
         tuple((kind, p, c) for kind in ("weight", reading, *("halo",) * c.halo)), c.ctas))
@@ -205,7 +205,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         boxes = taps.boxes(p, c)
         z_size = tuple(axis.places for axis in taps.copies(p, c)[1]) if c.copy else p.out_size
         sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, z_size
-        constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c)),
+        constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c), taps.reading(p, c)),
                           TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c)),
                           DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
@@ -267,7 +267,6 @@ def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
 def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     """All gradients of a kernel = stride layer, and the sums of their shares. dx is laid out as dy is."""
     x_last, z_last, limit = p.x_layout == "channels_last", p.y_layout == "channels_last", 16 // p.item
-    magics, shifts = zip(*(_division(prod(p.in_size[i:])) for i in range(3)))
     constants = dict(
         STRIDE=p.stride, CI=p.ci, CO=p.co, Z=Memory(z_last, lowering.split_run(p)),
         X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
@@ -279,7 +278,7 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     launches = [Launch(
         "backward", lowering.grid(p, c),
         ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
-        (p.n * prod(p.in_size), p.in_size, magics, shifts), ("y", "x", "dx", ("w", "taps")), constants,
+        (p.n * prod(p.in_size), p.in_size, *divisions(p.in_size)), ("y", "x", "dx", ("w", "taps")), constants,
         f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
     launches.append(sum_weights(p, c.shares, "dw", tap_minor=not z_last))
     workspaces = [parts_of(p, c.shares, tap_minor=not z_last)]
@@ -289,11 +288,10 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
     return launches, workspaces
 
 
-def _division(count: int) -> tuple[int, int]:
-    """What kernels/backward.py divides numbers of 31 bits by count with: a factor of 32 bits, as a signed number, and a shift."""
-    shift = (count - 1).bit_length()
-    factor = ceil_div(1 << 31 + shift, count)  # too large by less than 1 / count of itself times 2**shift, so no quotient is
-    return factor - (1 << 32), shift
+def _factors(p: Problem, c: Config, steps: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What flat positions are divided by, where a kernel does so by factors: where no mask depends on their places."""
+    masked = any(axis.edge or axis.halo and c.path != "pair" for axis in lowering.axis_constants(p, c))
+    return ((0, 0, 0),) * 2 if masked or p.wide or any(c.box) else divisions(steps)
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:

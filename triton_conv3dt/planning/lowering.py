@@ -123,8 +123,8 @@ def packs(problem: Problem, config: Config) -> bool:
 
 
 def writes_whole(problem: Problem, config: Config) -> bool:
-    """One share is all of a weight gradient, and is written as the result."""
-    return problem.direction == "grad_weight" and config.dense and config.shares == 1 and problem.w_minor != "scattered"
+    """One part is all of a weight gradient, and is written as the result."""
+    return problem.direction == "grad_weight" and config.dense and taps.parts(problem, config) == 1 and problem.w_minor != "scattered"
 
 
 def dense_strides(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -143,6 +143,18 @@ def channels_last(name: str, shape: tuple[int, ...]) -> Workspace:
     return Workspace(name, shape, lowering.dense_strides(shape, "channels_last"))
 
 
+def divisions(size: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Factors and shifts by which a flat index is divided to have its sample, plane and row."""
+    return tuple(zip(*(division(max(1, prod(size[i:]))) for i in range(3))))
+
+
+def division(count: int) -> tuple[int, int]:
+    """What `quotient` of kernels/tiles.py divides numbers of 31 bits by count with: a factor of 32 bits, as a signed number, and a shift."""
+    shift = (count - 1).bit_length()
+    factor = ceil_div(1 << 31 + shift, count)  # too large by less than 1 / count of itself times 2**shift, so no quotient is
+    return factor - (1 << 32), shift
+
+
 def index(p: Problem) -> str:
     return "int64" if p.wide else "int32"
 
@@ -161,10 +173,11 @@ def shares_to(p: Problem, c: Config) -> tuple:
 
 
 def with_sums(p: Problem, c: Config, product: Launch, copies=(), memory=()) -> tuple[list, list]:
-    """A weight gradient after what it reads copies of, and the sum of its shares."""
+    """A weight gradient after what it reads copies of, and the sum of its parts."""
     if lowering.writes_whole(p, c):
         return [*copies, product], [*memory]
-    return [*copies, product, sum_weights(p, c.shares)], [*memory, parts_of(p, c.shares)]
+    parts = taps.parts(p, c)
+    return [*copies, product, sum_weights(p, parts)], [*memory, parts_of(p, parts)]
 
 
 def sum_biases(co: int, shares: int, source: str, target: str) -> Launch:

@@ -5,7 +5,8 @@
 "programs": each tap is a program of its own; "columns": all of them are shifts of dz, columns of one product. "crossed": write
 k = stride * a + r + e and t = i + a, then x[t - a] meets dz[stride * t - padding + e + r]: the offsets a are rows, the residues
 r columns, and each place is read once for all taps. Where a channels-first dz is split along w after the load, the residues
-are what is split, and what is left of its taps are shifts by whole strides.
+are what is split, and what is left of its taps are shifts by whole strides. "by two", "by four": so many neighbours are one position,
+each a row, and columns are all shifts of dz that one of them meets. A tap has then several sums, which are added up like shares.
 
 Of TF32 both may be copied first, rounded: then they pass from memory to products and by no registers. A copy begins with the
 first place that is read and ends with the last, for x with that of whole boxes, and has zeros where the tensor has no place:
@@ -23,9 +24,12 @@ from ..problems.problem import Problem
 from .constants import CopiedAxis, Shifts, WeightAxis
 
 WAYS = ("programs", "columns", "crossed")
+FOLDED = {"by two": 2, "by four": 4}  # neighbours that are one position, of what is not copied
+FEW = 8  # output channels of a group, of which so many neighbours may be worth it
 RUN = 4  # elements of TF32 in 16 bytes
 RUNS = (128, 64, 32)  # bytes of positions along w that pairs of programs fetch at once: a row of shared memory, and no more than it permutes
 SLOWER = 1.25  # steps of short runs, which are half of what L2 hands out at once
+WARPGROUP = 64  # rows of its products
 SHORT = 16  # bytes of positions along w that they may fetch of 16 bits, whose products are of two such runs
 MOST_SHIFTS = 28  # of rows or columns that may leave the tensor, all axes together: the kernel keeps a bit for each
 
@@ -51,14 +55,36 @@ def ways(axis: Axis, split: int) -> tuple[str, ...]:
     return WAYS if crossed else WAYS[:2]
 
 
-def refused(problem: Problem, walked: tuple[str, ...]) -> str | None:
-    """Why axes cannot be walked in these ways, or None."""
-    for name, axis, way in zip("dhw", problem.axes, walked):
-        if way not in WAYS:
-            return f"taps along {name} are {', '.join(WAYS)}, received {way!r}"
-        if way == "crossed" and axis.dilation != 1:
-            return f"taps along {name} cannot be crossed: their dilation is {axis.dilation}"
+def parts(problem: Problem, config) -> int:
+    """Parts that are added up to a weight gradient: of each share as many as neighbours are one position, whose rows are sums apart."""
+    return config.shares * prod(FOLDED.get(way, 1) for way in config.taps)
+
+
+def folds(problem: Problem, config) -> list[tuple[str, ...]]:
+    """The ways of each axis besides that may be worth it: where few columns are what a step reads, of which neighbours meet much the same."""
+    single = (problem.rounded or problem.item == 2) and problem.x_layout == "channels_last" and problem.co_group <= FEW and not config.copy
+    meet = [a.kernel >= 2 * a.stride and a.size > 1 and a.dilation == 1 for a in problem.axes]
+    return [way if single and met else () for way, met in zip(((), tuple(FOLDED)[:1], tuple(FOLDED)), meet)]
+
+
+def refused(problem: Problem, config) -> str | None:
+    """Why axes cannot be walked in the ways of a config, or None."""
+    known = WAYS if config.copy or config.path == "pair" else (*WAYS, *FOLDED)
+    for name, axis, way in zip("dhw", problem.axes, config.taps):
+        if way not in known:
+            return f"taps along {name} are {', '.join(known)}, received {way!r}"
+        if way not in WAYS[:2] and axis.dilation != 1:
+            return f"taps along {name} cannot be {way}: their dilation is {axis.dilation}"
+        if way in FOLDED and name == "w" and split_factor(problem, config) > 1:
+            return f"taps along w cannot be {way}: places of dz are split"
     return None
+
+
+def reading(problem: Problem, config) -> str:
+    """How dz is read: by pointers; or single elements in one row, with lanes along places, for products of a warpgroup whose operand
+    has places side by side."""
+    narrow = problem.item == 4 and problem.y_layout == "channels_last" and config.block_m >= WARPGROUP
+    return "row" if narrow and any(way in FOLDED for way in config.taps) else "pointers"
 
 
 def parted(problem: Problem, config) -> int:
@@ -139,7 +165,8 @@ def lines(problem: Problem, config) -> tuple[int, int]:
 def shifts(problem: Problem, config) -> int:
     """Shifts of rows or of columns that may leave the tensor, whichever are more."""
     axes = [axis for axis, _ in weight_axes(problem, config)]
-    return max(sum(a.x.count * a.x.halo for a in axes), sum(a.z.count * a.z.halo for a in axes))
+    bits = lambda shifts: shifts.halo * (shifts.count - shifts.sure[1] + shifts.sure[0])
+    return max(sum(bits(a.x) for a in axes), sum(bits(a.z) for a in axes))
 
 
 def tiles(problem: Problem, config) -> int:
@@ -171,6 +198,8 @@ def x_run(problem: Problem, config) -> int:
 
 def z_run(problem: Problem, config) -> int:
     """Elements of dz that are moved at once: along channels, or along w where positions are neighbours in it."""
+    if reading(problem, config) == "row":
+        return 1
     if problem.y_layout == "channels_last":
         return gcd(problem.y_run, problem.co_group)
     (axis, size), split = weight_axes(problem, config)[2], split_factor(problem, config)
@@ -188,10 +217,24 @@ def z_run(problem: Problem, config) -> int:
 def weight_axis(a: Axis, way: str, split: int, aligned: bool = True) -> tuple[WeightAxis, int]:
     """An axis walked in one way, and its positions. aligned: what is split begins at a multiple of the stride, as loads must; else
     with the first tap, and fewer shifts have all taps."""
+    axis, size = _weight_axis(a, way, split, aligned)
+    return axis._replace(x=_sure(axis.x, size, a.size), z=_sure(axis.z, size, a.out - split + 1)), size
+
+
+def _sure(shifts: Shifts, positions: int, places: int) -> Shifts:
+    """Of several shifts, it is known which stay inside."""
+    last = (positions - 1) * shifts.step
+    inside = [i for i in range(shifts.count) if 0 <= shifts.first + i * shifts.move < places - last]
+    return shifts._replace(sure=(inside[0], inside[-1] + 1)) if shifts.halo and shifts.count > 1 and inside else shifts
+
+
+def _weight_axis(a: Axis, way: str, split: int, aligned: bool) -> tuple[WeightAxis, int]:
     if way == "crossed":
         residues = [a.padding % a.stride] if split > 1 and aligned else sorted(range(a.stride), key=lambda e: e != a.padding % a.stride)
         axis, size = min((_crossed(a, e) for e in residues), key=lambda found: (found[0].x.count, found[1]))
         return (axis._replace(z=axis.z._replace(count=1)) if split > 1 else axis), size
+    if way in FOLDED:
+        return _folded(a, FOLDED[way])
     if split > 1 and not aligned:
         taps, first, move, tap_first, tap_step, guard = ceil_div(a.kernel, split), -a.padding, split, 0, split, a.kernel % split > 0
     elif split > 1:
@@ -222,6 +265,13 @@ def _crossed(a: Axis, e: int) -> tuple[WeightAxis, int]:
     x = Shifts(rows, 1, first - low, -1, first - high < 0 or first + size - 1 - low >= a.size)
     z = Shifts(s, s, z_first, 1, z_first < 0 or z_first + s * size - 1 >= a.out)
     return WeightAxis(a.kernel, x, z, 1, s * low + e, s, 1, guard=s * low + e != 0 or rows * s != a.kernel), size
+
+
+def _folded(a: Axis, together: int) -> tuple[WeightAxis, int]:
+    """Neighbours that are one position, each a shift of x, by every shift of dz that one of them meets."""
+    size, step, count = ceil_div(a.size, together), together * a.stride, a.kernel + (together - 1) * a.stride
+    z = Shifts(count, step, -a.padding, 1, a.padding > 0 or (size - 1) * step - a.padding + count > a.out)
+    return WeightAxis(a.kernel, Shifts(together, together, 0, 1, size * together > a.size), z, 1, 0, -a.stride, 1, True, together), size
 
 
 @lru_cache(maxsize=4096)

@@ -92,10 +92,11 @@ def _merges(problem: Problem, thorough: bool):
 
 
 def _few(rows: int, problem: Problem, merge):
-    """Fewer columns of each phase than a product has, where phases together are as many."""
+    """Fewer columns of each phase than a product has, where phases together are as many: of all rows, or of a part of them whose weights
+    fit where those of all do not."""
     fewest = 1 << (rows - 1).bit_length()
     phases = prod(axis.stride for axis, merged in zip(problem.axes, merge) if merged) if problem.direction == "forward" else 1
-    return (fewest,) if fewest < 8 <= fewest * phases else ()
+    return tuple(columns for columns in _halves(fewest, 1) if fewest < 8 <= columns * phases)
 
 
 def _halves(largest: int, smallest: int):

@@ -223,7 +223,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"{device.name} has no pairs of programs: they take Hopper, and Triton 3.7 or 3.8"
     if not taps.pairable(problem):
         return "pairs compute a weight gradient that is TF32 or of 16 bits and channels-first, of one group"
-    if reason := taps.refused(problem, config.taps):
+    if reason := taps.refused(problem, config):
         return reason
     if problem.wide or max(problem.in_size + problem.out_size) > FARTHEST or exceed_31_bits(0, *copied_elements(problem, config).values()):
         return "pairs count offsets and the elements of a copy with 31 bits, and the places of an axis with 29"

@@ -26,19 +26,23 @@ def _tiles(problem: Problem, device: Device, thorough: bool, copied: bool):
     halves = problem.wide or split > 1 or problem.item == 4 and not device.warpgroups
     pairs = device.warpgroups and split == 2 and problem.item == 2 and problem.exact and problem.in_size[2] % 8 == 0 and not problem.wide
     choices = [taps.ways(axis, split if i == 2 else 1) for i, axis in enumerate(problem.axes)]
+    if device.warpgroups and split == 1:
+        choices = [ways + folds for ways, folds in zip(choices, taps.folds(problem, walked))]
     memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     for ways in product(*choices):
         walked = replace(walked, taps=ways)
         if taps.shifts(problem, walked) > taps.MOST_SHIFTS:
             continue
-        rows, columns = taps.lines(problem, walked)
+        (rows, columns), together = taps.lines(problem, walked), prod(taps.FOLDED.get(way, 1) for way in ways)
         for block_m in _powers(rows, 256):
             for block_n in _powers(columns, max(SMALLEST_DOT, 256 // split)):
                 wide = not halves or pairs and block_m == 256 and set(ways) == {"programs"}
                 if block_m * block_n * split > (128 if wide else 64) * 256:
                     continue
                 tried = replace(walked, block_m=block_m, block_n=block_n)
-                count, small = taps.tiles(problem, tried), device.warpgroups and block_m < 64
+                if together > 1 and problem.item == 2 and block_m * block_n > 128 * 128 and taps.z_run(problem, tried) == 1:
+                    continue  # by steps so long that single elements leave no registers
+                count, small = taps.tiles(problem, tried) / together, device.warpgroups and block_m < 64
                 read = count * (block_m + block_n * split) / memory
                 multiplied = 2 * count * block_m * block_n * split / tensor * (1.6 if small else 1)
                 found.append((max(read, multiplied) + 0.3 * min(read, multiplied), count, tried))
