@@ -241,7 +241,7 @@ class Walk(NamedTuple):
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
     that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded
-    yet. run: neighbours that are read at once, channels of TF32 and places of 16 bits.
+    yet. run: neighbours that are read at once, channels, or places of 16 bits; copied: asynchronously, not by registers.
     """
 
     high: int
@@ -265,6 +265,7 @@ class Walk(NamedTuple):
     turned: bool = False
     summed: int = 0
     run: int = 1
+    copied: bool = False
 
 
 class WalkedAxis(NamedTuple):

@@ -31,19 +31,21 @@ def tiles(problem: Problem, device: Device, thorough: bool):
     largest = max(8, min(64, 1 << (rows - 1).bit_length()))
     for merge in _merges(problem, thorough):
         joined = walk_memory.beside(problem, merge) > 1
-        copied = not walk_memory.as_it_is(problem) or joined
+        copied, lined = not walk_memory.as_it_is(problem) or joined, walk_memory.aligned(problem) and not joined
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         halves = *_halves(largest, 8 if thorough else max(8, largest // 4)), *_few(rows, problem, merge)
         sizes = product(PATCHES if thorough else PATCHES[:3], halves, parts)
         for (high, wide), block_m, planes in sizes:
-            for block_k, way in product(_rows(problem, merge, copied), _ways(problem, merge, block_m)):
+            for block_k, way in product(_rows(problem, merge, copied or lined), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
                                 copy=copied, taps=(way, walk_tables.APART, walk_tables.APART))
                 for stages in _stages(config, problem, device, thorough):
                     yield (tried := replace(config, stages=stages))
                     if walk_memory.turnable(problem) and not joined:
                         yield replace(tried, copy=False)
+                    if lined:
+                        yield replace(tried, copy=False, halo=True)
 
 
 def _rows(problem: Problem, merge, copied: bool):

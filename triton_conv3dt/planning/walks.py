@@ -36,11 +36,22 @@ def walk(problem: Problem, config) -> Walk:
     _, high, wide = config.box
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
     run = walk_memory.turned_run(problem, len({r for _, r, *_ in uses(problem, 2)})) if turned else 1
-    lines = config.block_k * problem.item // 16, wide, run if problem.item == 2 else 1, problem.item == 4
-    t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
-    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
-    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                together=together, turned=turned, summed=channels * turned, run=run)
+
+    def known(copied: bool) -> Walk:
+        lines = config.block_k * problem.item // 16, wide, run if run == 2 else 1, copied
+        t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
+        together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
+        return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
+                    together=together, turned=turned, summed=channels * turned, run=run, copied=copied)
+
+    found = known(turned and problem.item == 4)
+    return known(True) if config.halo and _late(found, config) else found
+
+
+def _late(w: Walk, config) -> bool:
+    """Whether sums leave no registers for what is loaded while products take their time, and two of their first operands: it is copied."""
+    loads = w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels // 2
+    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) > AHEAD
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -75,7 +86,7 @@ def shared_bytes(problem: Problem, config) -> int:
     read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels * (problem.item == 4)
+    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels * w.copied
     return step_bytes(problem, config) + (moved + turned + few) * problem.item
 
 
@@ -149,7 +160,10 @@ def reordered(problem: Problem, config) -> tuple[int, ...] | None:
 
 def registers(problem: Problem, config) -> int:
     """Sums that one thread holds: those of later places of all groups, and finished ones of two, with what is none in a bundle."""
-    w = walk(problem, config)
+    return _sums(walk(problem, config), config)
+
+
+def _sums(w: Walk, config) -> int:
     unused = (sum(w.bundles) - w.span) * w.live[-1]
     older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2, len(w.groups))
     return older * w.columns * config.block_n // (32 * config.warps)
@@ -158,6 +172,7 @@ def registers(problem: Problem, config) -> int:
 MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
+AHEAD = 155  # of them for sums and loads, beside which two first operands have room
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
 
@@ -170,7 +185,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if problem.groups > 1 or problem.wide:
         return "a walk takes one group, and offsets of 32 bits"
     plain = walk_memory.as_it_is(problem)
-    if not (config.copy or plain or walk_memory.turnable(problem)):
+    if not (config.copy or plain or walk_memory.turnable(problem) or config.halo):
         return ("a walk reads a copy, channels_first tensors, or channels_last ones with one stride for all places and 16-byte alignment, "
                 "whose height and width the stride divides")
     joined = beside(problem, config.merge) > 1
@@ -178,7 +193,9 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a copy to channels_last is made of what cannot be read as it is"
     if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and config.copy)):
         return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy"
-    if config.block_k not in row_channels(problem, config.merge, config.copy):
+    if config.halo and (config.copy or not walk_memory.aligned(problem)):
+        return "a halo along w is kept of 16 bits in channels_last that are not copied, whose channels are whole 16 bytes"
+    if config.block_k not in row_channels(problem, config.merge, config.copy or config.halo):
         return (f"block_k = {config.block_k}: rows have 32 to 128 bytes, none that they need not, and may not end in the channels of "
                 "the next place")
     phases = problem.stride if problem.direction == "forward" else (1, 1, 1)
