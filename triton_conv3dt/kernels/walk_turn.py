@@ -109,10 +109,10 @@ def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS
     UNITS: gl.constexpr = WALK.channels // UNIT
     RUN: gl.constexpr = WALK.run
     LAYOUT: gl.constexpr = element_layout(ROWS, WALK.channels, WARPS, PLACES, RUN, UNIT)
-    w, channel = w + (FIRST * STEP_W + zero), channel + zero
+    h, w, channel = h + zero, w + (FIRST * STEP_W + zero), channel + zero
     o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H + zero
     unit = gl.arange(0, UNITS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
-    o_w = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP_W
+    o_w = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP_W + zero
     c = unit * UNIT + gl.arange(0, UNIT, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :] + zero
     c = gl.max_contiguous(gl.multiple_of(c, [1, 1, 1, RUN]), [1, 1, 1, RUN])  # a mark on a sum is lost with terms that are folded away
     # What does not depend on the plane is one tile for all sheets: the compiler adds what is the same for all threads, and keeps it

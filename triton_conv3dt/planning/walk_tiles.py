@@ -12,8 +12,8 @@ from .device import REGISTERS, Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
 # Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it brings elements into lines, too,
-# of 2 bytes or of 4.
-ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20)}
+# of 2 bytes, of 4, or of 16 together.
+ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20), 16: (240, 6, 2.5, 0)}
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
 THREAD = 200  # registers, about what those of a walk take
@@ -117,7 +117,7 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     bandwidth = (device.bandwidth or 1e12) / device.sms
     fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
     counts = *walks.features(problem, config, 1.0)[1:], walks.fetches(problem, config)
-    issued = config.warps * sum(n * count for n, count in zip(ISSUED[problem.item * w.turned], counts))
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED[16 if config.halo else problem.item * w.turned], counts))
     busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
                problem.item * written / bandwidth, issued / SCHEDULERS / clock)
     step = max(busy, fetch)

@@ -110,7 +110,7 @@ def features(problem: Problem, config, trips: float) -> tuple[float, float, floa
     w, threads = walk(problem, config), 32 * config.warps
     products = sum(len(bundle) for group in w.products for bundle in group) * w.blocks * w.channels * problem.item / 32
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
-    if w.turned:
+    if w.turned and not config.halo:  # whose units are few
         rounded = runs(problem, w) * w.high * w.wide * w.blocks * w.channels
         elements += (TURNING * step_bytes(problem, config) / problem.item / w.run + ROUNDING * rounded) / threads
     return 1.0 + weight_fetches(problem, config) / 16, trips, trips * products, trips * elements
@@ -223,6 +223,8 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
+    if w.copied and problem.item == 2 and (problem.epilogue.residual or problem.epilogue.keep_pre or len(w.groups) > 2 and config.warps < 8):
+        return f"{registers(problem, config)} sums of each thread leave no registers to write so much, and copy into lines"
     narrow = len(w.residues) == 1 and w.blocks * w.channels <= MOST_NARROW
     if w.turned and problem.item == 4 and len(w.residues) * w.blocks > MOST_TURNED and not narrow:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
