@@ -4,9 +4,9 @@
 
 A program owns a patch of places (h, w) and walks along d. What it reads of a plane lies in shared memory as rows
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
-a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, are kept in lines instead,
-which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all products that meet it. All weights of a program stay in
-shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
+a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, or with a halo along w, are
+kept in lines instead, which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all
+products that meet it. All weights of a program stay in shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
 registers. WALK has rows, products and slots as tables.
 """
 

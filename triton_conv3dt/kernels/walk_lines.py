@@ -1,6 +1,6 @@
 """How a walk reads 16 bits that lie channels-first: by registers into lines along w (walk_turn.py) of eight channels side by side. What
 a plane of the ring will hold is loaded while products read others, and stored when they have read what was there. Neighbours along w
-that are aligned are loaded by twos: two places, or both residues of one. In Gluon."""
+that are aligned are loaded by twos: two places, or both residues of one. Channels that come last are loaded by units. In Gluon."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl

@@ -3,7 +3,7 @@
 A program owns a patch of places (h, w) and walks along d. Each plane that it comes to is fetched once, in `sheets`: the
 rows of the patch with those that taps reach beside it, once for every shift along w. Shifted along h a patch is another
 run of rows. TF32, and channels-first 16 bits, that are read as they lie are kept in lines along w, where a patch may begin at any place:
-once for all shifts.
+once for all shifts. So are channels-last 16 bits with a halo along w.
 All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers: they differ in
 age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
 
