@@ -124,12 +124,10 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "a halo": (f"forward n2 ci32 co16 in4x9x11 {K3} float16 channels_last bias residual", (16, (3, 8, 8), D, HALO)),
     "a halo, odd channels": (f"forward n2 ci40 co12 in3x9x13 {K4} bfloat16 channels_last", (16, (2, 8, 8), DW, HALO)),
     "a halo, wide": (f"forward ci16 co8 in3x9x22 {K3} float16 channels_last", (8, (2, 8, 16), DW, HALO | dict(stages=3))),
-    "a halo, one stage": ("forward n2 ci64 co8 in4x9x9 k3 p1 bfloat16 channels_last", (8, (2, 8, 8), NONE, HALO | dict(stages=1))),
     "a halo, ages": ("forward ci16 co8 in4x9x10 k3x2x6 p1 float16 channels_last", (8, (3, 8, 8), NONE, HALO | TOGETHER)),
     "a halo, blocks": ("forward ci48 co8 in3x9x20 k3x3x4 p1 float16 channels_last", (8, (2, 4, 16), NONE, HALO | PADDED | dict(block_k=16))),
     "a halo, dilated": ("forward ci16 co16 in4x6x19 k3 p4 d4 float16 channels_last", (16, (2, 8, 8), NONE, HALO)),
     "a halo, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float16 channels_last", (8, (5, 8, 16), NONE, HALO)),
-    "a halo, channels first": (f"forward ci16 co8 in3x6x10 {K4} float16 channels_last y_layout=channels_first", (8, (3, 8, 8), W, HALO)),
     "a halo, gradient": (f"grad_input n2 ci16 co24 in3x5x9 {K3} float16 channels_last", (16, (2, 8, 8), NONE, HALO)),
     "a halo, odd gradient": ("grad_input n2 ci16 co24 in3x5x9 k3 s2 p1 bfloat16 channels_last", (16, (2, 8, 8), NONE, HALO)),
     "a halo, gradient of stride 1": (
@@ -137,10 +135,12 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "a halo, gradient of stride 3": (
         "grad_input n2 ci8 co8 in3x5x8 k4x3x5 s2x3x3 p1 float16 channels_last", (8, (2, 8, 8), NONE, HALO)),
     "a halo, gradient, blocks": (f"grad_input n2 ci8 co32 in3x9x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE, HALO | dict(block_k=16))),
-    "a halo, copied": (f"forward n2 ci64 co24 in4x9x11 {K3} float16 channels_last bias", (32, (3, 8, 8), D, HALO)),
-    "a halo, copied, odd channels": (f"forward n2 ci56 co32 in3x6x21 {K3} bfloat16 channels_last", (32, (3, 4, 16), D, HALO | dict(stages=1))),
+    "a halo, copied": (f"forward n2 ci64 co24 in3x9x19 {K3} float16 channels_last bias", (32, (3, 8, 16), D, HALO)),
+    "a halo, copied, odd channels": (f"forward n2 ci56 co32 in2x6x11 {K3} bfloat16 channels_last", (32, (3, 16, 8), D, HALO | dict(stages=1))),
     "a halo, copied, two beside": (
-        "forward ci40 co32 in3x6x9 k3x3x5 s2 p1x1x2 op1 float16 channels_last", (32, (3, 8, 8), D, HALO | dict(stages=1))),
+        "forward ci40 co32 in3x6x9 k3x2x5 s2 p1x0x2 op1 float16 channels_last", (32, (3, 8, 16), D, HALO | dict(stages=1))),
+    "twins": (f"forward n2 ci24 co12 in3x9x11 {K4} float16 channels_first bias residual leaky_relu(0.25)", (16, (2, 8, 8), (True, True, False), LIES)),
+    "twins, channels last": (f"forward ci16 co8 in4x6x10 {K3} bfloat16 channels_last y_layout=channels_first", (8, (3, 8, 8), D, HALO)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
 }
 

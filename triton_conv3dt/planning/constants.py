@@ -242,6 +242,7 @@ class Walk(NamedTuple):
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
     that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded
     yet. run: neighbours that are read at once, channels, or places of 16 bits; copied: asynchronously, not by registers.
+    twins: two groups, one after the other, are both phases along w, and written together.
     """
 
     high: int
@@ -266,6 +267,7 @@ class Walk(NamedTuple):
     summed: int = 0
     run: int = 1
     copied: bool = False
+    twins: bool = False
 
 
 class WalkedAxis(NamedTuple):

@@ -90,7 +90,9 @@ def _merges(problem: Problem, thorough: bool):
         return list(product(*((False, True) if a else (False,) for a in able)))
     d, h, w = able
     joins = problem.y_layout == "channels_first" and w
-    return list(dict.fromkeys([(d, False, joins), (d, False, w), (False, False, joins), (d, h, w)]))
+    twins = joins and problem.axes[2].stride == 2  # written together, though summed apart
+    apart = ((d, both, False) for both in (h, False)) if twins else ()
+    return list(dict.fromkeys([(d, False, joins), (d, False, w), (False, False, joins), (d, h, w), *apart]))
 
 
 def _few(rows: int, problem: Problem, merge):

@@ -42,10 +42,17 @@ def walk(problem: Problem, config) -> Walk:
         t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
         together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
         return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                    together=together, turned=turned, summed=channels * turned, run=run, copied=copied)
+                    together=together, turned=turned, summed=channels * turned, run=run, copied=copied,
+                    twins=twins(problem, config))
 
     found = known(turned and problem.item == 4)
     return known(True) if config.halo and _late(found, config) else found
+
+
+def twins(problem: Problem, config) -> bool:
+    """Whether both phases along w of a channels-first output are summed apart, and written as one run."""
+    apart = problem.direction == "forward" and not config.merge[2] and problem.axes[2].stride == 2
+    return apart and problem.y_layout == "channels_first"
 
 
 def _late(w: Walk, config) -> bool:
@@ -143,7 +150,7 @@ def written_run(problem: Problem, config, alignment: int) -> int:
     if written(problem)[0] == "channels_last":
         return gcd(alignment, rows, config.block_m)
     axis = problem.axes[2]
-    joined = axis.stride if config.merge[2] else 1
+    joined = axis.stride if config.merge[2] or twins(problem, config) else 1
     return gcd(alignment, joined) if joined & (joined - 1) == 0 else 1
 
 
@@ -165,7 +172,7 @@ def registers(problem: Problem, config) -> int:
 
 def _sums(w: Walk, config) -> int:
     unused = (sum(w.bundles) - w.span) * w.live[-1]
-    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2, len(w.groups))
+    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2 + w.twins, len(w.groups))
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
@@ -219,7 +226,8 @@ def _fits_tile(config, problem: Problem) -> str | None:
     if config.taps[0] != APART and (len(w.bundles) == w.span or max(widths(w)) > 256):
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
     most = MOST_SUMS - FRAGMENTS * (problem.item == 4)
-    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else most):
+    single = written_run(problem, config, 16) == 1 or w.twins and len(w.groups) > 2
+    if registers(problem, config) > (MOST_SINGLE if w.turned and single else most):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
