@@ -138,6 +138,18 @@ def test_a_halo_along_w_is_that_of_whole_units(text, more):
     assert "whole 16 bytes" in fits(config, case.parse(text), H200)
 
 
+def test_phases_along_w_that_are_written_together_need_no_zeros():
+    """Merged and aligned, two phases of two taps each have three shifts; apart, their sums are written as one run all the same."""
+    problem = case.parse(f"forward {K4_LAST.replace('last', 'first')}")
+    found = search.default(problem, H200)
+    merged = replace(found, merge=(True, True, True))
+    assert found.path == "walk" and found.merge == (True, True, False) and walks.walk(problem, found).twins
+    assert not walks.walk(problem, merged).twins and not walks.twins(replace(problem, y_layout="channels_last"), found)
+    assert walks.written_run(problem, found, 8) == walks.written_run(problem, merged, 8) == 2
+    assert walks.multiplied(problem, merged) == 1.5 * walks.multiplied(problem, found)
+    assert not walks.twins(case.parse("forward ci32 co32 in8x32x32 k4 s3 p1 float16 channels_first"), found)
+
+
 @pytest.mark.parametrize("ways", (("programs", "columns", "programs"), ("rows", *WAYS[:1] * 2)))
 def test_other_ways_are_refused(ways):
     problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")

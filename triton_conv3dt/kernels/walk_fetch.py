@@ -37,9 +37,9 @@ def taken(WALK, warps):
 
 
 @gluon.constexpr_function
-def crowded(taken):
-    """Whether that leaves none for what copies and loads could keep from plane to plane."""
-    return taken > 64
+def crowded(taken, WALK):
+    """Whether that leaves none for what copies and loads could keep from plane to plane; twins are written from more of them."""
+    return taken > (40 if WALK.twins else 64)
 
 
 @gluon.constexpr_function
@@ -87,7 +87,7 @@ def begin_plane(patch, ring, wanted, n, t, h, w, x_size, x_stride, RESIDUE: gl.c
     TAKEN: gl.constexpr = taken(WALK, WARPS)
     if loaded(WALK) and WHEN == ahead(TAKEN, WALK, WARPS):
         d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
-        zero = here(gl.maximum(d, 0)) if crowded(TAKEN) else 0
+        zero = here(gl.maximum(d, 0)) if crowded(TAKEN, WALK) else 0
         return load_plane(patch, wanted & (d >= 0) & (d < x_size[0]), n, d, h, w, zero, x_size, x_stride, WALK, AXIS_H.in_step,
                           AXIS_W.in_step, WARPS)
     else:
@@ -116,7 +116,7 @@ def fetch_plane(begun, patch, line, ring, ready, slot, wanted, n, t, h, w, x_siz
                 zero = here(gl.maximum(plane, 0))
                 row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
                 if WALK.turned:
-                    zero = zero if crowded(taken(WALK, WARPS)) else 0
+                    zero = zero if crowded(taken(WALK, WARPS), WALK) else 0
                     place = patch + gl.multiple_of(n * x_stride[0] + d * x_stride[2], RUN)
                     copy_sheet(place, ring, row, wanted & (plane >= 0), h, w, block * WALK.channels,
                                zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)

@@ -240,9 +240,8 @@ class Walk(NamedTuple):
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
-    that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded
-    yet. run: neighbours that are read at once, channels, or places of 16 bits; copied: asynchronously, not by registers.
-    twins: two groups, one after the other, are both phases along w, and written together.
+    that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded yet. run: neighbours
+    that are read at once, channels, or places of 16 bits; copied: not by registers. twins: groups are written in pairs, phases along w.
     """
 
     high: int

@@ -40,12 +40,19 @@ def tiles(problem: Problem, device: Device, thorough: bool):
             for block_k, way in product(_rows(problem, merge, copied or lined), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
                                 copy=copied, taps=(way, walk_tables.APART, walk_tables.APART))
+                if not thorough and planes == depth > 1 and _idle(config, problem, device):
+                    continue
                 for stages in _stages(config, problem, device, thorough):
                     yield (tried := replace(config, stages=stages))
                     if walk_memory.turnable(problem) and not joined:
                         yield replace(tried, copy=False)
                     if lined:
                         yield replace(tried, copy=False, halo=True)
+
+
+def _idle(config: Config, problem: Problem, device: Device) -> bool:
+    """Whether twins that walk all of a sample leave more than half of a device without a program: they may share it."""
+    return walks.twins(problem, config) and walks.grid(problem, config, lowering.steps(problem, config)) < device.sms / 2
 
 
 def _rows(problem: Problem, merge, copied: bool):
