@@ -25,6 +25,7 @@ from .parts.problems import computed, run
 
 HOPPER = Device.named("nvidia_h200")
 LIES = dict(copy=False)  # TF32 that is rounded in registers
+HALO = dict(copy=False, halo=True)  # 16 bits channels-last, in lines
 D, W, DW, ALL, NONE = (True, False, False), (False, False, True), (True, False, True), (True,) * 3, (False,) * 3
 TOGETHER, PADDED = (dict(taps=(way, "programs", "programs"), stages=1) for way in ("columns", "crossed"))
 K3, K4 = "k3 s2 p1 op1", "k4 s2 p1"
@@ -122,6 +123,26 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
         "grad_input n2 ci8 co7 in3x5x8 k4x3x5 s2x3x3 p1 float16 channels_first", (8, (2, 8, 8), NONE, LIES)),
     "16 bits as they lie, gradient, blocks": (
         f"grad_input n2 ci8 co32 in3x9x10 {K4} bfloat16 channels_first", (8, (3, 8, 8), NONE, LIES | dict(block_k=16, stages=1))),
+    "a halo": (f"forward n2 ci32 co16 in4x9x11 {K3} float16 channels_last bias residual", (16, (3, 8, 8), D, HALO)),
+    "a halo, odd channels": (f"forward n2 ci40 co12 in3x9x13 {K4} bfloat16 channels_last", (16, (2, 8, 8), DW, HALO)),
+    "a halo, wide": (f"forward ci16 co8 in3x9x22 {K3} float16 channels_last", (8, (2, 8, 16), DW, HALO | dict(stages=3))),
+    "a halo, ages": ("forward ci16 co8 in4x9x10 k3x2x6 p1 float16 channels_last", (8, (3, 8, 8), NONE, HALO | TOGETHER)),
+    "a halo, blocks": ("forward ci48 co8 in3x9x20 k3x3x4 p1 float16 channels_last", (8, (2, 4, 16), NONE, HALO | PADDED | dict(block_k=16))),
+    "a halo, dilated": ("forward ci16 co16 in4x6x19 k3 p4 d4 float16 channels_last", (16, (2, 8, 8), NONE, HALO)),
+    "a halo, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float16 channels_last", (8, (5, 8, 16), NONE, HALO)),
+    "a halo, gradient": (f"grad_input n2 ci16 co24 in3x5x9 {K3} float16 channels_last", (16, (2, 8, 8), NONE, HALO)),
+    "a halo, odd gradient": ("grad_input n2 ci16 co24 in3x5x9 k3 s2 p1 bfloat16 channels_last", (16, (2, 8, 8), NONE, HALO)),
+    "a halo, gradient of stride 1": (
+        "grad_input ci16 co16 in4x9x10 k3 p1 bfloat16 channels_last", (16, (2, 8, 16), NONE, HALO | dict(stages=1))),
+    "a halo, gradient of stride 3": (
+        "grad_input n2 ci8 co8 in3x5x8 k4x3x5 s2x3x3 p1 float16 channels_last", (8, (2, 8, 8), NONE, HALO)),
+    "a halo, gradient, blocks": (f"grad_input n2 ci8 co32 in3x9x10 {K4} float16 channels_last", (8, (3, 8, 8), NONE, HALO | dict(block_k=16))),
+    "a halo, copied": (f"forward n2 ci64 co24 in3x9x19 {K3} float16 channels_last bias", (32, (3, 8, 16), D, HALO)),
+    "a halo, copied, odd channels": (f"forward n2 ci56 co32 in2x6x11 {K3} bfloat16 channels_last", (32, (3, 16, 8), D, HALO | dict(stages=1))),
+    "a halo, copied, two beside": (
+        "forward ci40 co32 in3x6x9 k3x2x5 s2 p1x0x2 op1 float16 channels_last", (32, (3, 8, 16), D, HALO | dict(stages=1))),
+    "twins": (f"forward n2 ci24 co12 in3x9x11 {K4} float16 channels_first bias residual leaky_relu(0.25)", (16, (2, 8, 8), (True, True, False), LIES)),
+    "twins, channels last": (f"forward ci16 co8 in4x6x10 {K3} bfloat16 channels_last y_layout=channels_first", (8, (3, 8, 8), D, HALO)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
 }
 
@@ -130,7 +151,8 @@ def problem_and_config(name):
     text, (block_m, box, merge, *more) = CASES[name]
     problem = case.parse(text)
     places, copy = box[1] * box[2], not walk_memory.as_it_is(problem) or walk_memory.beside(problem, merge) > 1
-    given = dict(block_k=walk_memory.row_channels(problem, merge, copy)[0], stages=2, copy=copy) | dict(*more)
+    more = dict(*more)
+    given = dict(block_k=walk_memory.row_channels(problem, merge, copy or more.get("halo", False))[0], stages=2, copy=copy) | more
     return problem, Config("walk", block_m, places, warps=places // 16, merge=merge, box=box, **given)
 
 
@@ -182,6 +204,19 @@ def test_16_bits_are_loaded_by_twos_into_banks_of_their_own(name):
     _, _, channels, size, _ = walk_memory.read(problem)
     most = (costs.loop_steps(config, problem) + config.stages) * walks.step_bytes(problem, config)
     assert 2 * problem.n * channels * prod(size) <= counted["bytes_asked"]["load"] <= most
+
+
+@pytest.mark.parametrize("name, way", (("a halo, wide", "load"), ("a halo, gradient", "load"), ("a halo, copied", "copy")))
+def test_a_halo_is_read_once_by_whole_units(name, way):
+    """Loaded where there are registers for it, else copied; no more than walks.step_bytes promises."""
+    problem, config = problem_and_config(name)
+    with emulated("nvidia_h200", exact=True, counting=True) as emulator:
+        computed(problem, config, HOPPER)[1]()
+        counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()
+    walk, (_, _, channels, size, _) = walks.walk(problem, config), walk_memory.read(problem)
+    assert walk.run == 8 and walk.copied == (way == "copy") and counted["bank_conflict_factor"] < (1.2 if walk.copied else 1.02)
+    most = (costs.loop_steps(config, problem) + config.stages) * walks.step_bytes(problem, config)
+    assert 2 * problem.n * channels * prod(size) <= counted["bytes_asked"][way] <= most
 
 
 def test_neighbours_that_are_not_both_there_are_loaded_singly():
@@ -268,6 +303,8 @@ WAITED = "wait|NaN|pending|wrong|differ"
     ("as it lies, dilated", without_waits, WAITED), ("as it lies, dilated", without_barriers, "warned|race|read|wrong"),
     ("16 bits as they lie, dilated", without_waits, WAITED),
     ("16 bits as they lie, dilated", without_barriers, "warned|race|read|wrong"),
+    ("a halo, dilated", without_waits, WAITED), ("a halo, dilated", without_barriers, "warned|race|read|wrong"),
+    ("a halo, copied", without_barriers, "warned|race|read|wrong"), ("a halo, copied", without_copies_waits, WAITED),
     ("16 bits as they lie, dilated", other_neighbour, "wrong|differ"), ("16 bits as they lie, gradient", other_neighbour, "wrong|differ")))
 def test_faults_are_found(name, edit, found):
     problem, config = problem_and_config(name)

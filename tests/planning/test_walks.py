@@ -105,6 +105,51 @@ def test_a_ring_of_one_plane_costs_what_does_not_overlap():
     assert 1 not in walk_tiles._stages(config, problem, alone, False)
 
 
+K4_LAST = "n4 ci32 co32 in24x32x64 k4 s2 p1 float16 channels_last"
+
+
+@pytest.mark.parametrize("direction, box", (("forward", (25, 8, 16)), ("grad_input", (24, 8, 8))))
+def test_a_halo_along_w_is_fetched_once_for_all_taps(direction, box):
+    """And asks less of L2 and of shared memory than a fetch for each shift does, by which the default reads no longer."""
+    problem = case.parse(f"{direction} {K4_LAST}")
+    found = search.default(problem, H200)
+    assert found.path == "walk" and found.halo and not found.copy and found.box == box
+    halo, rows = (terms(plan(problem, H200, config)) for config in (found, replace(found, halo=False)))
+    assert halo.l2 < 0.7 * rows.l2 and halo.shared < 0.85 * rows.shared and halo.tensor == rows.tensor
+
+
+def test_what_has_no_registers_beside_sums_is_copied_into_lines():
+    """Which have room for as many places beside a patch as in it then; and what is written must leave some."""
+    problem = case.parse("forward n2 ci64 co32 in48 k3 s2 p1 op1 float16 channels_last")
+    loaded = Config("walk", 16, 128, 64, 8, 2, (True, False, False), box=(25, 8, 16), halo=True)
+    copied = replace(loaded, block_m=32)
+    assert [walks.walk(problem, config).copied for config in (loaded, copied)] == [False, True]
+    assert walks.walk(problem, copied).rows > walks.walk(problem, loaded).rows and fits(copied, problem, H200) is None
+    smaller = replace(copied, block_n=64, warps=4, box=(25, 8, 8))
+    assert "no registers" in fits(smaller, problem, H200)
+    assert "no registers" in fits(copied, case.parse(f"forward {case.format(problem).removeprefix('forward ')} residual"), H200)
+
+
+@pytest.mark.parametrize("text, more", (
+    (f"grad_input {K4_LAST.replace('k4', 'k3')}", dict(copy=True)), (f"grad_input {K4_LAST.replace('last', 'first')}", {}),
+    (f"grad_input {K4_LAST.replace('float16', 'float32 tf32')}", {}), (f"grad_input {K4_LAST} y_alignment=4", {})))
+def test_a_halo_along_w_is_that_of_whole_units(text, more):
+    config = Config("walk", 32, 64, 32, 4, 2, box=(24, 8, 8), halo=True, **more)
+    assert "whole 16 bytes" in fits(config, case.parse(text), H200)
+
+
+def test_phases_along_w_that_are_written_together_need_no_zeros():
+    """Merged and aligned, two phases of two taps each have three shifts; apart, their sums are written as one run all the same."""
+    problem = case.parse(f"forward {K4_LAST.replace('last', 'first')}")
+    found = search.default(problem, H200)
+    merged = replace(found, merge=(True, True, True))
+    assert found.path == "walk" and found.merge == (True, True, False) and walks.walk(problem, found).twins
+    assert not walks.walk(problem, merged).twins and not walks.twins(replace(problem, y_layout="channels_last"), found)
+    assert walks.written_run(problem, found, 8) == walks.written_run(problem, merged, 8) == 2
+    assert walks.multiplied(problem, merged) == 1.5 * walks.multiplied(problem, found)
+    assert not walks.twins(case.parse("forward ci32 co32 in8x32x32 k4 s3 p1 float16 channels_first"), found)
+
+
 @pytest.mark.parametrize("ways", (("programs", "columns", "programs"), ("rows", *WAYS[:1] * 2)))
 def test_other_ways_are_refused(ways):
     problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")

@@ -4,9 +4,9 @@
 
 A program owns a patch of places (h, w) and walks along d. What it reads of a plane lies in shared memory as rows
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
-a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, are kept in lines instead,
-which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all products that meet it. All weights of a program stay in
-shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
+a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, or with a halo along w, are
+kept in lines instead, which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all
+products that meet it. All weights of a program stay in shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
 registers. WALK has rows, products and slots as tables.
 """
 
@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .gluon_names import barrier, seen_as, shared_layout
 from .walk_fetch import await_plane, begin_plane, fetch_plane, fetch_weights, here
-from .walk_store import write
+from .walk_store import as_written, both, first_twin, waits_for_twin, write
 from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
 from .walk_turn import fragment, ring_layout, unit_of
 
@@ -198,15 +198,18 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         next_t, wanted = t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
         next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (RESIDUES - 1 + STAGES) % RESIDUES, True, WALK, AXIS_D,
                            AXIS_H, AXIS_W, WARPS)
-        kept = ()
+        kept, twin = (), ()
         for g in gl.static_range(GROUPS):
             if g > 0:
                 sums = begun(older, g, WALK, WARPS, BITS)
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, g, RESIDUES - 1, WALK, OPERAND, WARPS)
             if g > 0:  # the stores of one group overlap with the products of the next
                 done = unbundled(wait_for(pending, in_flight(WALK, g)), WALK, WARPS, BITS)
-                write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, g - 1,
-                      AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
+                if waits_for_twin(WALK, g - 1):
+                    twin = done[:1]
+                else:
+                    write(both(twin, done[0], WALK), y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
+                          first_twin(WALK, g - 1), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
                 kept = kept + done[1:]
             pending = sums
         pending = wait_for(pending, left(WALK, readers(WALK, GROUPS - 1, RESIDUES - 1), BITS))
@@ -214,8 +217,8 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
                     (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
         done = unbundled(wait_for(pending, 0), WALK, WARPS, BITS)
-        write(done[0], y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUPS - 1,
-              AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
+        write(both(twin, done[0], WALK), y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
+              first_twin(WALK, GROUPS - 1), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
         older = kept + done[1:]
     for i in gl.static_range(STAGES + 1):
         mbarrier.invalidate(ready.index(i))

@@ -22,24 +22,24 @@ def row_of_sheet(WALK, i):
 
 
 @gluon.constexpr_function
-def loaded(WALK, bits):
+def loaded(WALK):
     """Whether what is read passes by registers on its way into lines, too: no copy is as narrow as 16 bits."""
-    return WALK.turned and bits == 16
+    return WALK.turned and not WALK.copied
 
 
 @gluon.constexpr_function
-def taken(WALK, bits, warps):
+def taken(WALK, warps):
     """Registers of a thread for its sums, and for what it loads of a plane before that is stored."""
     groups = len(WALK.groups)
-    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2, groups)) * WALK.columns * WALK.high * WALK.wide
-    loads = WALK.blocks * sum(s.rows * (WALK.wide + s.reach) for s in WALK.sheets) * WALK.channels // WALK.run
-    return (sums + loads * (WALK.turned and bits == 16)) // (32 * warps)
+    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2 + WALK.twins, groups)) * WALK.columns * WALK.high * WALK.wide
+    loads = WALK.blocks * sum(s.rows * (WALK.wide + s.reach) for s in WALK.sheets) * WALK.channels // min(WALK.run, 2)
+    return (sums + loads * loaded(WALK)) // (32 * warps)
 
 
 @gluon.constexpr_function
-def crowded(taken):
-    """Whether that leaves none for what copies and loads could keep from plane to plane."""
-    return taken > 64
+def crowded(taken, WALK):
+    """Whether that leaves none for what copies and loads could keep from plane to plane; twins are written from more of them."""
+    return taken > (40 if WALK.twins else 64)
 
 
 @gluon.constexpr_function
@@ -84,11 +84,10 @@ def fetch_sheet(patch, line, ring, row, ready, plane, h, w, channel, x_w, wanted
 def begin_plane(patch, ring, wanted, n, t, h, w, x_size, x_stride, RESIDUE: gl.constexpr, WHEN: gl.constexpr, WALK: gl.constexpr,
                 AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, WARPS: gl.constexpr):
     """What of a plane is loaded before it is stored, if that is WHEN: ahead of products that it is not for, or after them."""
-    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
-    TAKEN: gl.constexpr = taken(WALK, BITS, WARPS)
-    if loaded(WALK, BITS) and WHEN == ahead(TAKEN, WALK, WARPS):
+    TAKEN: gl.constexpr = taken(WALK, WARPS)
+    if loaded(WALK) and WHEN == ahead(TAKEN, WALK, WARPS):
         d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
-        zero = here(gl.maximum(d, 0)) if crowded(TAKEN) else 0
+        zero = here(gl.maximum(d, 0)) if crowded(TAKEN, WALK) else 0
         return load_plane(patch, wanted & (d >= 0) & (d < x_size[0]), n, d, h, w, zero, x_size, x_stride, WALK, AXIS_H.in_step,
                           AXIS_W.in_step, WARPS)
     else:
@@ -104,7 +103,7 @@ def fetch_plane(begun, patch, line, ring, ready, slot, wanted, n, t, h, w, x_siz
     SHEETS: gl.constexpr = len(WALK.sheets)
     RUN: gl.constexpr = WALK.run
     BITS: gl.constexpr = ring.dtype.primitive_bitwidth
-    if loaded(WALK, BITS):
+    if loaded(WALK):
         begun += begin_plane(patch, ring, wanted, n, t, h, w, x_size, x_stride, RESIDUE, False, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
         store_plane(begun, ring, slot * (BLOCKS * WALK.rows), WALK, AXIS_W.in_step, WARPS)
     else:
@@ -117,7 +116,7 @@ def fetch_plane(begun, patch, line, ring, ready, slot, wanted, n, t, h, w, x_siz
                 zero = here(gl.maximum(plane, 0))
                 row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
                 if WALK.turned:
-                    zero = zero if crowded(taken(WALK, BITS, WARPS)) else 0
+                    zero = zero if crowded(taken(WALK, WARPS), WALK) else 0
                     place = patch + gl.multiple_of(n * x_stride[0] + d * x_stride[2], RUN)
                     copy_sheet(place, ring, row, wanted & (plane >= 0), h, w, block * WALK.channels,
                                zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)
@@ -133,7 +132,7 @@ def await_plane(ready, number, WALK: gl.constexpr, BITS: gl.constexpr):
     """Until plane `number` of a program can be read."""
     STAGES: gl.constexpr = WALK.stages
     if WALK.turned:
-        if not loaded(WALK, BITS):
+        if not loaded(WALK):
             wait_group(STAGES - 1)
         barrier()
     else:

@@ -1,6 +1,6 @@
 """How a walk reads 16 bits that lie channels-first: by registers into lines along w (walk_turn.py) of eight channels side by side. What
 a plane of the ring will hold is loaded while products read others, and stored when they have read what was there. Neighbours along w
-that are aligned are loaded by twos: two places, or both residues of one. In Gluon."""
+that are aligned are loaded by twos: two places, or both residues of one. Channels that come last are loaded by units. In Gluon."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -57,21 +57,23 @@ def load_tile(x, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr
     """A tile [h, unit, load along w, channel] from the place (h, w) of the plane x on, zeros outside."""
     RUN: gl.constexpr = WALK.run
     UNITS: gl.constexpr = WALK.channels // UNIT
-    LOADS: gl.constexpr = PLACES * STEP_W // RUN if RUN > 1 else PLACES
-    LAYOUT: gl.constexpr = load_layout(ROWS, UNITS, LOADS, WARPS, RUN > STEP_W)
+    LOADS: gl.constexpr = PLACES * STEP_W // RUN if RUN == 2 else PLACES
+    LAYOUT: gl.constexpr = load_layout(ROWS, UNITS, LOADS, WARPS, RUN == 2 and STEP_W == 1)
     o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H
     unit = gl.arange(0, UNITS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
     o_w = gl.arange(0, LOADS, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None]
     c = unit * UNIT + gl.arange(0, UNIT, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :] + zero
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h)
-    if RUN > 1:  # both of two neighbours are inside, or none
+    if RUN == 2:  # both of two neighbours are inside, or none
         inside = inside & (o_w * 2 >= -w) & (o_w * 2 < x_size[2] - w)
         begin = x + ((h * x_stride[3] + w + channel * x_stride[1]) >> 1)
         beside = o_h * (x_stride[3] >> 1) + o_w + c * (x_stride[1] >> 1)
     else:
         inside = inside & (o_w * STEP_W >= -w) & (o_w * STEP_W < x_size[2] - w)
-        begin = x + (h * x_stride[3] + w * x_stride[4] + channel * x_stride[1])
+        c = gl.max_contiguous(gl.multiple_of(c, [1, 1, 1, RUN]), [1, 1, 1, RUN])  # as copy_places has them
+        begin = x + gl.multiple_of(h * x_stride[3] + w * x_stride[4] + channel * x_stride[1], RUN)
         beside = o_h * x_stride[3] + o_w * (STEP_W * x_stride[4]) + c * x_stride[1]
+        beside = gl.max_contiguous(gl.multiple_of(beside, [1, 1, 1, RUN]), [1, 1, 1, RUN])
     if WALK.summed % WALK.channels != 0:
         inside = inside & ((unit * UNIT if WALK.summed % UNIT == 0 else c) < WALK.summed - channel)
     return gl.load(begin + beside, mask=inside, other=0)
@@ -103,11 +105,12 @@ def load_plane(x, live, n, d, h, w, zero, x_size, x_stride, WALK: gl.constexpr, 
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
     TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
+    RUN: gl.constexpr = WALK.run
     at = n * x_stride[0] + d * x_stride[2]
-    if WALK.run > 1:
+    if RUN == 2:
         place = x.to(gl.pointer_type(gl.int32), bitcast=True) + (at >> 1)
     else:
-        place = x.to(gl.pointer_type(gl.int16), bitcast=True) + at
+        place = x.to(gl.pointer_type(gl.int16), bitcast=True) + gl.multiple_of(at, RUN)
     tiles = ()
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(0, SHEETS, TOGETHER):
@@ -128,7 +131,7 @@ def halves_of(tile):
 def store_tile(tile, ring, line, beside, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
                WALK: gl.constexpr, TOGETHER: gl.constexpr, WARPS: gl.constexpr):
     """A tile that was loaded, into places FIRST to FIRST + PLACES of ROWS lines; beside: where the lines of the other residue begin."""
-    if WALK.run == 1:
+    if WALK.run != 2:
         lines_at(ring, line, gl.int16, ROWS, FIRST, PLACES, SHEET, WALK).store(tile)
     else:
         first, second = halves_of(tile)

@@ -73,6 +73,36 @@ def addresses(t, first, line, column, channel, stride, T: gl.constexpr):
     return t + ((gl.multiple_of(base, RUN) + lines)[:, None] + columns[None, :])
 
 
+@gluon.constexpr_function
+def waits_for_twin(WALK, group):
+    """Whether a group's tile is written with that of the next."""
+    return WALK.twins and group % 2 == 0
+
+
+@gluon.constexpr_function
+def first_twin(WALK, group):
+    """The group, or that before it, with which it is written."""
+    return group - WALK.twins
+
+
+@gluon.constexpr_function
+def as_written(WALK):
+    """The walk with the columns of what is written at once: twins are phases along w of one tile."""
+    if not WALK.twins:
+        return WALK
+    return WALK._replace(phases=tuple((d, h, w) for d, h, _ in WALK.phases for w in range(2)))
+
+
+@gluon.jit
+def both(twin, tile, WALK: gl.constexpr):
+    """The columns of two tiles [places, (phase, channel)] in one, with their phases along w beside the others; or of one."""
+    if WALK.twins:
+        M: gl.constexpr = tile.shape[0]
+        PHASES: gl.constexpr = len(WALK.phases)
+        tile = gl.join(twin[0], tile).reshape([M, PHASES, WALK.columns, 2]).permute((0, 1, 3, 2)).reshape([M, 2 * PHASES * WALK.columns])
+    return tile
+
+
 @gluon.jit
 def write(tile, y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, GROUP: gl.constexpr,
           AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,

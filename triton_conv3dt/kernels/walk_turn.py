@@ -1,6 +1,6 @@
 """Lines along w of 16 bytes of channels side by side: the patch and all places beside it that taps reach, so that the first operand of a
-product begins at any place of them. It passes by registers, where TF32 is rounded. And how a walk reads TF32 that lies in any order into them:
-element by element, asynchronously. In Gluon."""
+product begins at any place of them. It passes by registers, where TF32 is rounded. And how a walk copies TF32 that lies in any order into them,
+and 16 bits where channels come last: element by element, or unit by unit, asynchronously. In Gluon."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -28,13 +28,15 @@ def line_layout(rows, units, places, beside, more, channels):
 
 
 @gluon.constexpr_function
-def element_layout(channels, warps, places, run):
-    """Eight neighbouring places by four channels, or runs of them, are a warp's: whole sectors of memory in either order, and no bank
-    twice. Of fewer places more channels."""
-    places = min(8, places)
-    quads = min(channels // 4, 8 * run // places)
-    lanes = [8 * run // places // quads, quads, places, 4 // run]
-    across = min(warps, channels // 4 // quads)
+def element_layout(rows, channels, warps, places, run, unit):
+    """Eight neighbouring places by channels of a unit, or whole units, are a warp's: whole sectors of memory in either order, and no bank
+    twice. Of fewer places more channels; and of so few that threads would have none, parts of units of 16 bits."""
+    while unit == 8 and run > 2 and rows * places * channels // run < 32 * warps:
+        run //= 2
+    places, apart = min(8, places), unit // run
+    units = min(channels // unit, 32 // apart // places)
+    lanes = [32 // apart // places // units, units, places, apart]
+    across = min(warps, channels // unit // units)
     return gl.BlockedLayout([1, 1, 1, run], lanes, [warps // across, across, 1, 1], [3, 2, 1, 0])
 
 
@@ -103,14 +105,16 @@ def lines_at(ring, line, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.cons
 def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr,
                 SHEET: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
     """Places FIRST up to FIRST + PLACES of ROWS lines, which begin there with the place (h, w) of x, STEP apart; zeros outside."""
-    QUADS: gl.constexpr = WALK.channels // 4
+    UNIT: gl.constexpr = unit_of(ring.dtype.primitive_bitwidth)
+    UNITS: gl.constexpr = WALK.channels // UNIT
     RUN: gl.constexpr = WALK.run
-    LAYOUT: gl.constexpr = element_layout(WALK.channels, WARPS, PLACES, RUN)
-    w, channel = w + (FIRST * STEP_W + zero), channel + zero
-    o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H
-    quad = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
-    o_w = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP_W
-    c = quad * 4 + gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :] + zero
+    LAYOUT: gl.constexpr = element_layout(ROWS, WALK.channels, WARPS, PLACES, RUN, UNIT)
+    h, w, channel = h + zero, w + (FIRST * STEP_W + zero), channel + zero
+    o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H + zero
+    unit = gl.arange(0, UNITS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
+    o_w = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP_W + zero
+    c = unit * UNIT + gl.arange(0, UNIT, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :] + zero
+    c = gl.max_contiguous(gl.multiple_of(c, [1, 1, 1, RUN]), [1, 1, 1, RUN])  # a mark on a sum is lost with terms that are folded away
     # What does not depend on the plane is one tile for all sheets: the compiler adds what is the same for all threads, and keeps it
     # from plane to plane unless it is told of a zero that it does not know.
     beside = o_h * x_stride[3] + o_w * x_stride[4] + c * x_stride[1]
@@ -118,7 +122,7 @@ def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS
     begin = x + gl.multiple_of(h * x_stride[3] + w * x_stride[4] + channel * x_stride[1], RUN)
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     if WALK.summed % WALK.channels != 0:
-        inside = inside & ((quad * 4 if RUN == 4 else c) < WALK.summed - channel)
+        inside = inside & ((unit * UNIT if RUN == UNIT else c) < WALK.summed - channel)
     async_copy_global_to_shared(lines_at(ring, line, ring.dtype, ROWS, FIRST, PLACES, SHEET, WALK), begin + beside, inside)
 
 

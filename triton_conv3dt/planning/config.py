@@ -31,6 +31,7 @@ class Config:
     pair: the gather product, or that of a weight gradient, by the programs of a cluster, so many: block_m by block_n of all together, of
     which each has its part of one side and all of the other, which is fetched once for all (planning/pairs.py, weight_pairs.py).
     halo: a step of a pair fetches the rows along h of all taps along h at once; the programs part a box along w (planning/halos.py).
+    A walk of 16 bits channels-last fetches a plane once for all taps along w, into lines.
     onepass: all gradients of a kernel = stride layer at once; block_m >= input channels, block_n >= output channels times
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk and a pair, padded where it must be; of a
@@ -76,7 +77,7 @@ class Config:
         if any(self.box):
             words.append(f"boxes of {'x'.join(map(str, self.box))}")
         words += [f"clusters of {self.ctas}"] * (self.ctas > 2)
-        words += ["a halo along h"] * self.halo + ["a copy first"] * self.copy
+        words += ["a halo along " + ("w" if self.path == "walk" else "h")] * self.halo + ["a copy first"] * self.copy
         if any(self.merge):
             words.append("phases merged along " + ", ".join(a for a, m in zip("dhw", self.merge) if m))
         words += [f"taps of {', '.join('dhw'[-self.flat:])} among the channels"] * (self.flat > 0)
@@ -153,7 +154,7 @@ def fits(config: Config, problem: Problem, device: Device) -> str | None:
         return f"path {config.path!r} does not compute {problem.direction}"
     if problem.epilogue.statistics and config.path not in STATISTICS:
         return f"path {config.path!r} takes no statistics of what it writes"
-    if config.halo and (config.path != "pair" or problem.direction not in ("forward", "grad_input")):
+    if config.halo and (config.path not in ("walk", "pair") or problem.direction not in ("forward", "grad_input")):
         return f"path {config.path!r} keeps no halo in a {problem.direction}"
     if any(config.box) and config.path not in ("descriptor", "walk", "pair"):
         return f"path {config.path!r} has no boxes, received {config.box}"

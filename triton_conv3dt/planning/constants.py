@@ -242,8 +242,8 @@ class Walk(NamedTuple):
     are still to come. slots: the taps of each weight tile, one for each residue whose channels lie side by side, -1
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
-    that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded
-    yet. run: neighbours that are read at once, channels of TF32 and places of 16 bits.
+    that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded yet. run: neighbours
+    that are read at once, channels, or places of 16 bits; copied: not by registers. twins: groups are written in pairs, phases along w.
     """
 
     high: int
@@ -267,6 +267,8 @@ class Walk(NamedTuple):
     turned: bool = False
     summed: int = 0
     run: int = 1
+    copied: bool = False
+    twins: bool = False
 
 
 class WalkedAxis(NamedTuple):

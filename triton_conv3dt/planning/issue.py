@@ -35,6 +35,8 @@ COSTS = {
     ("grad_input", "walk"): Cost(3943, 589.4, 8.592, 1.229, 0.8181),
     ("forward", "lines"): Cost(374.5, 267.2, 6.577, 3.82, 0.47),
     ("grad_input", "lines"): Cost(0, 700, 3.1, 2.9, 0.4),
+    ("forward", "halo"): Cost(867.7, 203.6, 5.2, 2.66, 0.4),  # of no layer that is recorded: fitted to 65 others
+    ("grad_input", "halo"): Cost(401.3, 279.7, 8.21, 1.88, 0.3),
     ("forward", "pair"): Cost(471.7, 84.01, 1.597, 1.123, 0.3053),
     ("grad_input", "pair"): Cost(256.7, 74.54, 2.148, 2.068, 0.3915),
     ("grad_weight", "walk"): Cost(900, 600, 0, 0, 0.2),
@@ -76,5 +78,5 @@ def kind(plan: Plan) -> tuple[str, str]:
         if p.direction == "grad_weight":
             return p.direction, "turn"
         if p.item == 2:
-            return p.direction, "lines"
+            return p.direction, "halo" if c.halo else "lines"
     return p.direction, "flat" if c.flat else c.path

@@ -42,17 +42,24 @@ def turnable(problem: Problem) -> bool:
     return problem.rounded or problem.item == 2 and read(problem)[0] == "channels_first"
 
 
+def aligned(problem: Problem) -> bool:
+    """A walk may copy 16 bits channels-last into lines, too: their channels are whole 16 bytes."""
+    layout, run, *_ = read(problem)
+    return problem.item == 2 and layout == "channels_last" and run * problem.item % 16 == 0
+
+
 def turned(problem: Problem, config) -> bool:
     """It does so."""
-    return turnable(problem) and not config.copy
+    return (turnable(problem) or config.halo) and not config.copy
 
 
 def turned_run(problem: Problem, residues: int) -> int:
-    """Neighbours that are brought into lines at once: four channels of TF32, or two places of 16 bits, where both are there or none:
+    """Neighbours that are brought into lines at once: channels of 16 bytes, or two places of 16 bits, where both are there or none:
     along w, or both residues, of which so many are read."""
     layout, run, _, (_, _, width), (_, _, step) = read(problem)
-    if problem.item == 4:
-        return 4 if layout == "channels_last" and run % 4 == 0 else 1
+    unit = 16 // problem.item
+    if problem.item == 4 or layout == "channels_last":
+        return unit if layout == "channels_last" and run % unit == 0 else 1
     return 2 if run % 2 == width % 2 == 0 and step == residues <= 2 else 1
 
 

@@ -12,8 +12,8 @@ from .device import REGISTERS, Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
 # Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it brings elements into lines, too,
-# of 2 bytes or of 4.
-ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20)}
+# of 2 bytes, of 4, or of 16 together.
+ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20), 16: (240, 6, 2.5, 0)}
 FETCH = 8e-7  # seconds until a plane that nothing overlaps with begins to arrive
 SCHEDULERS = 4  # of an SM, each an instruction a clock
 THREAD = 200  # registers, about what those of a walk take
@@ -31,19 +31,28 @@ def tiles(problem: Problem, device: Device, thorough: bool):
     largest = max(8, min(64, 1 << (rows - 1).bit_length()))
     for merge in _merges(problem, thorough):
         joined = walk_memory.beside(problem, merge) > 1
-        copied = not walk_memory.as_it_is(problem) or joined
+        copied, lined = not walk_memory.as_it_is(problem) or joined, walk_memory.aligned(problem) and not joined
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         halves = *_halves(largest, 8 if thorough else max(8, largest // 4)), *_few(rows, problem, merge)
         sizes = product(PATCHES if thorough else PATCHES[:3], halves, parts)
         for (high, wide), block_m, planes in sizes:
-            for block_k, way in product(_rows(problem, merge, copied), _ways(problem, merge, block_m)):
+            for block_k, way in product(_rows(problem, merge, copied or lined), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
                                 copy=copied, taps=(way, walk_tables.APART, walk_tables.APART))
+                if not thorough and planes == depth > 1 and _idle(config, problem, device):
+                    continue
                 for stages in _stages(config, problem, device, thorough):
                     yield (tried := replace(config, stages=stages))
                     if walk_memory.turnable(problem) and not joined:
                         yield replace(tried, copy=False)
+                    if lined:
+                        yield replace(tried, copy=False, halo=True)
+
+
+def _idle(config: Config, problem: Problem, device: Device) -> bool:
+    """Whether twins that walk all of a sample leave more than half of a device without a program: they may share it."""
+    return walks.twins(problem, config) and walks.grid(problem, config, lowering.steps(problem, config)) < device.sms / 2
 
 
 def _rows(problem: Problem, merge, copied: bool):
@@ -88,7 +97,9 @@ def _merges(problem: Problem, thorough: bool):
         return list(product(*((False, True) if a else (False,) for a in able)))
     d, h, w = able
     joins = problem.y_layout == "channels_first" and w
-    return list(dict.fromkeys([(d, False, joins), (d, False, w), (False, False, joins), (d, h, w)]))
+    twins = joins and problem.axes[2].stride == 2  # written together, though summed apart
+    apart = ((d, both, False) for both in (h, False)) if twins else ()
+    return list(dict.fromkeys([(d, False, joins), (d, False, w), (False, False, joins), (d, h, w), *apart]))
 
 
 def _few(rows: int, problem: Problem, merge):
@@ -116,7 +127,7 @@ def time(config: Config, problem: Problem, device: Device, shared_rate: float, c
     bandwidth = (device.bandwidth or 1e12) / device.sms
     fetch = walks.step_bytes(problem, config) * walks.fetched(problem, config) / cache_rate
     counts = *walks.features(problem, config, 1.0)[1:], walks.fetches(problem, config)
-    issued = config.warps * sum(n * count for n, count in zip(ISSUED[problem.item * w.turned], counts))
+    issued = config.warps * sum(n * count for n, count in zip(ISSUED[16 if config.halo else problem.item * w.turned], counts))
     busy = max(2 * walks.multiplied(problem, config) / rate * device.sms, walks.shared_bytes(problem, config) / shared_rate,
                problem.item * written / bandwidth, issued / SCHEDULERS / clock)
     step = max(busy, fetch)

@@ -3,7 +3,7 @@
 A program owns a patch of places (h, w) and walks along d. Each plane that it comes to is fetched once, in `sheets`: the
 rows of the patch with those that taps reach beside it, once for every shift along w. Shifted along h a patch is another
 run of rows. TF32, and channels-first 16 bits, that are read as they lie are kept in lines along w, where a patch may begin at any place:
-once for all shifts.
+once for all shifts. So are channels-last 16 bits with a halo along w.
 All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers: they differ in
 age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
 
@@ -36,11 +36,29 @@ def walk(problem: Problem, config) -> Walk:
     _, high, wide = config.box
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
     run = walk_memory.turned_run(problem, len({r for _, r, *_ in uses(problem, 2)})) if turned else 1
-    lines = config.block_k * problem.item // 16, wide, run if problem.item == 2 else 1, problem.item == 4
-    t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
-    together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
-    return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                together=together, turned=turned, summed=channels * turned, run=run)
+
+    def known(copied: bool) -> Walk:
+        lines = config.block_k * problem.item // 16, wide, run if run == 2 else 1, copied
+        t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
+        together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
+        return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
+                    together=together, turned=turned, summed=channels * turned, run=run, copied=copied,
+                    twins=twins(problem, config))
+
+    found = known(turned and problem.item == 4)
+    return known(True) if config.halo and _late(found, config) else found
+
+
+def twins(problem: Problem, config) -> bool:
+    """Whether both phases along w of a channels-first output are summed apart, and written as one run."""
+    apart = problem.direction == "forward" and not config.merge[2] and problem.axes[2].stride == 2
+    return apart and problem.y_layout == "channels_first"
+
+
+def _late(w: Walk, config) -> bool:
+    """Whether sums leave no registers for what is loaded while products take their time, and two of their first operands: it is copied."""
+    loads = w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels // 2
+    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) > AHEAD
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -75,7 +93,7 @@ def shared_bytes(problem: Problem, config) -> int:
     read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
     moved = read * ceil_div(places, WARPGROUP) * w.blocks * w.channels
     turned = 2 * places * w.columns * len(w.phases) * len(w.groups) if in_runs(problem) else 0
-    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels * (problem.item == 4)
+    few = sum(s.rows * (LINE * s.reach.bit_count() - s.reach) for s in w.sheets) * len(w.residues) * w.blocks * w.channels * w.copied
     return step_bytes(problem, config) + (moved + turned + few) * problem.item
 
 
@@ -99,7 +117,7 @@ def features(problem: Problem, config, trips: float) -> tuple[float, float, floa
     w, threads = walk(problem, config), 32 * config.warps
     products = sum(len(bundle) for group in w.products for bundle in group) * w.blocks * w.channels * problem.item / 32
     elements = w.high * w.wide * w.columns * len(w.phases) * len(w.groups) / threads
-    if w.turned:
+    if w.turned and not config.halo:  # whose units are few
         rounded = runs(problem, w) * w.high * w.wide * w.blocks * w.channels
         elements += (TURNING * step_bytes(problem, config) / problem.item / w.run + ROUNDING * rounded) / threads
     return 1.0 + weight_fetches(problem, config) / 16, trips, trips * products, trips * elements
@@ -132,7 +150,7 @@ def written_run(problem: Problem, config, alignment: int) -> int:
     if written(problem)[0] == "channels_last":
         return gcd(alignment, rows, config.block_m)
     axis = problem.axes[2]
-    joined = axis.stride if config.merge[2] else 1
+    joined = axis.stride if config.merge[2] or twins(problem, config) else 1
     return gcd(alignment, joined) if joined & (joined - 1) == 0 else 1
 
 
@@ -149,15 +167,19 @@ def reordered(problem: Problem, config) -> tuple[int, ...] | None:
 
 def registers(problem: Problem, config) -> int:
     """Sums that one thread holds: those of later places of all groups, and finished ones of two, with what is none in a bundle."""
-    w = walk(problem, config)
+    return _sums(walk(problem, config), config)
+
+
+def _sums(w: Walk, config) -> int:
     unused = (sum(w.bundles) - w.span) * w.live[-1]
-    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2, len(w.groups))
+    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2 + w.twins, len(w.groups))
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
 MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
+AHEAD = 155  # of them for sums and loads, beside which two first operands have room
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
 
@@ -170,7 +192,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if problem.groups > 1 or problem.wide:
         return "a walk takes one group, and offsets of 32 bits"
     plain = walk_memory.as_it_is(problem)
-    if not (config.copy or plain or walk_memory.turnable(problem)):
+    if not (config.copy or plain or walk_memory.turnable(problem) or config.halo):
         return ("a walk reads a copy, channels_first tensors, or channels_last ones with one stride for all places and 16-byte alignment, "
                 "whose height and width the stride divides")
     joined = beside(problem, config.merge) > 1
@@ -178,7 +200,9 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return "a copy to channels_last is made of what cannot be read as it is"
     if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and config.copy)):
         return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy"
-    if config.block_k not in row_channels(problem, config.merge, config.copy):
+    if config.halo and (config.copy or not walk_memory.aligned(problem)):
+        return "a halo along w is kept of 16 bits in channels_last that are not copied, whose channels are whole 16 bytes"
+    if config.block_k not in row_channels(problem, config.merge, config.copy or config.halo):
         return (f"block_k = {config.block_k}: rows have 32 to 128 bytes, none that they need not, and may not end in the channels of "
                 "the next place")
     phases = problem.stride if problem.direction == "forward" else (1, 1, 1)
@@ -202,10 +226,13 @@ def _fits_tile(config, problem: Problem) -> str | None:
     if config.taps[0] != APART and (len(w.bundles) == w.span or max(widths(w)) > 256):
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
     most = MOST_SUMS - FRAGMENTS * (problem.item == 4)
-    if registers(problem, config) > (MOST_SINGLE if w.turned and written_run(problem, config, 16) == 1 else most):
+    single = written_run(problem, config, 16) == 1 or w.twins and len(w.groups) > 2
+    if registers(problem, config) > (MOST_SINGLE if w.turned and single else most):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
+    if w.copied and problem.item == 2 and (problem.epilogue.residual or problem.epilogue.keep_pre or len(w.groups) > 2 and config.warps < 8):
+        return f"{registers(problem, config)} sums of each thread leave no registers to write so much, and copy into lines"
     narrow = len(w.residues) == 1 and w.blocks * w.channels <= MOST_NARROW
     if w.turned and problem.item == 4 and len(w.residues) * w.blocks > MOST_TURNED and not narrow:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
