@@ -4,8 +4,8 @@ from functools import lru_cache
 from itertools import count, product
 
 from ..problems.problem import Problem
-from .constants import Product, Sheet
 from .phases import phase_origin
+from .walk_constants import Product, Sheet
 from .walk_memory import beside
 
 WARPGROUP = 64  # rows of its products

@@ -16,9 +16,9 @@ from math import gcd, prod
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import walk_memory
-from .constants import Walk
 from .device import Device
 from .phases import rows_and_reduction
+from .walk_constants import Walk
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, turned, written  # noqa: F401: turned is asked of a walk
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
 

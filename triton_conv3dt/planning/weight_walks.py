@@ -10,8 +10,8 @@ from math import ceil, prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem, exceed_31_bits
-from .constants import Fetch, WalkedAxis, WeightProduct, WeightWalk
 from .device import Device
+from .walk_constants import Fetch, WalkedAxis, WeightProduct, WeightWalk
 
 WARPGROUP = 64  # rows of one product
 ATOM = 8  # rows of shared memory by which its banks are permuted: a run of rows begins at a multiple
