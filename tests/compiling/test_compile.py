@@ -117,6 +117,9 @@ def check_loads(used: dict, row: tuple[str, str, str]) -> None:
     if turned:
         assert copies == [32], used
         return
+    if "a halo along w" in used["config"]:  # runs of channels, of few places beside a patch a part by each thread
+        assert max(*copies, *loads) == 128, used
+        return
     if used["path"] == "walk":  # all else that is multiplied comes by descriptor
         assert not copies and used["widths"].get("LDG", []) == [32] * lies or FORWARD.get(row[0], {}), used
         return
