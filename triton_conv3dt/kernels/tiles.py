@@ -64,7 +64,7 @@ def position(index, size):
 
 @triton.jit
 def quotient(index, magic, shift):
-    """index over what magic and shift stand for (planning/launches.py), of 31 bits."""
+    """index over what magic and shift stand for (planning/passes.py), of 31 bits."""
     twice, magic = tl.cast(index * 2, tl.uint32), tl.cast(magic, tl.uint32)
     return (tl.umulhi(twice, magic) >> tl.cast(shift, tl.uint32)).to(tl.int32)
 
