@@ -19,6 +19,8 @@ from .binding import Call, interpreting
 from .tensors import (
     NAMES, channel_parts, empty, memory_format, problem_of, reach, run_memory, shared_axes, statistics_of)
 
+AS_SAVED = "as saved"  # the memory format of what is saved: asked for as rarely as a plan, since PyTorch takes its time to tell
+
 
 def _unsupported(device_type: str, index: int, dtype: torch.dtype) -> str | None:
     if dtype not in NAMES:
@@ -158,10 +160,10 @@ def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups
         if found is not None:
             return found
     given = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
-    last, dz, db = _in_channels_last(dy, x, w, bias, activation, given), dy, None
+    last, dz, db = dy.stride(1) != 1 and _in_channels_last(dy, x, w, bias, activation, given), dy, None
     made = last or activation is not None
     if made:
-        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else memory_format(saved))
+        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else AS_SAVED)
     dx = grad_input(dz, w, in_size=tuple(x.shape[2:]), form=memory_format(dy) if last else None, **given)
     dw, summed = grad_weight_and_bias(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, bias=bias and not made, **given)
     return dx, dw, db if made else summed
@@ -212,16 +214,17 @@ def grad_bias(dz):
 
 def activation_grad(dy, saved, activation):
     """dz = dy * derivative, in saved's memory format and dtype."""
-    return make_dz(dy, saved, activation, False, memory_format(saved))[0]
+    return make_dz(dy, saved, activation, False, AS_SAVED)[0]
 
 
 def make_dz(dy, saved, activation, bias: bool, form):
-    """(dz, db) in one pass over memory: dz in this memory format, dy itself where that is None, and db its sum, None unless bias."""
+    """(dz, db) in one pass over memory: dz in this memory format, or AS_SAVED, dy itself where that is None, and db its sum, None
+    unless bias."""
     key = ("make_dz", dy.shape, *_place(dy), saved if saved is None else _place(saved), dy.dtype, dy.device, activation, bias, form)
     call = _records.get(key)
     like = dy if saved is None else saved
     if call is None:
-        dz = None if form is None else empty(like.shape, like, form)
+        dz = None if form is None else empty(like.shape, like, None if form == AS_SAVED else form)
         if dy.numel() == 0:
             return dy if dz is None else dz, dy.new_zeros((dy.shape[1],)) if bias else None
         call = _remember(_records, key, Call(_schedule_of_dz(dy, saved, dz, activation, bias)))
