@@ -42,13 +42,6 @@ def moved(i, AXIS: tl.constexpr, places):
 
 
 @triton.jit
-def bits_of(AXIS: tl.constexpr):
-    """How many bits an axis has: one for each shift that may leave the tensor."""
-    BITS: tl.constexpr = AXIS.count - AXIS.sure[1] + AXIS.sure[0] if AXIS.halo else 0
-    return BITS
-
-
-@triton.jit
 def bit_of(i, AXIS: tl.constexpr, FIRST: tl.constexpr):
     """The bit of shift i, of those from FIRST on; 0 where it never leaves the tensor."""
     LOW: tl.constexpr = AXIS.sure[0]
@@ -62,8 +55,8 @@ def offset_and_need(line, size, stride, CHANNELS: tl.constexpr, D: tl.constexpr,
                     M: tl.constexpr):
     """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
     RUN: tl.constexpr = M.run
-    BIT_H: tl.constexpr = bits_of(D)
-    BIT_W: tl.constexpr = BIT_H + bits_of(H)
+    BIT_H: tl.constexpr = D.doubtful
+    BIT_W: tl.constexpr = BIT_H + H.doubtful
     d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
     offset = place(0, 0, moved(d, D, size[0]), moved(h, H, size[1]), moved(w, W, size[2]), stride)
     offset = tl.multiple_of(offset + channel * stride[1], RUN)
@@ -118,8 +111,8 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
     at = tl.max_contiguous(at, 1 if M.last else RUN)
     p = tensor + (line[:, None] + at[None, :])
     if MASK:
-        BIT_H: tl.constexpr = bits_of(D)
-        BIT_W: tl.constexpr = BIT_H + bits_of(H)
+        BIT_H: tl.constexpr = D.doubtful
+        BIT_W: tl.constexpr = BIT_H + H.doubtful
         lack = tl.zeros_like(o[0])
         if D.halo:
             lack |= outside(d, o[0] * D.step, size[0], D, 1, 0)

@@ -33,7 +33,7 @@ def taken(WALK, warps):
     groups = len(WALK.groups)
     sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2 + WALK.twins, groups)) * WALK.columns * WALK.high * WALK.wide
     loads = WALK.blocks * sum(s.rows * (WALK.wide + s.reach) for s in WALK.sheets) * WALK.channels // min(WALK.run, 2)
-    return (sums + loads * loaded(WALK)) // (32 * warps)
+    return (sums + loads * (WALK.turned and not WALK.copied)) // (32 * warps)
 
 
 @gluon.constexpr_function

@@ -45,6 +45,11 @@ class Shifts(NamedTuple):
     residues: int = 1  # of a copy, that lie apart
     sure: tuple[int, int] = (0, 0)  # from which shift to before which no place is outside, whatever the halo
 
+    @property
+    def doubtful(self) -> int:
+        """How many shifts may leave the tensor: each is a bit of what masks say."""
+        return self.halo * (self.count - self.sure[1] + self.sure[0])
+
 
 class WeightAxis(NamedTuple):
     """How a weight gradient walks along one axis; planning/taps.py derives the numbers.

@@ -165,8 +165,7 @@ def lines(problem: Problem, config) -> tuple[int, int]:
 def shifts(problem: Problem, config) -> int:
     """Shifts of rows or of columns that may leave the tensor, whichever are more."""
     axes = [axis for axis, _ in weight_axes(problem, config)]
-    bits = lambda shifts: shifts.halo * (shifts.count - shifts.sure[1] + shifts.sure[0])
-    return max(sum(bits(a.x) for a in axes), sum(bits(a.z) for a in axes))
+    return max(sum(a.x.doubtful for a in axes), sum(a.z.doubtful for a in axes))
 
 
 def tiles(problem: Problem, config) -> int:
