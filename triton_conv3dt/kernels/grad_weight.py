@@ -55,8 +55,8 @@ def offset_and_need(line, size, stride, CHANNELS: tl.constexpr, D: tl.constexpr,
                     M: tl.constexpr):
     """A line's offset in its tensor, and what it needs of a place, as bits: that each of its shifts stays inside."""
     RUN: tl.constexpr = M.run
-    BIT_H: tl.constexpr = D.doubtful
-    BIT_W: tl.constexpr = BIT_H + H.doubtful
+    BIT_H: tl.constexpr = D.count - D.sure[1] + D.sure[0] if D.halo else 0  # as Shifts.doubtful, which a kernel does not see
+    BIT_W: tl.constexpr = BIT_H + (H.count - H.sure[1] + H.sure[0] if H.halo else 0)
     d, h, w, channel = line_parts(line, CHANNELS, D, H, W)
     offset = place(0, 0, moved(d, D, size[0]), moved(h, H, size[1]), moved(w, W, size[2]), stride)
     offset = tl.multiple_of(offset + channel * stride[1], RUN)
@@ -111,8 +111,8 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
     at = tl.max_contiguous(at, 1 if M.last else RUN)
     p = tensor + (line[:, None] + at[None, :])
     if MASK:
-        BIT_H: tl.constexpr = D.doubtful
-        BIT_W: tl.constexpr = BIT_H + H.doubtful
+        BIT_H: tl.constexpr = D.count - D.sure[1] + D.sure[0] if D.halo else 0
+        BIT_W: tl.constexpr = BIT_H + (H.count - H.sure[1] + H.sure[0] if H.halo else 0)
         lack = tl.zeros_like(o[0])
         if D.halo:
             lack |= outside(d, o[0] * D.step, size[0], D, 1, 0)
