@@ -10,7 +10,9 @@ import torch
 from .byhand import run_ptx
 from .driver import emulating
 from .kernels import add_kernel, describe, hinted, integers, multiplied, matmul_descriptors
+from .machine import tensorcore
 from .machine.faults import Fault
+from .machine.shared import Shared
 
 
 def test_a_wrong_hint_is_found(emulator):
@@ -79,6 +81,16 @@ def test_removed_barriers_are_found(emulator):
 def test_missing_waits_of_wgmma_are_found(hopper):
     assert faulty(hopper, without(r"wgmma\.wait_group\.sync\.aligned \d+;")) != ""
     assert "fence.proxy.async" in faulty(hopper, without(r"fence\.proxy\.async\.shared::cta;"), races=True)
+
+
+def test_a_triton_that_fences_no_copies_is_known(hopper, monkeypatch):
+    """Its copies are not blamed on a kernel; what threads wrote by themselves still is."""
+    monkeypatch.setattr(tensorcore, "FENCES_COPIES", False)
+    unfenced = without(r"fence\.proxy\.async\.shared::cta;")
+    assert faulty(hopper, unfenced, races=True) == ""
+    right = Shared.note_write
+    monkeypatch.setattr(Shared, "note_write", lambda *given, copied=False: right(*given))
+    assert "fence.proxy.async" in faulty(hopper, unfenced, races=True)
 
 
 def test_a_buffer_overwritten_too_early_is_found(hopper):

@@ -149,5 +149,5 @@ class _CopyAsync:
         rows, warp = self.rows, machine.warp
         if which is not None:
             rows, data, warp = rows[which], data[which], warp[which]
-        machine.shared.note_write(self.ins, rows, self.size, warp)
+        machine.shared.note_write(self.ins, rows, self.size, warp, copied=True)
         machine.shared.view(item, count)[rows] = data

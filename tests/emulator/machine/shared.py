@@ -26,6 +26,7 @@ class Shared:
             self.write_tag = np.zeros(ctas * self.stride // 2, np.int64)
             self.read_tag = np.zeros(ctas * self.stride // 2, np.int64)
             self.fence = np.zeros(ctas, np.int64)  # clock of the last fence.proxy.async
+            self.copied = np.zeros(ctas * self.stride // 2, np.bool_)  # what was written last by an asynchronous copy
             self.barrier = np.zeros(ctas, np.int64)  # clock of the last bar.sync of all threads
             self.arrival, self.met = np.zeros((2, ctas), np.int64)  # at the cluster's barrier: last, and when it last opened
             self.clock = 1
@@ -105,12 +106,14 @@ class Shared:
         if self.races and width > 1:
             self.race_read(ins, index, mask, width, warp)
 
-    def note_write(self, ins, index, width, warp, changes=None):
-        """Rows of `width` bytes are written. changes: which get another value; two writers of the same are no race."""
+    def note_write(self, ins, index, width, warp, changes=None, copied=False):
+        """Rows of `width` bytes are written, by an asynchronous copy or not. changes: which get another value; two writers of the same
+        are no race."""
         item = min(width, 8)
         self.view(item, width // item, "ready")[index] = all_bytes(item)
         if self.races and width > 1:
             self.race_write(ins, index, width, warp, changes)
+            self.copied[self._cells(index, width)[0]] = copied
 
     def note_barrier(self, ctas):
         """All threads of these CTAs (a mask; None: of all) have met."""

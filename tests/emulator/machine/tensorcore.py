@@ -4,10 +4,15 @@ Operands are decoded to float32 (exact for fp16, bf16 and tf32); products are ex
 """
 
 import numpy as np
+import triton
 
 from .faults import SHARED_BASE, Fault
 
 HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # fp16 bits -> value
+
+# Triton has fenced what cp.async writes since 3.7: before, every pipelined product of its own reads such without, and that is no fault of
+# a kernel.
+FENCES_COPIES = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
 
 
 def decode(bits, kind: str):
@@ -135,8 +140,10 @@ def read_operand(machine, ins, descriptor, extent: int, kind: str, transposed: b
     index = shared.index(ins, address, None, 16, ctas[:, None, None])
     shared.note_read(ins, index, None, 16, (groups * 4)[:, None, None])
     if shared.races:
-        newest = (shared.write_tag.reshape(-1, 8)[index] >> 6).max((1, 2, 3))
-        late = newest > shared.fence[ctas]
+        written = shared.write_tag.reshape(-1, 8)[index] >> 6
+        if not FENCES_COPIES:
+            written = np.where(shared.copied.reshape(-1, 8)[index], 0, written)
+        late = written.max((1, 2, 3)) > shared.fence[ctas]
         if late.any():
             machine.warn("wgmma reads what was written with no fence.proxy.async after", ins, int(late.sum()))
     rows = shared.view(8, 2)[index]
