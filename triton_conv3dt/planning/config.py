@@ -41,9 +41,8 @@ class Config:
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, of an input gradient, over taps and channels. taps: the way of each axis
-    in a grad_weight on tensor cores: its taps are "programs", "columns", "crossed", or of neighbours, "by two" or "by four"
-    (taps.py). Of a walk, those along d:
-    products of their own, columns of few products, or of one (walk_tables.py).
+    in a grad_weight on tensor cores: its taps are "programs", "columns", "crossed", or of neighbours, "by two" or "by four" (taps.py). Of
+    a walk, those along d: products of their own, columns of few products, or of one (walk_tables.py).
     """
 
     path: str
