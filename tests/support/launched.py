@@ -33,6 +33,12 @@ def use(monkeypatch, config):
     monkeypatch.setattr(search, "default", lambda problem, device, constraints: chosen(problem, device))
 
 
+def planned_calls() -> list:
+    """The calls of plans that are remembered, those of all gradients of a layer among them."""
+    found = [r for each in launch._records.values() for r in (each.values() if isinstance(each, dict) else (each,))]
+    return [r for r in found if getattr(r, "plan", None)]
+
+
 def small(problem, device, constraints=NONE, shares=3) -> Config | None:
     """In place of search.one_pass: small tiles, and as many programs as shares."""
     size = lambda value: max(16, 1 << (value - 1).bit_length())

@@ -59,9 +59,10 @@ class StubDriver(AbsentDriver):
         super().__init__(arch=90, shared=232448, sms=132)
 
 
-def ratio(call, unit, calls=300, rounds=8, repeats=8):
+def ratio(call, unit, calls=30, rounds=8, repeats=80):
     """The cost of call in units of the CPU time: the least of some rounds, in each of which the two take turns and the least
-    of either counts. The machine has other things to do, which cost the one with more code more."""
+    of either counts. The machine has other things to do, which cost the one with more code more: turns are short, so that some
+    are taken between two of those."""
     found = []
     for _ in range(rounds):
         best = [float("inf")] * 2
@@ -106,7 +107,7 @@ def backward_ratio_of(x, w, b, padding, groups):
         dy, geometry = torch.ones_like(y), ((2,) * 3, (padding,) * 3, (1,) * 3, groups, "tf32")
         call = lambda: launch.backward(dy, x, w, y, True, w.stride(), *geometry, Activation.of("relu"))
         call()
-        return ratio(call, lambda: torch.empty_like(dy), calls=100)
+        return ratio(call, lambda: torch.empty_like(dy), calls=10)
 
 
 class Operators(TorchDispatchMode):

@@ -35,6 +35,7 @@ class Call:
     def __init__(self, schedule: Schedule, plan=None):
         names = (*schedule.operands, *(w.name for w in schedule.workspaces), None)
         self.schedule, self.plan, self.result = schedule, plan, None
+        self.workspaces = [(w.shape, w.strides, w.dtype and DTYPES[w.dtype]) for w in schedule.workspaces]
         self.records = [Record(launch, names) for launch in schedule.launches]
 
     def run(self, tensors: tuple) -> None:
@@ -44,8 +45,8 @@ class Call:
         if like.is_cuda and torch.cuda.current_device() != index:
             with torch.cuda.device(index):
                 return self.run(tensors)
-        if self.schedule.workspaces:
-            tensors += tuple([_allocate(w, like) for w in self.schedule.workspaces])
+        for shape, strides, dtype in self.workspaces:
+            tensors += like.new_empty_strided(shape, strides, dtype=dtype),
         tensors += None,
         for record in self.records:
             record.launch(index, tensors)
@@ -57,19 +58,20 @@ class Record:
     def __init__(self, launch: Launch, names: tuple):
         self.kernel, self.grid, self.given = kernel(launch), launch.grid, launch
         self.pick = itemgetter(*(names.index(name) for name in launch.tensors))
-        self.compiled = self.arguments = self.get_stream = None
-        self.describe: tuple[Descriptor, ...] = ()
+        self.run = self.fixed = self.arguments = self.get_stream = None
+        self.describe: tuple[type, ...] = ()
 
     def launch(self, index: int, tensors: tuple) -> None:
         """Launch on the current stream of CUDA device `index`. tensors: all that the call has."""
-        compiled, tensors = self.compiled, self.pick(tensors)
-        if compiled is None:
+        tensors = self.pick(tensors)
+        if self.run is None:
             self._first(tensors)
             return
         if self.describe:
-            tensors = *(describe(t) for describe, t in zip(self.describe, tensors)), *tensors[len(self.describe):]
-        compiled.run(*self.grid, self.get_stream(index), compiled.function, compiled.packed_metadata, None, None, None,
-                     *tensors, *self.arguments)
+            tensors = list(tensors)
+            for i, describe in enumerate(self.describe):
+                tensors[i] = describe(tensors[i])
+        self.run(*self.grid, self.get_stream(index), *self.fixed, *tensors, *self.arguments)
 
     def _first(self, tensors: tuple) -> None:
         numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
@@ -83,24 +85,21 @@ class Record:
 
             names = self.kernel.arg_names[len(tensors) + len(numbers):]
             self.arguments = (*numbers, *(constants[name] for name in names))
-            self.get_stream, self.compiled = driver.active.get_current_stream, compiled
+            self.get_stream, self.run = driver.active.get_current_stream, compiled.run
+            self.fixed = compiled.function, compiled.packed_metadata, None, None, None  # and what hooks would be told
 
 
-class Descriptor:
-    """Makes tensor descriptors that differ only in their tensor: the first is checked by Triton, the others are like it."""
-
-    def __init__(self, kind: type, tensor, *shape_strides_block_and_more):
-        self.kind = kind
-        self.fields = vars(kind(tensor, *shape_strides_block_and_more)) | {"base": None}
-
-    def __call__(self, tensor):
-        described = object.__new__(self.kind)
-        described.__dict__.update(self.fields)
-        described.base = tensor
-        return described
+def descriptor(kind: type, tensor, *shape_strides_block_and_more) -> type:
+    """A class of tensor descriptors that differ only in their tensor: the first is checked by Triton, the others are like it."""
+    fields = vars(kind(tensor, *shape_strides_block_and_more))
+    return type(kind.__name__, (kind,), {**fields, "base": None, "__init__": _described_by})
 
 
-def descriptors(launch: Launch, tensors: tuple) -> tuple[Descriptor, ...]:
+def _described_by(self, tensor):
+    self.base = tensor
+
+
+def descriptors(launch: Launch, tensors: tuple) -> tuple[type, ...]:
     """Of the first tensors of a launch, those that are read by one."""
     found = []
     for (reading, problem, config), tensor in zip(launch.described, tensors):
@@ -112,15 +111,10 @@ def descriptors(launch: Launch, tensors: tuple) -> tuple[Descriptor, ...]:
         step = steps[read] if read in steps else place_stride(tensor)
         parts = lowering.described(reading, problem, config, step)
         if launch.kernel in GLUON:
-            found.append(Descriptor(*load_gluon()["descriptor"](tensor, *parts)))
+            found.append(descriptor(*load_gluon()["descriptor"](tensor, *parts)))
         else:
-            found.append(Descriptor(load()["descriptor"], tensor, *parts))
+            found.append(descriptor(load()["descriptor"], tensor, *parts))
     return tuple(found)
-
-
-def _allocate(w, like):
-    """The memory of a workspace."""
-    return like.new_empty_strided(w.shape, w.strides, dtype=DTYPES[w.dtype] if w.dtype else None)
 
 
 # What a launch hands to Triton's jit function.

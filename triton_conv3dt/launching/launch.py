@@ -95,16 +95,19 @@ def forward(x, w, b, residual, out_size, stride, padding, dilation, groups, prec
     return y, pre, *moments
 
 
-def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision, form=None):
-    """dx [N, CI, *in_size] in this memory format, or in dz's."""
-    key = ("grad_input", dz.shape, *_place(dz), w.shape, *_place(w), dz.dtype, dz.device, in_size, stride, padding, dilation,
-           groups, precision, form, current())
-    call = _records.get(key)
+def grad_input(dz, w, *, in_size, stride, padding, dilation, groups, precision, form=None, records=None):
+    """dx [N, CI, *in_size] in this memory format, or in dz's. records, here and below: the caller's own memory of calls that
+    differ in values alone."""
+    key = "grad_input"
+    if records is None:
+        records, key = _records, (key, dz.shape, *_place(dz), w.shape, *_place(w), dz.dtype, dz.device, in_size, stride,
+                                  padding, dilation, groups, precision, form, current())
+    call = records.get(key)
     if call is None:
         dx = empty((dz.shape[0], w.shape[0], *in_size), dz, form)
         if not (dx.numel() and dz.numel() and w.numel()):
             return dx.zero_()
-        call = _bound(_records, key, dz, problem_of(
+        call = _bound(records, key, dz, problem_of(
             "grad_input", dx, w, dz, Epilogue(), stride, padding, dilation, groups, precision))
         call.result = dx.shape, dx.stride()
     dx = dz.new_empty_strided(*call.result)
@@ -117,16 +120,17 @@ def grad_weight(x, dz, **given):
     return grad_weight_and_bias(x, dz, bias=False, **given)[0]
 
 
-def grad_weight_and_bias(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision, bias: bool):
+def grad_weight_and_bias(x, dz, *, kernel, strides, stride, padding, dilation, groups, precision, bias: bool, records=None):
     """(dw, db): db is None unless bias, and summed on the way where the kernel can, which then reads dz once for both."""
-    dw = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides)
-    key = ("grad_weight", x.shape, *_place(x), dz.shape, *_place(dz), x.dtype, x.device, kernel, strides, stride, padding,
-           dilation, groups, precision, bias, current())
-    call = _records.get(key)
+    dw, key = x.new_empty_strided((x.shape[1], dz.shape[1] // groups, *kernel), strides), "grad_weight"
+    if records is None:
+        records, key = _records, (key, x.shape, *_place(x), dz.shape, *_place(dz), x.dtype, x.device, kernel, strides, stride,
+                                  padding, dilation, groups, precision, bias, current())
+    call = records.get(key)
     if call is None:
         if not (dw.numel() and x.numel() and dz.numel()):
             return dw.zero_(), grad_bias(dz) if bias else None
-        call = _bound(_records, key, x, problem_of(
+        call = _bound(records, key, x, problem_of(
             "grad_weight", x, dw, dz, Epilogue(bias), stride, padding, dilation, groups, precision))
     if "db" not in call.schedule.operands:
         call.run((x, dw, dz))
@@ -153,48 +157,49 @@ def run(call: Call, x, w, y, b=None, residual=None) -> None:
 def backward(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
     """(dx, dw, db): all gradients, from what is saved for the activation's derivative; db is None unless bias. In one pass
     over memory where that is possible and better, else one after the other, of a dz that is made once: the same values but for the
-    order of sums.
+    order of sums. What is bound for them is found at once.
     """
+    key = ("backward", dy.shape, *_place(dy), x.shape, *_place(x), w.shape, *_place(w), saved if saved is None else _place(saved),
+           x.dtype, x.device, bias, w_strides, stride, padding, dilation, groups, precision, activation, current())
+    records = _records.get(key)
+    if records is None:
+        records = _remember(_records, key, {})
     if stride == tuple(w.shape[2:]) and x.dtype.itemsize == 2 and (saved is None or saved.stride() == dy.stride()):
-        found = _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation)
+        found = _one_pass(records, dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation)
         if found is not None:
             return found
     given = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, precision=precision)
-    last, dz, db = dy.stride(1) != 1 and _in_channels_last(dy, x, w, bias, activation, given), dy, None
+    last, dz, db = dy.stride(1) != 1 and _in_channels_last(records, dy, x, w, bias, activation, given), dy, None
     made = last or activation is not None
     if made:
-        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else AS_SAVED)
+        dz, db = make_dz(dy, saved, activation, bias, torch.channels_last_3d if last else AS_SAVED, records)
+    given["records"] = records
     dx = grad_input(dz, w, in_size=tuple(x.shape[2:]), form=memory_format(dy) if last else None, **given)
     dw, summed = grad_weight_and_bias(x, dz, kernel=tuple(w.shape[2:]), strides=w_strides, bias=bias and not made, **given)
     return dx, dw, db if made else summed
 
 
-def _in_channels_last(dy, x, w, bias, activation, given) -> bool:
+def _in_channels_last(records, dy, x, w, bias, activation, given) -> bool:
     """Whether dz is made in channels_last, though dy is not."""
-    key = ("dz", dy.shape, *_place(dy), x.shape, *_place(x), w.shape, *_place(w), x.dtype, x.device, bias, activation,
-           *given.values(), current())
-    found = _records.get(key)
+    found = records.get("channels_last")
     if found is None:
         problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), **given)
         found = bool(x.numel() and dy.numel() and w.numel()) and gradients.channels_last(problem, _device(x), current())
-        _remember(_records, key, found)
+        records["channels_last"] = found
     return found
 
 
-def _one_pass(dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
+def _one_pass(records, dy, x, w, saved, bias, w_strides, stride, padding, dilation, groups, precision, activation):
     """backward by its own kernel, None where there is none for these tensors or separate products are better. dz is rounded
     as the separate products find it."""
-    key = (BACKWARD, x.shape, x.stride(), x.data_ptr() % 16, dy.shape, dy.stride(), dy.data_ptr() % 16, w.shape,
-           w.stride(), w.data_ptr() % 16, x.dtype, x.device, padding, dilation, groups, activation, bias,
-           saved is None or saved.data_ptr() % 16, w_strides, current())
-    call = _records.get(key, key)
-    if call is key:
+    call = records.get(BACKWARD, records)
+    if call is records:
         problem = problem_of(BACKWARD, x, w, dy, Epilogue(bias, activation=activation), stride, padding, dilation,
                              groups, precision)
         device, like = _device(x), empty(x.shape, dy if saved is None else saved)
         alike = like.stride(1 if problem.y_layout == "channels_last" else 4) == 1  # the kernel writes dx as it reads dy
         config = search.one_pass(problem, device, current()) if x.numel() and alike else None
-        call = _remember(_records, key, config and bind(plan(problem, device, config)))
+        call = records[BACKWARD] = config and bind(plan(problem, device, config))
         if call is not None:
             call.result = like.shape, like.stride()
     if call is None:
@@ -217,17 +222,20 @@ def activation_grad(dy, saved, activation):
     return make_dz(dy, saved, activation, False, AS_SAVED)[0]
 
 
-def make_dz(dy, saved, activation, bias: bool, form):
+def make_dz(dy, saved, activation, bias: bool, form, records=None):
     """(dz, db) in one pass over memory: dz in this memory format, or AS_SAVED, dy itself where that is None, and db its sum, None
     unless bias."""
-    key = ("make_dz", dy.shape, *_place(dy), saved if saved is None else _place(saved), dy.dtype, dy.device, activation, bias, form)
-    call = _records.get(key)
+    key = "make_dz"
+    if records is None:
+        records, key = _records, (key, dy.shape, *_place(dy), saved if saved is None else _place(saved), dy.dtype, dy.device,
+                                  activation, bias, form)
+    call = records.get(key)
     like = dy if saved is None else saved
     if call is None:
         dz = None if form is None else empty(like.shape, like, None if form == AS_SAVED else form)
         if dy.numel() == 0:
             return dy if dz is None else dz, dy.new_zeros((dy.shape[1],)) if bias else None
-        call = _remember(_records, key, Call(_schedule_of_dz(dy, saved, dz, activation, bias)))
+        call = _remember(records, key, Call(_schedule_of_dz(dy, saved, dz, activation, bias)))
         call.result = None if form is None else (dz.shape, dz.stride())
     dz = None if form is None else like.new_empty_strided(*call.result)
     db = dy.new_empty((dy.shape[1],)) if bias else None
@@ -284,11 +292,11 @@ def _bound(records: dict, key, t, problem) -> Call:
     return _remember(records, key, bind(plan(problem, _device(t), constraints=current())))
 
 
-def _remember(records: dict, key, call: Call) -> Call:
+def _remember(records: dict, key, what):
     if len(records) >= 4096:  # shapes without end: forget rather than grow
         records.clear()
-    records[key] = call
-    return call
+    records[key] = what
+    return what
 
 
 def _device(t) -> Device:
