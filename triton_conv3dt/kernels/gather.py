@@ -19,7 +19,7 @@ import triton.language as tl
 from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
-    axis_taps, box_origin, gathered, inside, phase_of_program, place, position, position_by_factors, round_tf32, row_parts, tap_of_step, widen,
+    axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_tf32, row_parts, tap_of_step, widen,
     write
 )
 
@@ -192,7 +192,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, magics, shifts, x_size, y_
             o_n = tl.arange(0, TILE.k * BLOCK_N * SPLIT)
             o_n = o_n // (TILE.k * WIDE) * WIDE + o_n % WIDE
         if parts is None:
-            x_live = i_position * (BLOCK_N * SPLIT) + o_n < P * SPLIT  # the same along a run
+            x_live = i_position * (BLOCK_N * SPLIT) + o_n < in_runs(P * SPLIT, 1 if X.last or FLAT else X_RUN)
             n, td, th, tw = position_by_factors(i_position * BLOCK_N + o_n // SPLIT, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)
         else:
             start, last = in_sample(i_position, size, BLOCK_N, INDEX)
@@ -290,7 +290,7 @@ def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, 
     column = tl.arange(0, BLOCK_N * JOIN)
     if BOX is None and parts is None:
         n, td, th, tw = position_by_factors(i_position * BLOCK_N + column // JOIN, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)
-        live_column = i_position * (BLOCK_N * JOIN) + column < P * JOIN  # the same along a run
+        live_column = i_position * (BLOCK_N * JOIN) + column < in_runs(P * JOIN, 1 if Y.last else Y.run)
     elif BOX is None:
         Y_RUN: tl.constexpr = 1 if Y.last else Y.run
         start, last = in_sample(i_position, size, BLOCK_N, INDEX)
@@ -299,7 +299,7 @@ def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, 
     else:
         n, td, th, tw = box_origin(i_position, size, BOX)
         WIDTH: tl.constexpr = BOX[2] * JOIN
-        live_w = tw * JOIN + column % WIDTH < size[2] * JOIN  # the same along a run
+        live_w = tw * JOIN + column % WIDTH < in_runs(size[2] * JOIN, 1 if Y.last else Y.run)
         td, th, tw = td + column // (WIDTH * BOX[1]), th + column // WIDTH % BOX[1], tw + column % WIDTH // JOIN
         live_column = (td < size[0]) & (th < size[1]) & live_w
     base_d = td * AXIS_D.out_step + phase[0] - AXIS_D.origin

@@ -123,6 +123,12 @@ def inside(place, size):
 
 
 @triton.jit
+def in_runs(count, RUN: tl.constexpr):
+    """A count that is a multiple of RUN, so that the compiler sees it, too: what is below it is the same along a run."""
+    return count // RUN * RUN
+
+
+@triton.jit
 def gathered(live, d, h, w, size, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr):
     """Which of the live places of a gathered tensor are inside, along the axes where some are not."""
     if AXIS_D.halo:
