@@ -22,6 +22,7 @@ from .tiles import (
     axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_tf32, row_parts, tap_of_step, widen,
     write
 )
+from .turned import turned, turned_back
 
 
 @triton.jit
@@ -98,9 +99,8 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     w_row, w_red, w_tap = w_stride
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
     TURNED: tl.constexpr = TILE.turned
-    WIDE: tl.constexpr = 8 * SPLIT
     o_c = tl.arange(0, BLOCK_K)  # channels of the gathered tile
-    x_c = tl.arange(0, BLOCK_K * BLOCK_N * SPLIT) // WIDE % BLOCK_K if TURNED else o_c
+    x_c = turned(BLOCK_K, BLOCK_N * SPLIT, TURNED)[0] if TURNED is not None else o_c
     w_column_offset = tl.multiple_of(o_c * w_red, W_RUN)
     w_column_offset = tl.max_contiguous(w_column_offset, W_RUN if W.minor == "red" else 1)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -117,12 +117,12 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
             m_x = gathered(x_live, id0 + dd, ih0 + dh, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)
             # A mark on the shift would be lost with its last term, which is folded away where it is zero.
             shift = dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4]
-            if TURNED:
+            if TURNED is not None:
                 if RED % BLOCK_K != 0:
                     m_x = m_x & (c0 + x_c < RED)
                 offset = tl.multiple_of(x_offset + (c0 + x_c) * x_stride[1] + shift, X_RUN)
                 b_x = tl.load(x + tl.max_contiguous(offset, X_RUN), mask=m_x, other=0.0)
-                b_x = b_x.reshape(BLOCK_N // 8, BLOCK_K, WIDE).permute(1, 0, 2).reshape(BLOCK_K, BLOCK_N * SPLIT)
+                b_x = turned_back(b_x, BLOCK_K, BLOCK_N * SPLIT, TURNED)
             else:
                 m_x = m_x[None, :]
                 if RED % BLOCK_K != 0:
@@ -185,12 +185,9 @@ def gather(x, w, y, b, residual, pre, parts, P, size, magics, shifts, x_size, y_
 
     if X.reading == "pointers":
         box = (0, 0, 0, 0)
+        BLOCK_K: tl.constexpr = TILE.k
         TURNED: tl.constexpr = TILE.turned
-        o_n = tl.arange(0, BLOCK_N * SPLIT)
-        if TURNED:  # (group of places, channel, place)
-            WIDE: tl.constexpr = 8 * SPLIT
-            o_n = tl.arange(0, TILE.k * BLOCK_N * SPLIT)
-            o_n = o_n // (TILE.k * WIDE) * WIDE + o_n % WIDE
+        o_n = turned(BLOCK_K, BLOCK_N * SPLIT, TURNED)[1] if TURNED is not None else tl.arange(0, BLOCK_N * SPLIT)
         if parts is None:
             x_live = i_position * (BLOCK_N * SPLIT) + o_n < in_runs(P * SPLIT, 1 if X.last or FLAT else X_RUN)
             n, td, th, tw = position_by_factors(i_position * BLOCK_N + o_n // SPLIT, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)

@@ -152,7 +152,7 @@ class Tile(NamedTuple):
     phase) instead of (phase, channel). box: the positions are a box (d, h, w) of n (of k: weight gradient) instead of
     neighbours in flat order. together: phases of a channel in the lines of a tile whose statistics are added up there. shares:
     programs among which the steps of a tile are parted. bands: what steps fetch, each for all of its taps along h, where there is a halo.
-    turned: gathered runs are read in groups of 8 positions, each of all channels (planning/lowering.py).
+    turned: in which order gathered runs are read beside those of other channels, where they go by registers (kernels/turned.py).
     """
 
     m: int
@@ -166,7 +166,7 @@ class Tile(NamedTuple):
     together: int = 1
     shares: int = 1
     bands: tuple[Band, ...] = ()
-    turned: bool = False
+    turned: tuple[int, int, int] | None = None
 
 
 class Dot(NamedTuple):

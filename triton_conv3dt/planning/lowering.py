@@ -245,15 +245,21 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
     return alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
 
 
-def turned(problem: Problem, config: Config) -> bool:
-    """Runs of what a forward or an input gradient gathers lie across what products of TF32 want side by side, and are turned on their way
-    from one buffer to another: then lanes of a warp read a few runs of each of several channels, whose elements meet in no bank when
-    they are written. Each lane has places of its own, whose masks cost more than conflicts where some are outside."""
-    forward = problem.direction == "forward"
+def turned(problem: Problem, config: Config) -> tuple[int, int, int] | None:
+    """Runs of what a forward or an input gradient gathers go by registers to their product: those that lie across what products of TF32
+    want side by side, and those of which neighbours are parted. They are then read in an order in which no lanes meet in a bank
+    (kernels/turned.py): so many neighbours of 32 bytes, so many of these runs, and of so many times eight channels. Of 16 bits whole lines,
+    where there are some; of TF32 as few as leave a warp channels enough, whose elements it stores side by side. Where some places are
+    outside, a thread would have masks of too many."""
+    forward, split = problem.direction == "forward", taps.split_factor(problem, config)
     layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
-    if config.path != "gather" or config.copy or config.flat or not problem.rounded or layout == "channels_last":
-        return False
-    return gathered_run(problem, config, layout, run) > 1 and not any(axis.halo for axis in axis_constants(problem, config))
+    by_registers = problem.rounded or problem.item == 2 and split > 1
+    if config.path != "gather" or config.copy or config.flat or not by_registers or layout == "channels_last":
+        return None
+    if gathered_run(problem, config, layout, run) == 1 or any(axis.halo for axis in axis_constants(problem, config)):
+        return None
+    length = 32 // problem.item
+    return (length, split, max(1, 2 // split)) if problem.item == 4 else (length, min(4, config.block_n * split // length), 1)
 
 
 def split_run(problem: Problem) -> int:
