@@ -74,7 +74,7 @@ def multiply(acc, p_w, m_w, b_x, rw, w_tap, first_w, jw, FIRST: tl.constexpr, ST
     else:
         if AXIS_W.guard:
             m_w = m_w & weight_guard(AXIS_W, first_w, jw, rw + FIRST, W)[:, None]
-        b_w = tl.load(p_w + tl.multiple_of(FIRST * w_tap, W_RUN), mask=m_w, other=0.0)
+        b_w = tl.load(p_w + FIRST * in_runs(w_tap, W_RUN), mask=m_w, other=0.0)  # of one tap a mark would be lost
         if DOT.round:
             b_w = round_tf32(b_w)
         acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
@@ -99,6 +99,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     w_row, w_red, w_tap = w_stride
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
     TURNED: tl.constexpr = TILE.turned
+    ROW_RUN: tl.constexpr = 1 if X.last else X_RUN
     o_c = tl.arange(0, BLOCK_K)  # channels of the gathered tile
     x_c = turned(BLOCK_K, BLOCK_N * SPLIT, TURNED)[0] if TURNED is not None else o_c
     w_column_offset = tl.multiple_of(o_c * w_red, W_RUN)
@@ -114,7 +115,8 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
         if X.reading == "pointers":
-            m_x = gathered(x_live, id0 + dd, ih0 + dh, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)
+            at_d, at_h = tl.max_constancy(id0 + dd, ROW_RUN), tl.max_constancy(ih0 + dh, ROW_RUN)  # a run is in one row
+            m_x = gathered(x_live, at_d, at_h, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)
             # A mark on the shift would be lost with its last term, which is folded away where it is zero.
             shift = dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4]
             if TURNED is not None:
@@ -229,7 +231,9 @@ def gather(x, w, y, b, residual, pre, parts, P, size, magics, shifts, x_size, y_
     EVEN_M: tl.constexpr = MD * MH * MW * ROWS % BLOCK_M == 0
     m_live = (m_channel < ROWS) & (m_rd < MD)
     FIRST_TAP: tl.constexpr = -(AXIS_W.in_step // MW) if FLAT and MW > 1 else 1  # of a residue along w
-    w_row_offset = m_channel * w_row + ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw * FIRST_TAP) * w_tap
+    w_row_offset = m_channel * w_row
+    if MD * MH * MW > 1:  # a mark is lost with a term that is folded away
+        w_row_offset += ((m_rd * AXIS_H.kernel + m_rh) * AXIS_W.kernel + m_rw * FIRST_TAP) * w_tap
     w_row_offset = tl.max_contiguous(tl.multiple_of(w_row_offset, W_RUN), W_RUN if W.minor == "row" or PHASE_MINOR else 1)
 
     first, residue = phase, (m_rd, m_rh, m_rw)
