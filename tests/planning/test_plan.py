@@ -229,14 +229,16 @@ def test_refusals_say_why(name):
 
 @pytest.mark.parametrize("name, direction", (("fnet_up0", "forward"), ("map2map_up", "forward"), ("fnet_up2", "grad_input")))
 def test_tf32_that_products_would_turn_is_read_in_groups(name, direction):
-    """Side by side lie places, and products sum over channels: lanes that read a few runs each meet in no bank. Where some are outside
-    they do, or a copy is made."""
+    """Side by side lie places, and products sum over channels: lanes that read a few runs each meet in no bank, whether some are outside
+    or none."""
     named = {layer.name: layer.problem(direction) for layer in layers()}
     found = default(named[name], H200, parse("pair"))
     assert found.path == "gather" and lowering.turned(named[name], found)
     assert not banks.conflicting(found, named[name], H200) and not banks.conflicting(replace(found, copy=True), named[name], H200)
-    tile, overlapping = Config("gather", 64, 128, 32, 8, 3), named["gwcnet_train_1"]
-    assert not lowering.turned(overlapping, tile) and banks.conflicting(tile, overlapping, H200)
+    tile, overlapping = Config("gather", 64, 128, 32, 8, 3), replace(named["gwcnet_train_1"], direction="grad_input")
+    assert lowering.turned(overlapping, tile) and not banks.conflicting(tile, overlapping, H200)
+    assert banks.masked(tile, overlapping) and not banks.masked(found, named[name])
+    assert lowering.turned(overlapping, replace(tile, copy=True)) is None
 
 
 def test_few_programs_are_given_more_of_the_cache():

@@ -90,6 +90,7 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "gather forward turned": ("forward", TF32 | WHOLE, MERGED),
     "gather grad_input turned": ("grad_input", TF32 | WHOLE, GATHER),
     "gather grad_input parted": ("grad_input", WHOLE, GATHER),
+    "gather grad_input turned, some outside": ("grad_input", TF32, GATHER),
     "gather grad_input flat, nothing outside": ("grad_input", WHOLE | dict(co=4), replace(GATHER, flat=1)),
     "descriptor rows": ("forward", LAST | WHOLE, replace(MERGED, path="descriptor")),
     "descriptor box": ("forward", LAST, replace(DESCRIPTOR, box=(2, 4, 4))),

@@ -95,7 +95,6 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
     taps_d, first_d, offset_d = axis_taps(AXIS_D, phase[0])
     taps_h, first_h, offset_h = axis_taps(AXIS_H, phase[1])
     taps_w, first_w, offset_w = axis_taps(AXIS_W, phase[2])
-    id0, ih0, iw0 = origin
     w_row, w_red, w_tap = w_stride
     CHUNKS: tl.constexpr = (RED + BLOCK_K - 1) // BLOCK_K
     TURNED: tl.constexpr = TILE.turned
@@ -115,8 +114,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
         jd, jh, jw = tap_of_step(tap, taps_h, taps_w)
         dd, dh, dw = offset_d + jd * AXIS_D.move, offset_h + jh * AXIS_H.move, offset_w + jw * AXIS_W.move
         if X.reading == "pointers":
-            at_d, at_h = tl.max_constancy(id0 + dd, ROW_RUN), tl.max_constancy(ih0 + dh, ROW_RUN)  # a run is in one row
-            m_x = gathered(x_live, at_d, at_h, iw0 + dw * SPLIT, x_size, AXIS_D, AXIS_H, AXIS_W)
+            m_x = gathered(x_live, origin, (dd, dh, dw * SPLIT), x_size, AXIS_D, AXIS_H, AXIS_W, SPLIT, ROW_RUN)
             # A mark on the shift would be lost with its last term, which is folded away where it is zero.
             shift = dd * x_stride[2] + dh * x_stride[3] + dw * SPLIT * x_stride[4]
             if TURNED is not None:

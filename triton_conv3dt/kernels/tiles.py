@@ -129,14 +129,18 @@ def in_runs(count, RUN: tl.constexpr):
 
 
 @triton.jit
-def gathered(live, d, h, w, size, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr):
-    """Which of the live places of a gathered tensor are inside, along the axes where some are not."""
+def gathered(live, origin, shift, size, AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, SPLIT: tl.constexpr,
+             RUN: tl.constexpr):
+    """Which of the live places (d, h, w) of a gathered tensor are inside when they are shifted, along the axes where some are not. A run is
+    in one row; of neighbours that are parted it is inside as a whole, or outside."""
+    WHOLE: tl.constexpr = RUN if SPLIT > 1 else 1
     if AXIS_D.halo:
-        live = live & inside(d, size[0])
+        live = live & inside(tl.max_constancy(origin[0] + shift[0], RUN), size[0])
     if AXIS_H.halo:
-        live = live & inside(h, size[1])
+        live = live & inside(tl.max_constancy(origin[1] + shift[1], RUN), size[1])
     if AXIS_W.halo:
-        live = live & inside(w, size[2])
+        w = tl.multiple_of(origin[2] + shift[2], SPLIT)
+        live = live & inside(tl.max_contiguous(w, SPLIT), in_runs(size[2], WHOLE))
     return live
 
 

@@ -4,9 +4,8 @@ Single elements of 4 bytes are copied into a buffer with lanes along places. Whe
 and no thread has two neighbours of these places, the compiler lays the buffer out as its threads count their elements,
 along channels, and the lanes ask for few banks, there and back. Without a pipeline there is no such buffer. Wider copies
 are stored as they lie. But products of TF32 want what they sum over side by side: what is loaded in runs across that is turned on its
-way by registers. Where some places are outside, each byte then costs about TURNED times its own, pipeline or not; where none is,
-they are read in an order in which no lanes meet (lowering.turned). Narrower elements are never copied so, and fragments
-are taken as they lie.
+way by registers. What is gathered is then read in an order in which no lanes meet (lowering.turned); else, pipeline or not, each byte
+costs about TURNED times its own. Narrower elements are never copied so, and fragments are taken as they lie.
 """
 
 from ..problems.problem import Problem
@@ -16,6 +15,7 @@ from .device import Device
 from .taps import WARPGROUP
 
 BANKS = 32
+MASKED = 1.25  # what a step takes where each thread has masks for neighbours that are parted, counted in kernels of A100
 COPIED = 4  # bytes: the narrowest element that is copied asynchronously
 TURNED = 16  # counted in kernels of H200: 10 to 20, more with more warps; half of it where neighbours are split
 
@@ -39,6 +39,12 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
     if taps.reading(problem, config) == "row":
         return x
     return x + _of_a_tile(taps.z_run(problem, config), config.block_k * split, config.block_n, config.stages, threads, turned)
+
+
+def masked(config: Config, problem: Problem) -> bool:
+    """Whether what is gathered is parted and turned, and some places are outside."""
+    parted = problem.rounded and taps.split_factor(problem, config) > 1 and lowering.turned(problem, config)
+    return bool(parted) and any(axis.halo for axis in lowering.axis_constants(problem, config))
 
 
 def _of_a_tile(run: int, places: int, channels: int, stages: int, threads: int, turned: int) -> int:

@@ -122,6 +122,7 @@ def _step_time(config: Config, problem: Problem, device: Device, tile: int, cach
     narrow = 1.0
     if config.path == "gather":  # addresses and masks; and a thread's loads may be narrower than 16 bytes
         narrow = 1.15 * (1.0 if config.flat else max(1.0, 8 / (item * banks.source_run(config, problem))))
+        narrow *= banks.MASKED if banks.masked(config, problem) else 1.0
         shared += banks.conflicting(config, problem, device)
     return max(flops * products / rate * device.sms, shared / SHARED_RATE, tile * narrow / cache) + STEP
 

@@ -242,21 +242,21 @@ def gathered_run(problem: Problem, config: Config, layout: str, alignment: int) 
         in_place = problem.stride[2] == 1 and problem.kernel[2] == 1 and problem.padding[2] == 0
         return gcd(alignment, width) if in_place else 1
     alignment = gcd(alignment, width * split)
-    return alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
+    alignment = alignment if constants.taps == 1 and constants.offset == 0 else gcd(alignment, split)
+    return gcd(alignment, problem.out_size[2]) if constants.halo else alignment
 
 
 def turned(problem: Problem, config: Config) -> tuple[int, int, int] | None:
     """Runs of what a forward or an input gradient gathers go by registers to their product: those that lie across what products of TF32
     want side by side, and those of which neighbours are parted. They are then read in an order in which no lanes meet in a bank
     (kernels/turned.py): so many neighbours of 32 bytes, so many of these runs, and of so many times eight channels. Of 16 bits whole lines,
-    where there are some; of TF32 as few as leave a warp channels enough, whose elements it stores side by side. Where some places are
-    outside, a thread would have masks of too many."""
+    where there are some; of TF32 as few as leave a warp channels enough, whose elements it stores side by side."""
     forward, split = problem.direction == "forward", taps.split_factor(problem, config)
     layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
     by_registers = problem.rounded or problem.item == 2 and split > 1
     if config.path != "gather" or config.copy or config.flat or not by_registers or layout == "channels_last":
         return None
-    if gathered_run(problem, config, layout, run) == 1 or any(axis.halo for axis in axis_constants(problem, config)):
+    if gathered_run(problem, config, layout, run) == 1:
         return None
     length = 32 // problem.item
     return (length, split, max(1, 2 // split)) if problem.item == 4 else (length, min(4, config.block_n * split // length), 1)
