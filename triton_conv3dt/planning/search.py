@@ -136,7 +136,10 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                 # Without warpgroups fragments of both operands stand in registers beside the accumulator.
                 long = thorough or axes and (device.warpgroups or block_m * block_n <= 64 * 64)
                 for block_k in _around(reduction, SMALLEST_DOT, 2 * wide if long else wide, thorough):
-                    for warps in _warps(block_m * block_n * (2 if joined > 1 and not merge[2] else 1), thorough):
+                    # Where all is summed over in one step a lane has a position, whose elements it then stores side by side.
+                    busy = block_n // 32 if axes == 3 and block_k >= reduction else 8
+                    accumulators = block_m * block_n * (2 if joined > 1 and not merge[2] else 1)
+                    for warps in dict.fromkeys(min(n, busy) for n in _warps(accumulators, thorough)):
                         for path, box, copy in read:
                             config = Config(path, block_m, block_n, block_k, warps, 1, merge, box=box, copy=copy, flat=axes)
                             if _crowded(problem, config, device):
@@ -156,8 +159,9 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
         longest = 2 * wide if accumulators <= 4096 else wide
         if accumulators > 128 * 128 and not device.warpgroups:
             longest = wide // 2  # fragments of both operands stand in registers beside so many
+        few = accumulators <= 1024 and taps.split_factor(problem, tile) == 4  # of which four warps would read single elements
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
-            for warps in _warps(accumulators, thorough):
+            for warps in (2,) if few and not thorough else _warps(accumulators, thorough):
                 tried = replace(tile, block_k=block_k, warps=warps)
                 many = accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1
                 if many and (block_k > 16 and not tried.copy or tried.copy and weight_tiles.scattered(problem, tried)):
