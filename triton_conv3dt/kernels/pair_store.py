@@ -145,6 +145,24 @@ def store(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y
 
 
 @gluon.jit
+def with_bias(tile, b, first, ROWS: gl.constexpr, LINES: gl.constexpr, PHASES: gl.constexpr, PHASE_MINOR: gl.constexpr, LAST: gl.constexpr):
+    """An arranged tile and the bias of its lines. Where these are (channel, phase) a thread has neighbouring channels, and loads them at
+    once."""
+    if PHASE_MINOR and PHASES > 1 and not LAST:
+        CHANNELS: gl.constexpr = LINES // PHASES
+        parted = tile.reshape([CHANNELS, PHASES, tile.shape[1]])
+        channel = first // PHASES + gl.arange(0, CHANNELS, gl.SliceLayout(1, gl.SliceLayout(2, parted.type.layout)))
+        added = gl.load(b + channel, mask=channel < ROWS, other=0.0).to(gl.float32)
+        return (parted + added[:, None][:, :, None]).reshape(tile.shape)
+    else:
+        SIDE: gl.constexpr = 0 if LAST else 1
+        line = gl.arange(0, LINES, gl.SliceLayout(SIDE, tile.type.layout))
+        channel, unused, live = row_and_phase(line, first, ROWS, LINES, PHASES, PHASE_MINOR, LAST)
+        added = gl.load(b + channel, mask=live, other=0.0).to(gl.float32)
+        return tile + (added[None, :] if LAST else added[:, None])
+
+
+@gluon.jit
 def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D: gl.constexpr,
               AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, ROWS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr,
               PARTED: gl.constexpr, OF_SAMPLE: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WARPS: gl.constexpr):
@@ -158,14 +176,11 @@ def store_all(tile, y, b, residual, pre, first, origin, phase, last, size, y_siz
     MW: gl.constexpr = AXIS_W.merged // JOIN
     LINES: gl.constexpr = tile.shape[1] // JOIN
     tile = arranged(tile, LAST, JOIN, PHASES, PHASE_MINOR)
+    if b is not None:
+        tile = with_bias(tile, b, first, ROWS, LINES, PHASES, PHASE_MINOR, LAST)
     SUM: gl.constexpr = tile.type.layout
     STORE: gl.constexpr = run_layout(tile.shape[1], BITS, WARPS, 0 if LAST else 1, gl.num_ctas())
     ROW_SIDE: gl.constexpr = 0 if LAST else 1  # what slices the layouts to vectors of lines of the weight, and of positions
-    if b is not None:
-        line = gl.arange(0, LINES, gl.SliceLayout(ROW_SIDE, SUM))
-        channel, unused, live_row = row_and_phase(line, first, ROWS, LINES, PHASES, PHASE_MINOR, LAST)
-        added = gl.load(b + channel, mask=live_row, other=0.0).to(gl.float32)
-        tile += added[None, :] if LAST else added[:, None]
     line = gl.arange(0, LINES, gl.SliceLayout(ROW_SIDE, STORE))
     channel, merged, live_row = row_and_phase(line, first, ROWS, LINES, PHASES, PHASE_MINOR, LAST)
     rw, rest = merged % MW, merged // MW
