@@ -5,11 +5,21 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from triton_conv3dt.kernels.tiles import round_tf32, round_up_tf32
+
 
 @triton.jit
 def add_kernel(x, y, out, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + i, tl.load(x + i, mask=i < n) + tl.load(y + i, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def round_kernel(x, nearest, up, N: tl.constexpr):
+    i = tl.arange(0, N)
+    value = tl.load(x + i)
+    tl.store(nearest + i, round_tf32(value))
+    tl.store(up + i, round_up_tf32(value))
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import torch
 import triton
 
 from .kernels import (add_kernel, describe, divide, in_every_mode, integers, matmul_descriptors, multiplied, persistent,
-                      reduce, softmax, transpose)
+                      reduce, round_kernel, softmax, transpose)
 from .machine.faults import Fault
 
 pytestmark = pytest.mark.slow
@@ -47,6 +47,17 @@ def test_products(emulator, dtype, tile):
         b = b.t().contiguous().t() if order[1] == "t" else b
         result = in_every_mode(emulator, lambda: multiplied(a, b, tile), every=i == 1)
         assert torch.equal(result, (a.double() @ b.double()).float()), (m, n, k, order)
+
+
+def test_rounding_to_tf32(emulator):
+    """What tensor cores leave of values that are rounded up is what rounding to the nearest makes of them."""
+    x = torch.randn(2048) * 2.0 ** torch.randint(-130, 128, (2048,))
+    bits = [0, 1 << 31, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x3F801000, 0x3F800FFF, 0xBF803000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000]
+    x[:len(bits)] = torch.tensor(bits).to(torch.int32).view(torch.float32)
+    nearest, up = torch.empty_like(x), torch.empty_like(x)
+    round_kernel[(1,)](x, nearest, up, N=2048)
+    left = (up.view(torch.int32) & -8192).view(torch.float32)
+    assert torch.equal(left.isnan(), x.isnan()) and torch.equal(left[~x.isnan()], nearest[~x.isnan()])
 
 
 @pytest.mark.parametrize("precision, bound", (("ieee", 2e-6), ("tf32x3", 2e-6), ("tf32", 2e-3)))

@@ -13,6 +13,7 @@ from dataclasses import asdict
 NNUNET = dict(n=2, ci=64, co=32, in_size=64, kernel=2, stride=2)
 NNUNET_K3 = dict(n=2, ci=64, co=32, in_size=32, kernel=3, stride=2, padding=1, output_padding=1)
 DEPTHWISE = dict(n=2, ci=64, co=64, in_size=32, kernel=5, stride=2, padding=2, output_padding=1, groups=64)
+ROUNDS = ("cvt.rna.tf32", "setp.eq.f32 p,")  # PTX that rounds to TF32
 LAYERS = {
     "k2s2": NNUNET,
     "k2s2 channels_last": NNUNET | dict(layout="channels_last"),
@@ -70,7 +71,7 @@ def compile_row(row: str) -> tuple[str, dict]:
         return row, {"error": f"{type(error).__name__}: {error}"}
     return row, asdict(used) | dict(spills=used.spills, widths=used.widths, config=str(plan.config), path=plan.config.path,
                                     budget=config.shared_memory(plan.config, plan.problem),
-                                    limit=plan.device.shared_memory, rounds="cvt.rna.tf32" in kernel.asm["ptx"])
+                                    limit=plan.device.shared_memory, rounds=any(word in kernel.asm["ptx"] for word in ROUNDS))
 
 
 if __name__ == "__main__":

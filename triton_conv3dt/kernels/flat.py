@@ -13,7 +13,7 @@ by which it meets what is outside is kept: one instruction tells for a tap and a
 import triton
 import triton.language as tl
 
-from .tiles import inside, round_tf32, tap_of_step
+from .tiles import inside, round_up_tf32, tap_of_step
 
 DEAD, BEYOND = tl.constexpr(1 << 29), tl.constexpr(1 << 30)  # bits of a position that is none, and of an r that is none
 
@@ -129,7 +129,7 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, residu
         else:
             b_w = tl.load(w + w_row_offset[:, None] + column[None, :], mask=m_w, other=0.0)
         if DOT.round:
-            b_x, b_w = round_tf32(b_x), round_tf32(b_w)
+            b_x, b_w = round_up_tf32(b_x), round_up_tf32(b_w)
         if LANES and not FIRST_X:
             b_x = tl.trans(b_x)
         if FIRST_X:

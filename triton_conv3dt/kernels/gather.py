@@ -19,7 +19,7 @@ import triton.language as tl
 from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
-    axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_tf32, row_parts, tap_of_step, widen,
+    axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts, tap_of_step, widen,
     write
 )
 from .turned import turned, turned_back
@@ -76,7 +76,7 @@ def multiply(acc, p_w, m_w, b_x, rw, w_tap, first_w, jw, FIRST: tl.constexpr, ST
             m_w = m_w & weight_guard(AXIS_W, first_w, jw, rw + FIRST, W)[:, None]
         b_w = tl.load(p_w + FIRST * in_runs(w_tap, W_RUN), mask=m_w, other=0.0)  # of one tap a mark would be lost
         if DOT.round:
-            b_w = round_tf32(b_w)
+            b_w = round_up_tf32(b_w)
         acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
     return acc
 
@@ -147,7 +147,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
             m_w = m_w & (c0 + o_c < RED)[None, :]
         p_w = w + w_row_offset[:, None] + (w_column_offset + w_shift)[None, :]
         if DOT.round:
-            b_x = round_tf32(b_x)
+            b_x = round_up_tf32(b_x)
         acc = multiply(acc, p_w, m_w, b_x, residue[2], w_tap, first_w, jw, 0, 1, BLOCK_K, BLOCK_N, SPLIT, W, AXIS_W, DOT)
     return acc
 

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from .lanes import taps_within
-from .tiles import apart, box_origin, inside, place, position, round_tf32, widen
+from .tiles import apart, box_origin, inside, place, position, round_up_tf32, widen
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
 FEW = tl.constexpr(4)  # shifts that are compared one by one
@@ -205,7 +205,7 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
         b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK)
         b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK)
         if DOT.round:
-            b_x, b_z = round_tf32(b_x), round_tf32(b_z)
+            b_x, b_z = round_up_tf32(b_x), round_up_tf32(b_z)
         if HALVES == 2:  # parted in registers, where neighbours lie in one thread: pairs are what is written to shared memory
             even_z, odd_z = tl.split(b_z.reshape(BLOCK_N, BLOCK_K, 2))
             acc = tl.dot(b_x, tl.trans(even_z), acc, input_precision=PRECISION, out_dtype=tl.float32)
