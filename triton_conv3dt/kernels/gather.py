@@ -19,8 +19,8 @@ import triton.language as tl
 from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
-    axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts, tap_of_step, widen,
-    write
+    axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts,
+    tap_of_step, widen, write
 )
 from .turned import turned, turned_back
 
