@@ -31,7 +31,8 @@ def loaded(WALK):
 def taken(WALK, warps):
     """Registers of a thread for its sums, and for what it loads of a plane before that is stored."""
     groups = len(WALK.groups)
-    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2 + WALK.twins, groups)) * WALK.columns * WALK.high * WALK.wide
+    under_way = min(2 * WALK.abreast + (WALK.twins and WALK.abreast == 1), groups)
+    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * under_way) * WALK.columns * WALK.high * WALK.wide
     loads = WALK.blocks * sum(s.rows * (WALK.wide + s.reach) for s in WALK.sheets) * WALK.channels // min(WALK.run, 2)
     return (sums + loads * (WALK.turned and not WALK.copied)) // (32 * warps)
 
