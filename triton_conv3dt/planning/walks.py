@@ -259,7 +259,7 @@ def _fits_tile(config, problem: Problem) -> str | None:
 
 def _most(w: Walk, problem: Problem, config) -> int:
     """Sums of a thread at most."""
-    single = written_run(problem, config, 16) == 1 or w.twins and len(w.groups) > 2
+    single = written_run(problem, config, 16) == 1 or w.twins and len(w.groups) > max(2, w.abreast)
     return MOST_SINGLE if w.turned and single else MOST_SUMS - FRAGMENTS * (problem.item == 4)
 
 
