@@ -60,8 +60,8 @@ def _abreast(w: Walk, problem: Problem, config) -> int:
 
 
 def _roomy(w: Walk, problem: Problem, config) -> bool:
-    """Whether sums leave registers for addresses, and for what else a thread has."""
-    return _sums(w, config) <= _most(w, problem, config) and (w.copied or not _late(w, config))
+    """Whether sums leave registers for addresses, those of each block of channels too, and for what else a thread has."""
+    return _sums(w, config) <= _most(w, problem, config) and (w.copied or not _late(w, config, ADDRESSES * (w.blocks - 1)))
 
 
 def twins(problem: Problem, config) -> bool:
@@ -70,10 +70,11 @@ def twins(problem: Problem, config) -> bool:
     return apart and problem.y_layout == "channels_first"
 
 
-def _late(w: Walk, config) -> bool:
-    """Whether sums leave no registers for what is loaded while products take their time, and two of their first operands: it is copied."""
+def _late(w: Walk, config, more: int = 0) -> bool:
+    """Whether sums leave no registers for what is loaded while products take their time, two of their first operands, and more: it is
+    copied."""
     loads = w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels // 2
-    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) > AHEAD
+    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) + more > AHEAD
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -200,6 +201,7 @@ MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 AHEAD = 155  # of them for sums and loads, beside which two first operands have room
+ADDRESSES = 8  # of them for each block of channels beyond the first
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
 
