@@ -150,6 +150,21 @@ def test_phases_along_w_that_are_written_together_need_no_zeros():
     assert not walks.twins(case.parse("forward ci32 co32 in8x32x32 k4 s3 p1 float16 channels_first"), found)
 
 
+@pytest.mark.parametrize("text, merge, block_m, abreast, runs", (
+    ("ci64 co32 k3 s2 p1 op1 float16 channels_last", (True, False, False), 16, 4, (9, 4)),
+    ("ci32 co32 k4 s2 p1 float16 channels_last", (True, False, False), 8, 4, (16, 9)),
+    ("ci16 co16 k3 s2 p1 op1 float32 channels_last", NONE, 16, 2, (18, 12)),
+    ("ci64 co64 k3 s2 p1 op1 float16 channels_last", (True, False, False), 32, 1, (9, 9))))
+def test_groups_that_registers_hold_together_read_a_run_once(text, merge, block_m, abreast, runs):
+    """All groups, or as many as divide them; apart those whose sums leave too few registers, or that read shared memory as it lies."""
+    problem = case.parse(f"forward in32 {text}")
+    config = Config("walk", block_m, 64, min(32, problem.ci), 4, 2, merge, box=(9, 8, 8), halo=walk_memory.aligned(problem))
+    walk, rows = walks.walk(problem, config), walks.walk(problem, replace(config, halo=False, copy=True))
+    assert walk.abreast == abreast and rows.abreast == (1 if problem.item == 2 else abreast)
+    apart = sum(len({(p.residue, p.row, p.shift) for bundle in group for p in bundle}) for group in walk.products)
+    assert (apart, walks.runs(problem, walk)) == runs
+
+
 @pytest.mark.parametrize("ways", (("programs", "columns", "programs"), ("rows", *WAYS[:1] * 2)))
 def test_other_ways_are_refused(ways):
     problem = case.parse("forward ci32 co32 in32x64x64 k3 p1 float16 channels_last")

@@ -55,7 +55,7 @@ def walk(problem: Problem, config) -> Walk:
 def _abreast(w: Walk, problem: Problem, config) -> int:
     """How many groups are summed in one turn, which brings a run of rows to registers once for all of them: as many as have room there."""
     groups = len(w.groups)
-    several = [n for n in (groups, groups // 2) if n > 1 and groups % n == 0] if w.turned or problem.item == 4 else []
+    several = [n for n in range(groups, 1, -1) if groups % n == 0 and not (w.twins and n % 2)] if w.turned or problem.item == 4 else []
     return next((n for n in several if _roomy(w._replace(abreast=n), problem, config)), 1)
 
 
