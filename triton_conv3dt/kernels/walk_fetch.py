@@ -46,7 +46,7 @@ def crowded(taken, WALK):
 @gluon.constexpr_function
 def ahead(taken, WALK, warps):
     """Whether there are registers for what is loaded while products take their time: with two of their first operands, not all there are."""
-    return taken + WALK.high * WALK.wide * WALK.channels // (32 * warps) <= 155
+    return taken + WALK.high * WALK.wide * WALK.channels // (32 * warps) <= 170
 
 
 @gluon.jit

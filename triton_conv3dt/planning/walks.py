@@ -200,8 +200,8 @@ def _sums(w: Walk, config) -> int:
 MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
-AHEAD = 155  # of them for sums and loads, beside which two first operands have room
-ADDRESSES = 8  # of them for each block of channels beyond the first
+AHEAD = 170  # of them for sums and loads, beside which two first operands have room
+ADDRESSES = 12  # of them for each block of channels beyond the first
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
 
