@@ -6,8 +6,9 @@ A program owns a patch of places (h, w) and walks along d. What it reads of a pl
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
 a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, or with a halo along w, are
 kept in lines instead, which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all
-products that meet it. All weights of a program stay in shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
-registers. WALK has rows, products and slots as tables.
+products that meet it in a turn, which is that of one group of phases or of several. All weights of a program stay in shared memory,
+too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in registers.
+WALK has rows, products and slots as tables.
 """
 
 from triton.experimental import gluon
@@ -105,7 +106,8 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
     NUMBER: gl.constexpr = number_of(WALK, GROUP, BUNDLE, RUN)
     if NUMBER >= 0:
         WIDTH: gl.constexpr = width_of(WALK, BUNDLE)
-        BEGUN: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1 or BLOCK > 0 or not begins(WALK, GROUP, BUNDLE, RUN)  # else there is nothing to add to
+        OLDER: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1
+        BEGUN: gl.constexpr = OLDER or BLOCK > 0 or not begins(WALK, GROUP, BUNDLE, RUN)  # else there is nothing to add to
         b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
         if by_registers(WALK, weights.dtype.primitive_bitwidth):
             a = gl.convert_layout(a, operand_layout(WIDTH, WARPS, weights.dtype.primitive_bitwidth), assert_trivial=True)
@@ -177,6 +179,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     SPAN: gl.constexpr = WALK.span
     RESIDUES: gl.constexpr = len(WALK.residues)
     ROWS: gl.constexpr = WALK.blocks * WALK.rows
+    LAST: gl.constexpr = left(WALK, readers(WALK, TURNS - 1, run_of(WALK, TURNS - 1, RESIDUES - 1, -1)), BITS)
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
     UNIT: gl.constexpr = unit_of(BITS)
     pid = gl.program_id(0)
@@ -234,11 +237,11 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
                 sums = begun(older, turn, WALK, WARPS, BITS)
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, turn, RESIDUES - 1, WALK, OPERAND, WARPS)
             if turn > 0:  # the stores of one turn overlap with the products of the next
-                kept, twin = finish(wait_for(pending, in_flight(WALK, turn)), kept, twin, y, b, residual, pre, t >= t0, n, t, h0, w0, i_column,
-                                    size, y_size, y_stride, r_stride, turn - 1, AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS,
-                                    WALK, WARPS)
+                kept, twin = finish(wait_for(pending, in_flight(WALK, turn)), kept, twin, y, b, residual, pre, t >= t0, n, t, h0, w0,
+                                    i_column, size, y_size, y_stride, r_stride, turn - 1, AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R,
+                                    ACTIVATION, PARAMETERS, WALK, WARPS)
             pending = sums
-        pending = wait_for(pending, left(WALK, readers(WALK, TURNS - 1, run_of(WALK, TURNS - 1, RESIDUES - 1, -1)), BITS))
+        pending = wait_for(pending, LAST)
         barrier()
         fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
                     (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)

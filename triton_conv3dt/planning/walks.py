@@ -53,9 +53,10 @@ def walk(problem: Problem, config) -> Walk:
 
 
 def _abreast(w: Walk, problem: Problem, config) -> int:
-    """How many groups are summed in one turn, which brings a run of rows to registers once for all of them: as many as have room there."""
+    """How many groups are summed in one turn, which brings a run of rows to registers once for all of them: as many as have room."""
     groups = len(w.groups)
-    several = [n for n in range(groups, 1, -1) if groups % n == 0 and not (w.twins and n % 2)] if w.turned or problem.item == 4 else []
+    by_registers = w.turned or problem.item == 4
+    several = (n for n in range(groups, 1, -1) if by_registers and groups % n == 0 and not (w.twins and n % 2))
     return next((n for n in several if _roomy(w._replace(abreast=n), problem, config)), 1)
 
 
