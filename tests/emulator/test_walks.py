@@ -14,7 +14,7 @@ import torch
 import triton_conv3dt as t3
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import costs, lowering, search, walk_memory, walk_tiles, walks
+from triton_conv3dt.planning import costs, lowering, search, walk_memory, walk_tables, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -71,7 +71,7 @@ def test_16_bits_are_loaded_by_twos_into_banks_of_their_own(name):
     with emulated("nvidia_h200", exact=True, counting=True) as emulator:
         computed(problem, config, HOPPER)[1]()
         counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()
-    assert walks.walk(problem, config).run == 2 and counted["bank_conflict_factor"] < 1.1
+    assert walks.walk(problem, config).run == 2 and counted["bank_conflict_factor"] <= 1.1
     _, _, channels, size, _ = walk_memory.read(problem)
     most = (costs.loop_steps(config, problem) + config.stages) * walks.step_bytes(problem, config)
     assert 2 * problem.n * channels * prod(size) <= counted["bytes_asked"]["load"] <= most
@@ -88,6 +88,39 @@ def test_a_halo_is_read_once_by_whole_units(name, way):
     assert walk.run == 8 and walk.copied == (way == "copy") and counted["bank_conflict_factor"] < (1.2 if walk.copied else 1.02)
     most = (costs.loop_steps(config, problem) + config.stages) * walks.step_bytes(problem, config)
     assert 2 * problem.n * channels * prod(size) <= counted["bytes_asked"][way] <= most
+
+
+@pytest.mark.parametrize("name, abreast, groups", (("a halo", 4, 4), ("twins", 2, 2), ("groups by twos", 2, 8), ("groups of unequal runs", 4, 4)))
+def test_groups_abreast_read_a_run_once(name, abreast, groups):
+    """As exactly as groups apart, which read it again."""
+    problem, config = problem_and_config(name)
+
+    def counted():
+        walks.walk.cache_clear()
+        walk = walks.walk(problem, config)
+        assert len(walk.groups) == groups
+        with emulated("nvidia_h200", exact=True, counting=True) as emulator:
+            Cases(emulator).run(*computed(problem, config, HOPPER))
+            found = next(launch for launch in emulator.launches if launch.name == "walk").summary()
+        return walk.abreast, walks.runs(problem, walk), found["wavefronts"]
+
+    together = counted()
+    with mock.patch.object(walks, "_abreast", lambda *_: 1):
+        apart = counted()
+    walks.walk.cache_clear()
+    assert (together[0], apart[0]) == (abreast, 1)
+    assert together[1] < apart[1] and together[2] < apart[2]
+
+
+@pytest.mark.parametrize("name", ("a halo, wide", "as it lies, phases apart"))
+def test_runs_may_be_read_in_any_order(name):
+    """What is added to first is so by a product of whichever run comes first."""
+    problem, config = problem_and_config(name)
+    walks.walk.cache_clear()
+    with mock.patch.object(walks, "runs_of", lambda *given: tuple(turn[::-1] for turn in walk_tables.runs(*given))):
+        cases = run(problem, config, HOPPER)
+    walks.walk.cache_clear()
+    assert (cases.done, cases.skipped) == (1, 0)
 
 
 def test_neighbours_that_are_not_both_there_are_loaded_singly():
@@ -174,7 +207,7 @@ WAITED = "wait|NaN|pending|wrong|differ"
     ("as it lies, dilated", without_waits, WAITED), ("as it lies, dilated", without_barriers, "warned|race|read|wrong"),
     ("16 bits as they lie, dilated", without_waits, WAITED),
     ("16 bits as they lie, dilated", without_barriers, "warned|race|read|wrong"),
-    ("a halo, dilated", without_waits, WAITED), ("a halo, dilated", without_barriers, "warned|race|read|wrong"),
+    ("a halo", without_waits, WAITED), ("a halo", without_barriers, "warned|race|read|wrong"), ("a halo, dilated", without_waits, WAITED), ("a halo, dilated", without_barriers, "warned|race|read|wrong"),
     ("a halo, copied", without_barriers, "warned|race|read|wrong"), ("a halo, copied", without_copies_waits, WAITED),
     ("16 bits as they lie, dilated", other_neighbour, "wrong|differ"), ("16 bits as they lie, gradient", other_neighbour, "wrong|differ")))
 def test_faults_are_found(name, edit, found):

@@ -142,12 +142,27 @@ def test_phases_along_w_that_are_written_together_need_no_zeros():
     """Merged and aligned, two phases of two taps each have three shifts; apart, their sums are written as one run all the same."""
     problem = case.parse(f"forward {K4_LAST.replace('last', 'first')}")
     found = search.default(problem, H200)
-    merged = replace(found, merge=(True, True, True))
-    assert found.path == "walk" and found.merge == (True, True, False) and walks.walk(problem, found).twins
+    merged = replace(found, merge=(True, False, True))
+    assert found.path == "walk" and found.merge == (True, False, False) and walks.walk(problem, found).twins
     assert not walks.walk(problem, merged).twins and not walks.twins(replace(problem, y_layout="channels_last"), found)
     assert walks.written_run(problem, found, 8) == walks.written_run(problem, merged, 8) == 2
     assert walks.multiplied(problem, merged) == 1.5 * walks.multiplied(problem, found)
     assert not walks.twins(case.parse("forward ci32 co32 in8x32x32 k4 s3 p1 float16 channels_first"), found)
+
+
+@pytest.mark.parametrize("text, merge, block_m, abreast, runs", (
+    ("ci64 co32 k3 s2 p1 op1 float16 channels_last", (True, False, False), 16, 4, (9, 4)),
+    ("ci32 co32 k4 s2 p1 float16 channels_last", (True, False, False), 8, 4, (16, 9)),
+    ("ci16 co16 k3 s2 p1 op1 float32 channels_last", NONE, 16, 2, (18, 12)),
+    ("ci64 co64 k3 s2 p1 op1 float16 channels_last", (True, False, False), 32, 1, (9, 9))))
+def test_groups_that_registers_hold_together_read_a_run_once(text, merge, block_m, abreast, runs):
+    """All groups, or as many as divide them; apart those whose sums leave too few registers, or that read shared memory as it lies."""
+    problem = case.parse(f"forward in32 {text}")
+    config = Config("walk", block_m, 64, min(32, problem.ci), 4, 2, merge, box=(9, 8, 8), halo=walk_memory.aligned(problem))
+    walk, rows = walks.walk(problem, config), walks.walk(problem, replace(config, halo=False, copy=True))
+    assert walk.abreast == abreast and rows.abreast == (1 if problem.item == 2 else abreast)
+    apart = sum(len({(p.residue, p.row, p.shift) for bundle in group for p in bundle}) for group in walk.products)
+    assert (apart, walks.runs(problem, walk)) == runs
 
 
 @pytest.mark.parametrize("ways", (("programs", "columns", "programs"), ("rows", *WAYS[:1] * 2)))

@@ -6,8 +6,9 @@ A program owns a patch of places (h, w) and walks along d. What it reads of a pl
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
 a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, or with a halo along w, are
 kept in lines instead, which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all
-products that meet it. All weights of a program stay in shared memory, too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in
-registers. WALK has rows, products and slots as tables.
+products that meet it in a turn, which is that of one group of phases or of several. All weights of a program stay in shared memory,
+too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in registers.
+WALK has rows, products and slots as tables.
 """
 
 from triton.experimental import gluon
@@ -22,23 +23,30 @@ from .walk_turn import fragment, ring_layout, unit_of
 
 
 @gluon.constexpr_function
-def runs_of(WALK, group, residue):
-    """At how many rows of a plane the products of a group begin that read this residue along d."""
-    return max(sum(product.residue == residue for product in bundle) for bundle in WALK.products[group])
+def runs_of(WALK, turn, residue):
+    """At how many rows of a plane products begin that read this residue along d in a turn."""
+    return sum(run.residue == residue for run in WALK.runs[turn])
 
 
 @gluon.constexpr_function
-def number_of(WALK, group, bundle, residue, run):
-    """Which product of a bundle reads a run of such rows, -1 where none does: a bundle reads all of a residue, in one order, or none."""
-    found = [i for i, product in enumerate(WALK.products[group][bundle]) if product.residue == residue]
-    return found[run] if found else -1
+def run_of(WALK, turn, residue, number):
+    """Such a run of rows."""
+    return [run for run in WALK.runs[turn] if run.residue == residue][number]
 
 
 @gluon.constexpr_function
-def run_of(WALK, group, residue, run):
-    """A product that reads a run."""
-    found = ([product for product in bundle if product.residue == residue] for bundle in WALK.products[group])
-    return next(products[run] for products in found if products)
+def number_of(WALK, group, bundle, run):
+    """Which product of a bundle reads a run, -1 where none does."""
+    where = run.residue, run.row, run.shift
+    return next((i for i, p in enumerate(WALK.products[group][bundle]) if (p.residue, p.row, p.shift) == where), -1)
+
+
+@gluon.constexpr_function
+def begins(WALK, group, bundle, run):
+    """Whether none before it of its turn has a product of a bundle."""
+    met = {(p.residue, p.row, p.shift) for p in WALK.products[group][bundle]}
+    first = next(r for r in WALK.runs[group // WALK.abreast] if (r.residue, r.row, r.shift) in met)
+    return (first.residue, first.row, first.shift) == (run.residue, run.row, run.shift)
 
 
 @gluon.constexpr_function
@@ -48,15 +56,17 @@ def slot_of(WALK, group, bundle, i, block):
 
 
 @gluon.constexpr_function
-def readers(WALK, group, residue):
-    """How many products read a run."""
-    return sum(any(product.residue == residue for product in bundle) for bundle in WALK.products[group])
+def readers(WALK, turn, run):
+    """How many products of a turn read a run; a wait counts seven at most."""
+    groups, where = WALK.products[turn * WALK.abreast:(turn + 1) * WALK.abreast], (run.residue, run.row, run.shift)
+    return min(7, sum((p.residue, p.row, p.shift) == where for group in groups for bundle in group for p in bundle))
 
 
 @gluon.constexpr_function
-def in_flight(WALK, group):
-    """How many products a group issues; a wait counts seven at most."""
-    return min(7, sum(len(bundle) for bundle in WALK.products[group]) * WALK.blocks)
+def in_flight(WALK, turn):
+    """How many products a turn issues."""
+    groups = WALK.products[turn * WALK.abreast:(turn + 1) * WALK.abreast]
+    return min(7, sum(len(bundle) for group in groups for bundle in group) * WALK.blocks)
 
 
 @gluon.constexpr_function
@@ -90,13 +100,14 @@ def first_operand(ring, row, RUN: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.
 
 
 @gluon.jit
-def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RESIDUE: gl.constexpr, RUN: gl.constexpr,
-                BLOCK: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr,
+                WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
     """acc + the product of a run for a bundle of ages, where there is one."""
-    NUMBER: gl.constexpr = number_of(WALK, GROUP, BUNDLE, RESIDUE, RUN)
+    NUMBER: gl.constexpr = number_of(WALK, GROUP, BUNDLE, RUN)
     if NUMBER >= 0:
         WIDTH: gl.constexpr = width_of(WALK, BUNDLE)
-        BEGUN: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1 or NUMBER + BLOCK > 0  # else there is nothing to add to
+        OLDER: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1
+        BEGUN: gl.constexpr = OLDER or BLOCK > 0 or not begins(WALK, GROUP, BUNDLE, RUN)  # else there is nothing to add to
         b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
         if by_registers(WALK, weights.dtype.primitive_bitwidth):
             a = gl.convert_layout(a, operand_layout(WIDTH, WARPS, weights.dtype.primitive_bitwidth), assert_trivial=True)
@@ -105,32 +116,53 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
 
 
 @gluon.jit
-def add_run(sums, a, weights, row, GROUP: gl.constexpr, RESIDUE: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr,
-            WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The sums of a group, by bundle, with all products that read a run of rows."""
+def add_run(sums, ring, weights, first, zero, TURN: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr, WALK: gl.constexpr,
+            OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The sums of the groups of a turn, by bundle, with all products that read a run of rows."""
+    EACH: gl.constexpr = WALK.abreast
     BUNDLES: gl.constexpr = len(WALK.bundles)
+    a = first_operand(ring, first + zero + BLOCK * WALK.rows, RUN, WALK, OPERAND, WARPS)
     found = ()
-    for bundle in gl.static_range(BUNDLES):
-        found = found + (add_product(sums[bundle], a, weights, row, GROUP, bundle, RESIDUE, RUN, BLOCK, WALK, OPERAND, WARPS),)
+    for i in gl.static_range(EACH):
+        for bundle in gl.static_range(BUNDLES):
+            found = found + (add_product(sums[i * BUNDLES + bundle], a, weights, zero, TURN * EACH + i, bundle, RUN, BLOCK, WALK, OPERAND,
+                                         WARPS),)
+    if by_registers(WALK, ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
+        found = wait_for(found, readers(WALK, TURN, RUN))
     return found
 
 
 @gluon.jit
-def add_plane(sums, ring, weights, first, number, GROUP: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr,
+def add_plane(sums, ring, weights, first, number, TURN: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr,
               WARPS: gl.constexpr):
-    """The sums of a group with all products of the plane whose rows begin at first: the last of them are still under way."""
-    RUNS: gl.constexpr = runs_of(WALK, GROUP, RESIDUE)
-    READERS: gl.constexpr = readers(WALK, GROUP, RESIDUE)
+    """The sums of a turn with all products of the plane whose rows begin at first: the last of them are still under way."""
+    RUNS: gl.constexpr = runs_of(WALK, TURN, RESIDUE)
     BLOCKS: gl.constexpr = WALK.blocks
     # One of its own, or addresses would be kept from sum to sum; but where those of single elements are kept, all share one.
-    zero = here(number if WALK.turned else number + (GROUP + 1))
+    zero = here(number if WALK.turned else number + (TURN + 1))
     for run in gl.static_range(RUNS):
         for block in gl.static_range(BLOCKS):
-            a = first_operand(ring, first + zero + block * WALK.rows, run_of(WALK, GROUP, RESIDUE, run), WALK, OPERAND, WARPS)
-            sums = add_run(sums, a, weights, zero, GROUP, RESIDUE, run, block, WALK, OPERAND, WARPS)
-            if by_registers(WALK, ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
-                sums = wait_for(sums, READERS)
+            sums = add_run(sums, ring, weights, first, zero, TURN, run_of(WALK, TURN, RESIDUE, run), block, WALK, OPERAND, WARPS)
     return sums
+
+
+@gluon.jit
+def finish(sums, kept, twin, y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride, TURN: gl.constexpr,
+           AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, COLUMNS: gl.constexpr, Y: gl.constexpr, R: gl.constexpr,
+           ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
+    """Writes what the groups of a turn have finished. kept: sums of places that later planes reach, to which theirs are added; twin: the
+    tile that is to be written with the next."""
+    EACH: gl.constexpr = WALK.abreast
+    BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
+    for i in gl.static_range(EACH):
+        done = unbundled(sums, i, WALK, WARPS, BITS)
+        if waits_for_twin(WALK, TURN * EACH + i):
+            twin = done[:1]
+        else:
+            write(both(twin, done[0], WALK), y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
+                  first_twin(WALK, TURN * EACH + i), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
+        kept = kept + done[1:]
+    return kept, twin
 
 
 @gluon.jit
@@ -142,11 +174,12 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     program walks so many planes."""
     DTYPE: gl.constexpr = w.dtype
     BITS: gl.constexpr = DTYPE.primitive_bitwidth
-    GROUPS: gl.constexpr = len(WALK.groups)
+    TURNS: gl.constexpr = len(WALK.groups) // WALK.abreast
     STAGES: gl.constexpr = WALK.stages
     SPAN: gl.constexpr = WALK.span
     RESIDUES: gl.constexpr = len(WALK.residues)
     ROWS: gl.constexpr = WALK.blocks * WALK.rows
+    LAST: gl.constexpr = left(WALK, readers(WALK, TURNS - 1, run_of(WALK, TURNS - 1, RESIDUES - 1, -1)), BITS)
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
     UNIT: gl.constexpr = unit_of(BITS)
     pid = gl.program_id(0)
@@ -189,7 +222,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
             next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, True, WALK, AXIS_D, AXIS_H,
                                AXIS_W, WARPS)
             sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND, WARPS)
-            sums = wait_for(sums, left(WALK, readers(WALK, 0, r), BITS))
+            sums = wait_for(sums, left(WALK, readers(WALK, 0, run_of(WALK, 0, r, -1)), BITS))
             barrier()
             fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
                         (r + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
@@ -199,26 +232,21 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (RESIDUES - 1 + STAGES) % RESIDUES, True, WALK, AXIS_D,
                            AXIS_H, AXIS_W, WARPS)
         kept, twin = (), ()
-        for g in gl.static_range(GROUPS):
-            if g > 0:
-                sums = begun(older, g, WALK, WARPS, BITS)
-            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, g, RESIDUES - 1, WALK, OPERAND, WARPS)
-            if g > 0:  # the stores of one group overlap with the products of the next
-                done = unbundled(wait_for(pending, in_flight(WALK, g)), WALK, WARPS, BITS)
-                if waits_for_twin(WALK, g - 1):
-                    twin = done[:1]
-                else:
-                    write(both(twin, done[0], WALK), y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
-                          first_twin(WALK, g - 1), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
-                kept = kept + done[1:]
+        for turn in gl.static_range(TURNS):
+            if turn > 0:
+                sums = begun(older, turn, WALK, WARPS, BITS)
+            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, turn, RESIDUES - 1, WALK, OPERAND, WARPS)
+            if turn > 0:  # the stores of one turn overlap with the products of the next
+                kept, twin = finish(wait_for(pending, in_flight(WALK, turn)), kept, twin, y, b, residual, pre, t >= t0, n, t, h0, w0,
+                                    i_column, size, y_size, y_stride, r_stride, turn - 1, AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R,
+                                    ACTIVATION, PARAMETERS, WALK, WARPS)
             pending = sums
-        pending = wait_for(pending, left(WALK, readers(WALK, GROUPS - 1, RESIDUES - 1), BITS))
+        pending = wait_for(pending, LAST)
         barrier()
         fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
                     (RESIDUES - 1 + STAGES) % RESIDUES, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
-        done = unbundled(wait_for(pending, 0), WALK, WARPS, BITS)
-        write(both(twin, done[0], WALK), y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
-              first_twin(WALK, GROUPS - 1), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
-        older = kept + done[1:]
+        kept, twin = finish(wait_for(pending, 0), kept, twin, y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride,
+                            r_stride, TURNS - 1, AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
+        older = kept
     for i in gl.static_range(STAGES + 1):
         mbarrier.invalidate(ready.index(i))

@@ -31,7 +31,8 @@ def loaded(WALK):
 def taken(WALK, warps):
     """Registers of a thread for its sums, and for what it loads of a plane before that is stored."""
     groups = len(WALK.groups)
-    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * min(2 + WALK.twins, groups)) * WALK.columns * WALK.high * WALK.wide
+    under_way = min(2 * WALK.abreast + (WALK.twins and WALK.abreast == 1), groups)
+    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * under_way) * WALK.columns * WALK.high * WALK.wide
     loads = WALK.blocks * sum(s.rows * (WALK.wide + s.reach) for s in WALK.sheets) * WALK.channels // min(WALK.run, 2)
     return (sums + loads * (WALK.turned and not WALK.copied)) // (32 * warps)
 
@@ -45,7 +46,7 @@ def crowded(taken, WALK):
 @gluon.constexpr_function
 def ahead(taken, WALK, warps):
     """Whether there are registers for what is loaded while products take their time: with two of their first operands, not all there are."""
-    return taken + WALK.high * WALK.wide * WALK.channels // (32 * warps) <= 155
+    return taken + WALK.high * WALK.wide * WALK.channels // (32 * warps) <= 170
 
 
 @gluon.jit

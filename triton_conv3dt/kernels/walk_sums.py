@@ -116,13 +116,13 @@ def bundled(ages, BUNDLE: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr,
 
 
 @gluon.jit
-def unbundled(sums, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
-    """The tiles of a group, age by age."""
+def unbundled(sums, NUMBER: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """The tiles of a group, the NUMBER-th of those whose sums these are, age by age."""
     BUNDLES: gl.constexpr = len(WALK.bundles)
     SPAN: gl.constexpr = WALK.span
     tiles = ()
     for bundle in gl.static_range(BUNDLES):
-        tiles = tiles + as_many((sums[bundle],), bundle, WALK, WARPS, BITS)
+        tiles = tiles + as_many((sums[NUMBER * BUNDLES + bundle],), bundle, WALK, WARPS, BITS)
     ages = ()
     for age in gl.static_range(SPAN):
         ages = ages + (tiles[age],)
@@ -139,7 +139,7 @@ def copied(tile, APART: gl.constexpr):
 
 
 @gluon.jit
-def begun(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+def begun_of(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
     """The sums of a group that a step adds to, by bundle: those of before, and new ones."""
     SPAN: gl.constexpr = WALK.span
     BUNDLES: gl.constexpr = len(WALK.bundles)
@@ -152,6 +152,16 @@ def begun(older, GROUP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, B
     sums = ()
     for bundle in gl.static_range(BUNDLES):
         sums = sums + (bundled(ages, bundle, WALK, WARPS, BITS),)
+    return sums
+
+
+@gluon.jit
+def begun(older, TURN: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """The sums of the groups of a turn that a step adds to, group by group."""
+    EACH: gl.constexpr = WALK.abreast
+    sums = ()
+    for i in gl.static_range(EACH):
+        sums = sums + begun_of(older, TURN * EACH + i, WALK, WARPS, BITS)
     return sums
 
 

@@ -40,6 +40,7 @@ class Walk(NamedTuple):
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
     that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded yet. run: neighbours
     that are read at once, channels, or places of 16 bits; copied: not by registers. twins: groups are written in pairs, phases along w.
+    abreast: groups that are summed in one turn; runs: what the products of each turn read, in the order in which they do: one of each.
     """
 
     high: int
@@ -65,6 +66,8 @@ class Walk(NamedTuple):
     run: int = 1
     copied: bool = False
     twins: bool = False
+    abreast: int = 1
+    runs: tuple[tuple[Product, ...], ...] = ()
 
 
 class WalkedAxis(NamedTuple):

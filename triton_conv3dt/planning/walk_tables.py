@@ -69,6 +69,13 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
 
 
+def runs(products, abreast: int) -> tuple[tuple[Product, ...], ...]:
+    """For each turn of so many groups one product of every run of rows that it reads, residue after residue."""
+    turns = [products[i:i + abreast] for i in range(0, len(products), abreast)]
+    found = [{(p.residue, p.row, p.shift): p for group in turn for bundle in group for p in bundle} for turn in turns]
+    return tuple(tuple(sorted(turn.values(), key=lambda p: p.residue)) for turn in found)
+
+
 def _bundle(bundles: tuple[int, ...], age: int) -> int:
     """The bundle of an age."""
     return next(i for i in range(len(bundles)) if age < sum(bundles[:i + 1]))

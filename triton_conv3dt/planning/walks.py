@@ -21,6 +21,7 @@ from .phases import rows_and_reduction
 from .walk_constants import Walk
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, turned, written  # noqa: F401: turned is asked of a walk
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
+from .walk_tables import runs as runs_of
 
 TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
 LINE = 8  # neighbouring places of a line in four channels, which are written at once
@@ -46,7 +47,22 @@ def walk(problem: Problem, config) -> Walk:
                     twins=twins(problem, config))
 
     found = known(turned and problem.item == 4)
-    return known(True) if config.halo and _late(found, config) else found
+    found = known(True) if config.halo and _late(found, config) else found
+    abreast = _abreast(found, problem, config)
+    return found._replace(abreast=abreast, runs=runs_of(found.products, abreast))
+
+
+def _abreast(w: Walk, problem: Problem, config) -> int:
+    """How many groups are summed in one turn, which brings a run of rows to registers once for all of them: as many as have room."""
+    groups = len(w.groups)
+    by_registers = w.turned or problem.item == 4
+    several = (n for n in range(groups, 1, -1) if by_registers and groups % n == 0 and not (w.twins and n % 2))
+    return next((n for n in several if _roomy(w._replace(abreast=n), problem, config)), 1)
+
+
+def _roomy(w: Walk, problem: Problem, config) -> bool:
+    """Whether sums leave registers for addresses, those of each block of channels too, and for what else a thread has."""
+    return _sums(w, config) <= _most(w, problem, config) and (w.copied or not _late(w, config, ADDRESSES * (w.blocks - 1)))
 
 
 def twins(problem: Problem, config) -> bool:
@@ -55,10 +71,11 @@ def twins(problem: Problem, config) -> bool:
     return apart and problem.y_layout == "channels_first"
 
 
-def _late(w: Walk, config) -> bool:
-    """Whether sums leave no registers for what is loaded while products take their time, and two of their first operands: it is copied."""
+def _late(w: Walk, config, more: int = 0) -> bool:
+    """Whether sums leave no registers for what is loaded while products take their time, two of their first operands, and more: it is
+    copied."""
     loads = w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels // 2
-    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) > AHEAD
+    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) + more > AHEAD
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -99,10 +116,10 @@ def shared_bytes(problem: Problem, config) -> int:
 
 def runs(problem: Problem, w: Walk) -> int:
     """How often a step reads a run of rows, which are the first operand of a product, for each block of channels: of 16 bits once for
-    each product, of TF32 and lines once for all of a group."""
+    each product, of TF32 and lines once for all of a turn."""
     if problem.item == 2 and not w.turned:
         return sum(len(bundle) for group in w.products for bundle in group)
-    return sum(len({(product.residue, product.row, product.shift) for bundle in group for product in bundle}) for group in w.products)
+    return sum(map(len, w.runs))
 
 
 def fetched(problem: Problem, config) -> float:
@@ -166,20 +183,26 @@ def reordered(problem: Problem, config) -> tuple[int, ...] | None:
 
 
 def registers(problem: Problem, config) -> int:
-    """Sums that one thread holds: those of later places of all groups, and finished ones of two, with what is none in a bundle."""
+    """Sums that one thread holds: those of later places of all groups, and finished ones of two turns, with what is none in a bundle."""
     return _sums(walk(problem, config), config)
+
+
+def _under_way(w: Walk) -> int:
+    """Groups that a thread has finished sums of."""
+    return min(2 * w.abreast + (w.twins and w.abreast == 1), len(w.groups))
 
 
 def _sums(w: Walk, config) -> int:
     unused = (sum(w.bundles) - w.span) * w.live[-1]
-    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * min(2 + w.twins, len(w.groups))
+    older = sum(w.live[1:]) * len(w.groups) + (w.live[0] + unused) * _under_way(w)
     return older * w.columns * config.block_n // (32 * config.warps)
 
 
 MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
-AHEAD = 155  # of them for sums and loads, beside which two first operands have room
+AHEAD = 170  # of them for sums and loads, beside which two first operands have room
+ADDRESSES = 12  # of them for each block of channels beyond the first
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
 
@@ -225,9 +248,7 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"a walk has the taps of d alone side by side, received {', '.join(config.taps)}"
     if config.taps[0] != APART and (len(w.bundles) == w.span or max(widths(w)) > 256):
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
-    most = MOST_SUMS - FRAGMENTS * (problem.item == 4)
-    single = written_run(problem, config, 16) == 1 or w.twins and len(w.groups) > 2
-    if registers(problem, config) > (MOST_SINGLE if w.turned and single else most):
+    if registers(problem, config) > _most(w, problem, config):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
     if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
@@ -237,6 +258,12 @@ def _fits_tile(config, problem: Problem) -> str | None:
     if w.turned and problem.item == 4 and len(w.residues) * w.blocks > MOST_TURNED and not narrow:
         return f"addresses of {len(w.residues)} residues by {w.blocks} blocks of channels that are read singly leave no registers: copy them"
     return None
+
+
+def _most(w: Walk, problem: Problem, config) -> int:
+    """Sums of a thread at most."""
+    single = written_run(problem, config, 16) == 1 or w.twins and len(w.groups) > max(2, w.abreast)
+    return MOST_SINGLE if w.turned and single else MOST_SUMS - FRAGMENTS * (problem.item == 4)
 
 
 def grid(problem: Problem, config, steps: tuple[int, int, int]) -> int:

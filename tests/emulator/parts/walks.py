@@ -123,6 +123,8 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
         "forward ci40 co32 in3x6x9 k3x2x5 s2 p1x0x2 op1 float16 channels_last", (32, (3, 8, 16), D, HALO | dict(stages=1))),
     "twins": (f"forward n2 ci24 co12 in3x9x11 {K4} float16 channels_first bias residual leaky_relu(0.25)", (16, (2, 8, 8), (True, True, False), LIES)),
     "twins, channels last": (f"forward ci16 co8 in4x6x10 {K3} bfloat16 channels_last y_layout=channels_first", (8, (3, 8, 8), D, HALO)),
+    "groups by twos": (f"forward ci16 co16 in3x6x10 {K3} float32 tf32 channels_last bias", (16, (2, 8, 8), NONE, LIES)),
+    "groups of unequal runs": ("forward n2 ci16 co8 in3x6x9 k5 s2 p2 op1 bfloat16 channels_last", (8, (3, 8, 8), D, HALO)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
 }
 
