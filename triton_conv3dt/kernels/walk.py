@@ -185,9 +185,9 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
     i_column, rest = pid % tiles, pid // tiles
-    tiles = gl.cdiv(size[2], WALK.wide)
+    tiles = gl.cdiv(size[2] + ((size[1] - 1) * WALK.along if WALK.along > 0 else 0), WALK.wide)
     w0, rest = rest % tiles * WALK.wide, rest // tiles
-    tiles = gl.cdiv(size[1], WALK.high)
+    tiles = gl.cdiv(size[1] if WALK.along == 0 else 1, WALK.high)
     h0, rest = rest % tiles * WALK.high, rest // tiles
     tiles = gl.cdiv(size[0], planes)
     t0, n = rest % tiles * planes, rest // tiles

@@ -5,6 +5,7 @@ that are aligned are loaded by twos: two places, or both residues of one. Channe
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from .gluon_names import parts_of
 from .walk_turn import chunks, count_of, length_of, lines_at, start_of
 
 UNIT = gl.constexpr(8)  # channels, which are 16 bytes
@@ -19,6 +20,8 @@ def load_layout(rows, units, loads, warps, twos, stored=False):
     parts = max(1, min(4, 32 * warps * both // (rows * units * loads)))
     across = min(4 if twos else 16, loads, 32 // parts)
     beside = min(units // both, 32 // parts // across)
+    while parts < 4 and rows * parts * across * beside < 32:  # of few rows, lanes that have nothing take channels
+        parts *= 2
     apart = min(warps, units // both // beside)
     along = min(warps // apart, loads // across)
     return gl.BlockedLayout([1, both, 1 + stored, 8 // parts // (1 + stored)], [32 // parts // across // beside, beside, across, parts],
@@ -51,10 +54,17 @@ def number_of_tile(WALK, block, sheet, down, along, at_once):
     return block * sum(sizes) + sum(sizes[:sheet // at_once]) + down * parts[sheet] + along
 
 
+@gluon.constexpr_function
+def rows_before(WALK, sheet):
+    """How many rows before that of its first place a run of places may begin."""
+    return max(0, -(WALK.sheets[sheet].shift // WALK.along))
+
+
 @gluon.jit
-def load_tile(x, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr, PLACES: gl.constexpr, WALK: gl.constexpr,
-              STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
-    """A tile [h, unit, load along w, channel] from the place (h, w) of the plane x on, zeros outside."""
+def load_tile(x, live, h, w, first, channel, zero, x_size, x_stride, ROWS: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
+              WALK: gl.constexpr, STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
+    """A tile [h, unit, load along w, channel] from the place (h, w) of the plane x on, zeros outside; of a run of places those from first
+    on, in the residue (h, w)."""
     RUN: gl.constexpr = WALK.run
     UNITS: gl.constexpr = WALK.channels // UNIT
     LOADS: gl.constexpr = PLACES * STEP_W // RUN if RUN == 2 else PLACES
@@ -63,6 +73,11 @@ def load_tile(x, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr
     unit = gl.arange(0, UNITS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
     o_w = gl.arange(0, LOADS, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None]
     c = unit * UNIT + gl.arange(0, UNIT, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT))))[None, None, None, :] + zero
+    if WALK.along > 0:
+        BEFORE: gl.constexpr = rows_before(WALK, SHEET)
+        EACH: gl.constexpr = RUN if RUN == 2 and STEP_W == 1 else 1
+        o_h, o_w = parts_of(o_w * EACH + (first + BEFORE * WALK.along), WALK.along)
+        o_h, o_w = (o_h - BEFORE) * STEP_H, o_w // EACH
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h)
     if RUN == 2:  # both of two neighbours are inside, or none
         inside = inside & (o_w * 2 >= -w) & (o_w * 2 < x_size[2] - w)
@@ -92,9 +107,10 @@ def load_sheet(x, live, h, w, channel, zero, x_size, x_stride, SHEET: gl.constex
     for i in gl.static_range(ROWS):
         at_h = (h + (S.first + start_of(DOWN, i))) * STEP_H + S.residue
         for j in gl.static_range(PARTS):
-            at_w = (w + (S.shift + start_of(ALONG, j))) * STEP_W + S.residue_w
-            tiles = tiles + (load_tile(x, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(DOWN, i), length_of(ALONG, j), WALK,
-                                       STEP_H, STEP_W, WARPS),)
+            first = w + (S.shift + start_of(ALONG, j))
+            at_w = (first if WALK.along == 0 else zero) * STEP_W + S.residue_w
+            tiles = tiles + (load_tile(x, live, at_h, at_w, first, channel, zero, x_size, x_stride, length_of(DOWN, i), length_of(ALONG, j),
+                                       SHEET, WALK, STEP_H, STEP_W, WARPS),)
     return tiles
 
 

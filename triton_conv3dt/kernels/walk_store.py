@@ -3,6 +3,9 @@
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from .gluon_names import parts_of
+from .walk_fetch import here
+
 
 @gluon.constexpr_function
 def in_runs(last, bits):
@@ -127,7 +130,12 @@ def write(tile, y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_siz
     channel = index // JOIN % WALK.columns
     column = residue_along(index, 0, JOIN, WALK), residue_along(index, 1, JOIN, WALK), residue_along(index, 2, JOIN, WALK)
     place = gl.arange(0, M, gl.SliceLayout(1, STORE))
-    h, w = place // WALK.wide, place % WALK.wide
+    if WALK.along > 0:  # rows of the plane, and zeros that the compiler does not know, which would fold away what is marked
+        h, w = parts_of(place + w0, WALK.along)
+        h0 = here(w0)
+        w0 = h0
+    else:
+        h, w = place // WALK.wide, place % WALK.wide
     live = ((first + channel < COLUMNS) & wanted)[None, :] & ((h < size[1] - h0) & (w < size[2] - w0))[:, None]
     line = h * AXIS_H.out_step, w * AXIS_W.out_step
     d0 = t * AXIS_D.out_step + (WALK.groups[GROUP][0] - AXIS_D.origin)

@@ -74,7 +74,7 @@ def read_bytes(config: Config, problem: Problem) -> float:
     read = loop_steps(config, problem) * step_bytes(config, problem)
     if config.path == "walk":
         walks, programs = walking(problem), prod(lowering.grid(problem, config))
-        read = (read + programs * walks.weight_bytes(problem, config)) * walks.fetched(problem, config)
+        read = read * walks.fetched(problem, config) + programs * walks.weight_read(problem, config)
     return read
 
 

@@ -41,6 +41,7 @@ class Walk(NamedTuple):
     that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded yet. run: neighbours
     that are read at once, channels, or places of 16 bits; copied: not by registers. twins: groups are written in pairs, phases along w.
     abreast: groups that are summed in one turn; runs: what the products of each turn read, in the order in which they do: one of each.
+    along: a patch is a run of `wide` places, row after row of a plane, that begin so many places one after the other; 0 where it is not.
     """
 
     high: int
@@ -68,6 +69,7 @@ class Walk(NamedTuple):
     twins: bool = False
     abreast: int = 1
     runs: tuple[tuple[Product, ...], ...] = ()
+    along: int = 0
 
 
 class WalkedAxis(NamedTuple):

@@ -26,17 +26,17 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 @lru_cache(maxsize=4096)
 def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int,
-           lines: tuple[int, int, int, bool] | None = None) -> dict[str, object]:
+           lines: tuple[int, int, int, bool] | None = None, along: int = 0) -> dict[str, object]:
     """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: sheets have all
     shifts along w, instead of one, in so many lines of so many places and those beside them, of which so many are read at once; and
-    whether there are as many beside."""
+    whether there are as many beside. along: rows begin so many places one after the other in one line, and are shifted there, too."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
     if residues_w > 1:  # one row has the channels of all
         axes[2] = [(p, 0, shift, k) for p, _, shift, k in axes[2]]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
     phases = [sorted({p for p, *_ in axis}) for axis in axes]
-    sheets, rows = _sheets(axes, high, lines)
+    sheets, rows = _sheets(axes, high, lines, along)
     residues = sorted({r for _, r, *_ in axes[0]})
     columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
@@ -54,8 +54,8 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
             phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
             taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
                     for phase in phases_met]
-            row = sheet.row + (sh - sheet.first) * sheet.pitch
-            found.setdefault((_bundle(bundles, age), residues.index(rd), row, number, sw - sheet.shift), {})[age] = taps
+            row, shift = (sheet.row, sh * along + sw) if along else (sheet.row + (sh - sheet.first) * sheet.pitch, sw)
+            found.setdefault((_bundle(bundles, age), residues.index(rd), row, number, shift - sheet.shift), {})[age] = taps
         products.append([[] for _ in bundles])
         for (bundle, residue, row, *read), by_age in found.items():
             first, taps = sum(bundles[:bundle]), []
@@ -108,7 +108,7 @@ def _parts(count: int):
         yield from ((size, *rest) for rest in _parts(count - size))
 
 
-def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
+def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None, along: int) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
     """The sheets of a plane, and their numbers, by (residue of h, residue of w, shift of w), and how many rows they are, or 16 bytes of lines.
     Two residues of w that are loaded at once have the same places."""
     found, row, numbers = {}, 0, count()
@@ -124,9 +124,11 @@ def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None) -> tuple[
                 beside = max(spread) - first
                 beside += beside % unit
             pitch, rows = 1, high + max(reach) - min(reach)
+            if along:
+                first, beside, rows = min(reach) * along + first, (rows - high) * along + beside, 1
             if lines:
                 beside, pitch = _line(*lines, beside, len(residues_w))
-            sheet = next(numbers), Sheet(rh, min(reach), rows, rw, first, row, beside, pitch)
+            sheet = next(numbers), Sheet(rh, 0 if along else min(reach), rows, rw, first, row, beside, pitch)
             row += rows * pitch
             found |= {(rh, rw, shift): sheet for shift in together}
     return found, row

@@ -11,6 +11,7 @@ from .config import Config, rows_and_reduction, walking
 from .device import REGISTERS, Device
 
 PATCHES = ((8, 8), (8, 16), (4, 16), (16, 8))
+RUNS, UNUSED = ((1, 64), (1, 128)), 1.15  # of places in rows, tried where patches have so many as a plane
 # Instructions of a warp in each step, for each of tensor cores, element that it writes, and fetch; where it brings elements into lines, too,
 # of 2 bytes, of 4, or of 16 together.
 ISSUED = {0: (150, 8, 3, 20), 2: (320, 4.4, 3.5, 0), 4: (130, 5, 9, 20), 16: (240, 6, 2.5, 0)}
@@ -35,7 +36,7 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         depth = lowering.steps(problem, Config("walk", 8, 8, merge=merge))[0]
         parts = dict.fromkeys(ceil_div(depth, n) for n in ((1, 2, 4, 8) if thorough else (1, 2, 4)))
         halves = *_halves(largest, 8 if thorough else max(8, largest // 4)), *_few(rows, problem, merge)
-        sizes = product(PATCHES if thorough else PATCHES[:3], halves, parts)
+        sizes = product((*(PATCHES if thorough else PATCHES[:3]), *_runs(problem, merge)), halves, parts)
         for (high, wide), block_m, planes in sizes:
             for block_k, way in product(_rows(problem, merge, copied or lined), _ways(problem, merge, block_m)):
                 config = Config("walk", block_m, high * wide, block_k, high * wide // 16, 2, merge, box=(planes, high, wide),
@@ -48,6 +49,13 @@ def tiles(problem: Problem, device: Device, thorough: bool):
                         yield replace(tried, copy=False)
                     if lined:
                         yield replace(tried, copy=False, halo=True)
+
+
+def _runs(problem: Problem, merge) -> tuple[tuple[int, int], ...]:
+    """Runs of places where they may be walked, and where patches of two sides leave many unused."""
+    _, h, w = lowering.steps(problem, Config("walk", 8, 8, merge=merge))
+    fewest = min(ceil_div(h, high) * high * ceil_div(w, wide) * wide for high, wide in PATCHES)
+    return RUNS if problem.item == 2 and walk_memory.turnable(problem) and fewest > UNUSED * h * w else ()
 
 
 def _idle(config: Config, problem: Problem, device: Device) -> bool:

@@ -7,17 +7,20 @@ once for all shifts. So are channels-last 16 bits with a halo along w.
 All weights of a program stay in shared memory. Sums of places that later planes still add to stay in registers: they differ in
 age. Places are coarse ones, as in geometry.py: what is written has phases there, what is read residues.
 
+A patch of one row is a run of places, row after row of a plane with zeros between them: as many places of a plane of any size as it has.
+It is kept in lines, where a shift along h is one by a row's places.
+
 A config is one of a walk.
 """
 
 from functools import lru_cache
-from math import gcd, prod
+from math import gcd
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import walk_memory
+from . import walk_memory, walk_reads
 from .device import Device
-from .phases import rows_and_reduction
+from .phases import phase_origin, rows_and_reduction
 from .walk_constants import Walk
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, turned, written  # noqa: F401: turned is asked of a walk
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
@@ -38,13 +41,15 @@ def walk(problem: Problem, config) -> Walk:
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
     run = walk_memory.turned_run(problem, len({r for _, r, *_ in uses(problem, 2)})) if turned else 1
 
+    along = _along(problem, config, run) if high == 1 else 0
+
     def known(copied: bool) -> Walk:
         lines = config.block_k * problem.item // 16, wide, run if run == 2 else 1, copied
-        t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None)
+        t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None, along)
         together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
         return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
                     together=together, turned=turned, summed=channels * turned, run=run, copied=copied,
-                    twins=twins(problem, config))
+                    twins=twins(problem, config), along=along)
 
     found = known(turned and problem.item == 4)
     found = known(True) if config.halo and _late(found, config) else found
@@ -63,6 +68,27 @@ def _abreast(w: Walk, problem: Problem, config) -> int:
 def _roomy(w: Walk, problem: Problem, config) -> bool:
     """Whether sums leave registers for addresses, those of each block of channels too, and for what else a thread has."""
     return _sums(w, config) <= _most(w, problem, config) and (w.copied or not _late(w, config, ADDRESSES * (w.blocks - 1)))
+
+
+def steps(problem: Problem, config) -> tuple[int, int, int]:
+    """Coarse places, as lowering.steps has them."""
+    if problem.direction != "forward":
+        return problem.in_size
+    return tuple(axis.steps(phase_origin(problem, name) if m else 0) for axis, name, m in zip(problem.axes, "dhw", config.merge))
+
+
+def _along(problem: Problem, config, run: int) -> int:
+    """Places from one row to the next in a run of them, such that what taps reach beyond a row is zeros. Even where two are read at once."""
+    shifts, places = [shift for _, _, shift, _ in uses(problem, 2, config.merge[2])], steps(problem, config)[2]
+    _, _, _, size, step = read(problem)
+    along = max(places + max(shifts), places, ceil_div(size[2], step[2]) - min(0, *shifts))
+    return along + along % 2 * (run == 2 and step[2] == 1)
+
+
+def patches(config, along: int, steps: tuple[int, int, int]) -> int:
+    """Patches of a plane: boxes, or runs that have all rows and what lies between them."""
+    _, high, wide = config.box
+    return ceil_div((steps[1] - 1) * along + steps[2], wide) if along else ceil_div(steps[1], high) * ceil_div(steps[2], wide)
 
 
 def twins(problem: Problem, config) -> bool:
@@ -123,7 +149,14 @@ def runs(problem: Problem, w: Walk) -> int:
 
 
 def fetched(problem: Problem, config) -> float:
-    """Which part of what copies write is read: they fill a block of channels with zeros beyond the last."""
+    """Which part of what is written to shared memory is read: the rest of a block of channels is zeros, and so is, of what is loaded, what
+    lies outside."""
+    w, part = walk(problem, config), _channels_read(problem, config)
+    size, step = shape(problem, config)[1], read(problem)[4]
+    return part * walk_reads.inside(w, config.box[0], steps(problem, config), size, step) if w.turned else part
+
+
+def _channels_read(problem: Problem, config) -> float:
     w = walk(problem, config)
     return beside(problem, config.merge) * shape(problem, config)[0] / (w.blocks * w.channels)
 
@@ -150,6 +183,11 @@ def weight_bytes(problem: Problem, config) -> int:
     """Bytes of the weights that a program fetches, some of them twice."""
     w = walk(problem, config)
     return weight_fetches(problem, config) * w.together * w.columns * w.channels * problem.item
+
+
+def weight_read(problem: Problem, config) -> float:
+    """Those of them that are no zeros beyond the last channel."""
+    return weight_bytes(problem, config) * _channels_read(problem, config)
 
 
 def shared_memory(problem: Problem, config) -> int:
@@ -250,7 +288,9 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
     if registers(problem, config) > _most(w, problem, config):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
-    if w.turned and (max(s.reach for s in w.sheets) > w.wide or config.block_n != 16 * config.warps):
+    if w.along and (not w.turned or w.copied):
+        return "a run of places is one of 16 bits channels-first, which pass by registers into lines"
+    if w.turned and (max(s.reach for s in w.sheets) > w.wide * (1 + (w.along > 0)) or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
     if w.copied and problem.item == 2 and (problem.epilogue.residual or problem.epilogue.keep_pre or len(w.groups) > 2 and config.warps < 8):
         return f"{registers(problem, config)} sums of each thread leave no registers to write so much, and copy into lines"
@@ -268,8 +308,8 @@ def _most(w: Walk, problem: Problem, config) -> int:
 
 def grid(problem: Problem, config, steps: tuple[int, int, int]) -> int:
     """Programs."""
-    rows = rows_and_reduction(problem)[0]
-    return problem.n * prod(map(ceil_div, steps, config.box)) * ceil_div(rows, config.block_m)
+    rows, along = rows_and_reduction(problem)[0], walk(problem, config).along
+    return problem.n * ceil_div(steps[0], config.box[0]) * patches(config, along, steps) * ceil_div(rows, config.block_m)
 
 
 def loop_steps(problem: Problem, config, steps: tuple[int, int, int]) -> int:

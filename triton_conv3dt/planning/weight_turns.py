@@ -12,7 +12,7 @@ from ..problems.geometry import ceil_div
 from ..problems.problem import Problem, exceed_31_bits
 from .device import Device
 from .turn_constants import TurnGroup, TurnProduct, TurnSheet, WeightTurn
-from .weight_walks import axes, packs, weight_bytes  # noqa: F401: asked of both walks alike
+from .weight_walks import axes, packs, weight_bytes, weight_read  # noqa: F401: asked of both walks alike
 
 LINES, ROWS = 32, 64  # of a tile of dz, and of a product, which is two of them
 CHUNKS = 64, 128  # bytes of a channel of x that lie side by side, by as many of dz a thread has at once beside its sums
@@ -100,14 +100,10 @@ def _tables(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
         for shift, residue, k in shifted:
             i = number[0 if joined else residue]
             tiles.setdefault((i, shift - sheets[i].first, half), {})[residue if joined else 0] = k
-    waiting = sorted(tiles, key=lambda tile: (len(tiles[tile]), sorted(tiles[tile]), tile[2] == halves - 1 and halves % 2, tile))
     groups, products = [], []
-    while waiting:
-        first = waiting.pop()
-        alike = [tile for tile in waiting if tiles[tile].keys() == tiles[first].keys()] or waiting
-        second = alike[-1] if alike else None
-        if second:
-            waiting.remove(second)
+    for first, *others in _pairs(sorted(tiles, key=lambda tile: (-len(tiles[tile]), sorted(tiles[tile]), tile[2] == halves - 1 and halves % 2, tile)),
+                                 tiles):
+        second = others[0] if others else None
         pair, taps = (first, second or first), (tiles[first], tiles[second] if second else {})
         residues = tuple(sorted({*taps[0], *taps[1]}))
         sheet, offset, half = zip(*pair)
@@ -115,6 +111,19 @@ def _tables(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
         groups.append(TurnGroup(sheet, half, offset, residues, len(products), tuple(added)))
         products += [TurnProduct(half, tuple(one.get(r, -1) for one in taps)) for r in residues]
     return sheets, tuple(groups), tuple(products)
+
+
+def _pairs(order: list, tiles: dict) -> list:
+    """Tiles in pairs, each residue of which is a product: alike ones first, neighbours in this order; one is alone where they are odd."""
+    pairs, waiting = [], {}
+    for tile in order:
+        residues = tuple(tiles[tile])
+        if residues in waiting:
+            pairs.append((waiting.pop(residues), tile))
+        else:
+            waiting[residues] = tile
+    left = [*waiting.values()]
+    return pairs + [tuple(left[i:i + 2]) for i in range(0, len(left), 2)]
 
 
 def sizes(problem: Problem, config) -> tuple[int, int, int]:

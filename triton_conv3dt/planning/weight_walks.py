@@ -141,6 +141,11 @@ def weight_bytes(problem: Problem, config) -> int:
     return 0
 
 
+def weight_read(problem: Problem, config) -> float:
+    """Nor fetched."""
+    return 0.0
+
+
 def packs(problem: Problem, config) -> bool:
     """No weight is read."""
     return False
