@@ -64,7 +64,8 @@ def test_lines_are_copied_once_and_read_without_conflicts(name):
     assert walks.walk(problem, config).run == (4 if name == "runs" else 1)
 
 
-@pytest.mark.parametrize("name", ("16 bits as they lie, by twos", "16 bits as they lie, wide", "16 bits as they lie, gradient"))
+@pytest.mark.parametrize("name", ("16 bits as they lie, by twos", "16 bits as they lie, wide", "16 bits as they lie, gradient", "a run, by twos",
+                                  "a run, gradient"))
 def test_16_bits_are_loaded_by_twos_into_banks_of_their_own(name):
     """Each pair of neighbours once, and what one fetch of a place meets; no more than walks.step_bytes promises."""
     problem, config = problem_and_config(name)
@@ -121,6 +122,18 @@ def test_runs_may_be_read_in_any_order(name):
         cases = run(problem, config, HOPPER)
     walks.walk.cache_clear()
     assert (cases.done, cases.skipped) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ("16 bits as they lie, odd gradient", "a run, by twos", "a run, gradient",
+                                  "a run with a halo, gradient", "as it lies, wide", "as it lies, gradient, channels last"))
+def test_what_lies_outside_is_not_read(name):
+    """What is asked of memory is the part of what the steps write that a plan says."""
+    problem, config = problem_and_config(name)
+    with emulated("nvidia_h200", exact=True, counting=True) as emulator:
+        computed(problem, config, HOPPER)[1]()
+        counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()["bytes_asked"]
+    steps = costs.loop_steps(config, problem)
+    assert counted["load"] + counted["copy"] == round(steps * walks.step_bytes(problem, config) * walks.fetched(problem, config))
 
 
 def test_neighbours_that_are_not_both_there_are_loaded_singly():
@@ -196,6 +209,16 @@ def without_barriers(ptx):
 def other_neighbour(ptx):
     """One of the two places of a pair takes the other's channels."""
     return ptx.replace("0x7632", "0x5410")
+
+
+@pytest.mark.parametrize("name", ("a run", "a run, gradient", "a run, dilated"))
+def test_rows_of_a_run_that_lie_too_near_are_noticed(name, monkeypatch):
+    problem, config = problem_and_config(name)
+    right = walks._along
+    monkeypatch.setattr(walks, "_along", lambda *asked: right(*asked) - 2)
+    monkeypatch.setattr(walks, "walk", walks.walk.__wrapped__)
+    with pytest.raises(Failed, match="wrong|differ"):
+        run(problem, config, HOPPER)
 
 
 WAITED = "wait|NaN|pending|wrong|differ"

@@ -25,7 +25,9 @@ def _of_plane(walk: Walk, sheet: Sheet, steps, size, step) -> tuple[float, int]:
     places = walk.wide + sheet.reach
     if walk.along:
         runs = range(0, (steps[1] - 1) * walk.along + steps[2], walk.wide)
-        return sum(_within(w + sheet.shift, places, high * walk.along) for w in runs) * wide / walk.along, len(runs) * places
+        before = lambda place: min(place // walk.along, high) * wide + min(place % walk.along, wide) * (place < high * walk.along)
+        within = (before(max(0, w + sheet.shift + places)) - before(max(0, w + sheet.shift)) for w in runs)
+        return sum(within), len(runs) * places
     down, across = range(0, steps[1], walk.high), range(0, steps[2], walk.wide)
     within = sum(_within(h + sheet.first, sheet.rows, high) for h in down) * sum(_within(w + sheet.shift, places, wide) for w in across)
     return within, len(down) * sheet.rows * len(across) * places

@@ -125,6 +125,24 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
     "twins, channels last": (f"forward ci16 co8 in4x6x10 {K3} bfloat16 channels_last y_layout=channels_first", (8, (3, 8, 8), D, HALO)),
     "groups by twos": (f"forward ci16 co16 in3x6x10 {K3} float32 tf32 channels_last bias", (16, (2, 8, 8), NONE, LIES)),
     "groups of unequal runs": ("forward n2 ci16 co8 in3x6x9 k5 s2 p2 op1 bfloat16 channels_last", (8, (3, 8, 8), D, HALO)),
+    "a run": (f"forward n2 ci32 co16 in4x9x11 {K3} float16 channels_first bias residual", (16, (3, 1, 64), DW, LIES)),
+    "a run, by twos": (f"forward n2 ci40 co8 in4x5x14 {K4} bfloat16 channels_first", (8, (3, 1, 64), D, LIES)),
+    "a run, wide": (f"forward ci16 co8 in3x5x31 {K3} float16 channels_first", (8, (2, 1, 128), DW, LIES | dict(stages=3))),
+    "a run, odd channels": (f"forward ci5 co8 in3x6x10 {K4} float16 channels_first", (8, (3, 1, 64), NONE, LIES)),
+    "a run, ages": ("forward ci16 co8 in4x9x10 k3x2x6 p1 float16 channels_first", (8, (3, 1, 64), NONE, LIES | TOGETHER)),
+    "a run, blocks": ("forward ci48 co8 in3x9x9 k3x3x4 p1 float16 channels_first", (8, (2, 1, 64), NONE, LIES | dict(block_k=16, stages=1))),
+    "a run, dilated": ("forward ci16 co16 in4x6x10 k3 p4 d4 float16 channels_first", (16, (2, 1, 128), NONE, LIES)),
+    "a run, nothing beside": ("forward ci16 co8 in3x7x9 k3x1x1 p1x0x0 float16 channels_first", (8, (3, 1, 64), NONE, LIES)),
+    "a run, twins": (f"forward n2 ci24 co12 in3x5x11 {K4} float16 channels_first bias residual silu", (16, (2, 1, 64), (True, True, False), LIES)),
+    "a run, gradient": (f"grad_input n2 ci16 co24 in3x5x9 {K3} float16 channels_first", (16, (2, 1, 64), NONE, LIES)),
+    "a run, odd gradient": ("grad_input n2 ci16 co24 in3x5x9 k3 s2 p1 float16 channels_first", (16, (2, 1, 64), NONE, LIES)),
+    "a run, gradient of stride 1": ("grad_input ci16 co16 in4x9x10 k3 p1 bfloat16 channels_first", (16, (2, 1, 128), NONE, LIES | dict(stages=1))),
+    "a run, gradient of stride 3": (
+        "grad_input n2 ci8 co7 in3x5x8 k4x3x5 s2x3x3 p1 float16 channels_first", (8, (2, 1, 64), NONE, LIES)),
+    "a run, gradient, blocks": (
+        f"grad_input n2 ci8 co32 in3x9x10 {K4} bfloat16 channels_first", (8, (3, 1, 64), NONE, LIES | dict(block_k=16, stages=1))),
+    "a run with a halo": (f"forward n2 ci32 co16 in4x9x11 {K3} float16 channels_last bias", (16, (3, 1, 64), D, HALO)),
+    "a run with a halo, gradient": (f"grad_input n2 ci16 co24 in3x5x9 {K3} bfloat16 channels_last", (16, (2, 1, 64), NONE, HALO)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
 }
 
