@@ -65,14 +65,15 @@ def test_lines_are_copied_once_and_read_without_conflicts(name):
 
 
 @pytest.mark.parametrize("name", ("16 bits as they lie, by twos", "16 bits as they lie, wide", "16 bits as they lie, gradient", "a run, by twos",
-                                  "a run, gradient"))
+                                  "a run, gradient", "words", "words, wide"))
 def test_16_bits_are_loaded_by_twos_into_banks_of_their_own(name):
-    """Each pair of neighbours once, and what one fetch of a place meets; no more than walks.step_bytes promises."""
+    """Each pair of neighbours once, and what one fetch of a place meets; no more than walks.step_bytes promises. Of words the few places
+    beside a patch are in rows of the same banks."""
     problem, config = problem_and_config(name)
     with emulated("nvidia_h200", exact=True, counting=True) as emulator:
         computed(problem, config, HOPPER)[1]()
         counted = next(launch for launch in emulator.launches if launch.name == "walk").summary()
-    assert walks.walk(problem, config).run == 2 and counted["bank_conflict_factor"] <= 1.1
+    assert walks.walk(problem, config).run == 2 and counted["bank_conflict_factor"] <= (1.3 if name.startswith("words") else 1.1)
     _, _, channels, size, _ = walk_memory.read(problem)
     most = (costs.loop_steps(config, problem) + config.stages) * walks.step_bytes(problem, config)
     assert 2 * problem.n * channels * prod(size) <= counted["bytes_asked"]["load"] <= most
@@ -209,6 +210,15 @@ def without_barriers(ptx):
 def other_neighbour(ptx):
     """One of the two places of a pair takes the other's channels."""
     return ptx.replace("0x7632", "0x5410")
+
+
+@pytest.mark.parametrize("name", ("words", "words, odd channels"))
+def test_a_residue_that_lies_elsewhere_is_noticed(name, monkeypatch):
+    problem, config = problem_and_config(name)
+    right = walks.walk
+    monkeypatch.setattr(walks, "walk", lambda *asked: right(*asked)._replace(second=0))
+    with pytest.raises(Failed, match="wrong|differ"):
+        run(problem, config, HOPPER)
 
 
 @pytest.mark.parametrize("name", ("a run", "a run, gradient", "a run, dilated"))

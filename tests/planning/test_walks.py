@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from math import prod
 
 import pytest
@@ -19,17 +20,19 @@ NONE, W, WAYS = (False,) * 3, (False, False, True), (walk_tables.APART, walk_tab
 KERNELS = ("k3 p1", "k5 p2", "k3 s2 p1 op1", "k4 s2 p1", "k5 s2", "k2x4x3 s2x3x2", "k3 p2 d2", "k7x1x2 s1x1x2", "k9 s2 p3")
 
 
-def place_read(sheets, product):
+def place_read(sheets, product, along):
     """(residue, shift) of what a product reads, along h and along w."""
     sheet = sheets[product.sheet]
     down, below = divmod(product.row - sheet.row, sheet.pitch)
-    assert not below and 0 <= down <= sheet.rows - 8 and 0 <= product.shift <= sheet.reach
-    return sheet.residue, sheet.first + down, sheet.residue_w, sheet.shift + product.shift
+    assert not below and 0 <= down <= sheet.rows - (1 if along else 8) and 0 <= product.shift <= sheet.reach
+    shift = sheet.shift + product.shift
+    h = (shift + along // 2) // along if along else sheet.first + down
+    return sheet.residue, h, sheet.residue_w, shift - h * along
 
 
-def taps_met(problem, merge, way, lines=None):
+def taps_met(problem, merge, way, lines=None, along=0):
     """(what is read, age, column, residue beside it, tap) of every product, and how often."""
-    found, t = Counter(), walk_tables.tables(problem, merge, 8, way, 8, lines)
+    found, t = Counter(), walk_tables.tables(problem, merge, 1 if along else 8, way, 8, lines, along)
     slots = dict(enumerate(t["slots"])) if t["slots"] != tuple((i,) for i in range(problem.taps)) else None
     for number, group in enumerate(t["products"]):
         for bundle, (size, products) in enumerate(zip(t["bundles"], group)):
@@ -38,8 +41,9 @@ def taps_met(problem, merge, way, lines=None):
                 for age in range(sum(t["bundles"][:bundle]), sum(t["bundles"][:bundle]) + size):
                     for column in range(t["live"][min(age, t["span"] - 1)]):
                         taps = slots[slot] if slots else (slot,)
-                        read = one.residue, place_read(t["sheets"], one)
-                        found.update((number, *read, age, column, i, tap) for i, tap in enumerate(taps) if tap >= 0)
+                        *read, w = one.residue, *place_read(t["sheets"], one, along)
+                        further = 0, max(0, t["second"])
+                        found.update((number, *read, w - further[i > 0], age, column, i, tap) for i, tap in enumerate(taps) if tap >= 0)
                         slot += 1
     return found
 
@@ -47,14 +51,18 @@ def taps_met(problem, merge, way, lines=None):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("direction", ("forward", "grad_input"))
 def test_every_tap_is_met_once_however_ages_and_rows_lie(direction, kernel):
-    """Ages side by side meet the taps that they meet apart, zeros beside them, and lines what sheets do; all of these are those of the
-    kernel."""
+    """Ages side by side meet the taps that they meet apart, zeros beside them, and lines and runs of places what sheets do; all of these are
+    those of the kernel."""
     problem = case.parse(f"{direction} ci16 co16 in6x6x12 {kernel} float16 channels_first")
     merges = walk_tiles._merges(problem, True) if direction == "forward" else [NONE] + [W] * (problem.stride[2] > 1)
     for merge in merges:
         apart = taps_met(problem, merge, walk_tables.APART)
         assert Counter(tap for *_, tap in apart.elements()) == Counter(range(problem.taps))
-        assert all(taps_met(problem, merge, way, lines) == apart for way in WAYS for lines in (None, (4, 8, 1, True), (8, 8, 1, False), (2, 16, 2, False)))
+        for way, lines in product(WAYS, (None, (4, 8, 1, True), (8, 8, 1, False), (2, 16, 2, False))):
+            if merge is not W or direction == "forward" or problem.stride[2] == 2 or not lines:  # residues in words are two
+                assert taps_met(problem, merge, way, lines) == apart
+            if lines and merge is not W:
+                assert taps_met(problem, merge, way, lines, 60) == apart
 
 
 def test_ages_lie_in_bundles_of_powers_of_two():
@@ -191,12 +199,12 @@ def test_few_channels_of_all_phases_are_columns():
 
 
 @pytest.mark.parametrize("name, direction, most", (
-    ("pcc_geo_infer512_0", "forward", 3), ("kb_1_70", "forward", 4), ("igev_train_2", "grad_input", 4.5), ("igev_infer_2", "grad_input", 4.5),
-    ("igev_train_0", "forward", 5), ("torch_opbench_ic16_oc64_k3_s1", "grad_input", 3),
+    ("pcc_geo_infer512_0", "forward", 3), ("kb_1_70", "forward", 4), ("igev_train_2", "grad_input", 2.5), ("igev_infer_2", "grad_input", 2.5),
+    ("igev_train_0", "forward", 3), ("torch_opbench_ic16_oc64_k3_s1", "grad_input", 3),
     ("torch_opbench_ic16_oc32_k3_s1", "grad_input", 3), ("torch_opbench_ic32_oc32_k5_s2", "forward", 3),
     ("pcc_geo_infer512_2", "forward", 5), ("wolny_resunet_up3", "grad_input", 3)))
 def test_layers_that_read_every_tap_from_l2_walk(name, direction, most):
     problem = next(layer for layer in layers() if layer.name == name).problem(direction)
     found = plan(problem, H200, search.default(problem, H200))
     assert found.config.path == "walk" and terms(found).limit < most
-    assert prod(found.schedule.main.grid) >= 96  # of 132 SMs
+    assert prod(found.schedule.main.grid) >= (80 if found.config.box[1] == 1 else 96)  # of 132 SMs; runs leave no places unused

@@ -35,6 +35,18 @@ def residues_at_once(WALK, step):
 
 
 @gluon.constexpr_function
+def sheets_at_once(WALK, step):
+    """How many sheets that is: one where both residues lie side by side."""
+    return 1 if WALK.second >= 0 else residues_at_once(WALK, step)
+
+
+@gluon.constexpr_function
+def units_of(WALK):
+    """Units of channels that a load of a place has: of a residue alone where both lie side by side."""
+    return WALK.channels // 8 // (1 + (WALK.second >= 0))
+
+
+@gluon.constexpr_function
 def chunks_down(WALK, sheet):
     return chunks(WALK.sheets[sheet].rows, WALK.high)
 
@@ -66,7 +78,7 @@ def load_tile(x, live, h, w, first, channel, zero, x_size, x_stride, ROWS: gl.co
     """A tile [h, unit, load along w, channel] from the place (h, w) of the plane x on, zeros outside; of a run of places those from first
     on, in the residue (h, w)."""
     RUN: gl.constexpr = WALK.run
-    UNITS: gl.constexpr = WALK.channels // UNIT
+    UNITS: gl.constexpr = units_of(WALK)
     LOADS: gl.constexpr = PLACES * STEP_W // RUN if RUN == 2 else PLACES
     LAYOUT: gl.constexpr = load_layout(ROWS, UNITS, LOADS, WARPS, RUN == 2 and STEP_W == 1)
     o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H
@@ -120,7 +132,7 @@ def load_plane(x, live, n, d, h, w, zero, x_size, x_stride, WALK: gl.constexpr, 
     """The tiles of the plane d of a sample, for the patch of the coarse place (h, w): what store_plane stores."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
-    TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
+    TOGETHER: gl.constexpr = sheets_at_once(WALK, STEP_W)
     RUN: gl.constexpr = WALK.run
     at = n * x_stride[0] + d * x_stride[2]
     if RUN == 2:
@@ -151,7 +163,10 @@ def store_tile(tile, ring, line, beside, ROWS: gl.constexpr, FIRST: gl.constexpr
         lines_at(ring, line, gl.int16, ROWS, FIRST, PLACES, SHEET, WALK).store(tile)
     else:
         first, second = halves_of(tile)
-        if TOGETHER == 2:
+        if WALK.second >= 0:
+            lines_at(ring, line, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).slice(0, 1, 1).store(first)
+            lines_at(ring, line + WALK.second, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).slice(1, 1, 1).store(second)
+        elif TOGETHER == 2:
             lines_at(ring, line, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(first)
             lines_at(ring, beside, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(second)
         else:
@@ -164,7 +179,7 @@ def store_tile(tile, ring, line, beside, ROWS: gl.constexpr, FIRST: gl.constexpr
 @gluon.jit
 def store_sheet(tiles, ring, row, BLOCK: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
     """The tiles of a sheet, and of that of the other residue, where the rows of a block begin in the ring."""
-    TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
+    TOGETHER: gl.constexpr = sheets_at_once(WALK, STEP_W)
     S: gl.constexpr = WALK.sheets[SHEET]
     OTHER: gl.constexpr = WALK.sheets[SHEET + TOGETHER - 1]
     DOWN: gl.constexpr = chunks_down(WALK, SHEET)
@@ -183,7 +198,7 @@ def store_plane(tiles, ring, row, WALK: gl.constexpr, STEP_W: gl.constexpr, WARP
     """The tiles of a plane, into the ring from a row on."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
-    TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
+    TOGETHER: gl.constexpr = sheets_at_once(WALK, STEP_W)
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(0, SHEETS, TOGETHER):
             store_sheet(tiles, ring, row + block * WALK.rows, block, i, WALK, STEP_W, WARPS)

@@ -42,6 +42,7 @@ class Walk(NamedTuple):
     that are read at once, channels, or places of 16 bits; copied: not by registers. twins: groups are written in pairs, phases along w.
     abreast: groups that are summed in one turn; runs: what the products of each turn read, in the order in which they do: one of each.
     along: a patch is a run of `wide` places, row after row of a plane, that begin so many places one after the other; 0 where it is not.
+    second: both residues along w are summed side by side, and the second lies so many places further in its lines; -1 where they are not.
     """
 
     high: int
@@ -70,6 +71,7 @@ class Walk(NamedTuple):
     abreast: int = 1
     runs: tuple[tuple[Product, ...], ...] = ()
     along: int = 0
+    second: int = -1
 
 
 class WalkedAxis(NamedTuple):

@@ -71,7 +71,7 @@ def beside(problem: Problem, merge: tuple[bool, bool, bool]) -> int:
 def summed(problem: Problem, config) -> int:
     """Channels that lie side by side for a sum: those of all residues that are merged."""
     residues = beside(problem, config.merge)
-    return residues * shape(problem, config)[0] if residues > 1 else rows_and_reduction(problem)[1]
+    return residues * weight_channels(problem, config) if residues > 1 else rows_and_reduction(problem)[1]
 
 
 def row_channels(problem: Problem, merge: tuple[bool, bool, bool], copy: bool) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ def copied_bytes(problem: Problem, config) -> int:
 
 def weight_channels(problem: Problem, config) -> int:
     """Channels side by side of a packed weight: as many as a copy has where residues are merged, else whole 16 bytes."""
-    if beside(problem, config.merge) > 1:
+    if beside(problem, config.merge) > 1 and config.copy:
         return shape(problem, config)[0]
     unit = 16 // problem.item
     return ceil_div(rows_and_reduction(problem)[1], unit) * unit

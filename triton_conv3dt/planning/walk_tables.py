@@ -32,11 +32,14 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
     whether there are as many beside. along: rows begin so many places one after the other in one line, and are shifted there, too."""
     axes = [uses(problem, i, merge[i]) for i in range(3)]
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
+    further = [0] * residues_w  # places by which a residue lies further in lines, such that taps meet
     if residues_w > 1:  # one row has the channels of all
-        axes[2] = [(p, 0, shift, k) for p, _, shift, k in axes[2]]
+        lowest = [min(s for _, r, s, _ in axes[2] if r == residue) for residue in range(residues_w)]
+        further = [lowest[0] - low for low in lowest] if lines else further
+        axes[2] = [(p, 0, shift + further[r], k) for p, r, shift, k in axes[2]]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
     phases = [sorted({p for p, *_ in axis}) for axis in axes]
-    sheets, rows = _sheets(axes, high, lines, along)
+    sheets, rows = _sheets(axes, high, lines, along, further[-1] if lines and residues_w > 1 else -1)
     residues = sorted({r for _, r, *_ in axes[0]})
     columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
@@ -52,7 +55,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
         for (rd, sd), (rh, sh), (rw, sw) in product(*meets):
             (number, sheet), age = sheets[rh, rw, sw], shifts[-1] - sd
             phases_met = [[c if g is None else g for g, c in zip(group, column)] for column in columns[:live[age]]]
-            taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw)) for i in range(residues_w))
+            taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw - more)) for i, more in enumerate(further))
                     for phase in phases_met]
             row, shift = (sheet.row, sh * along + sw) if along else (sheet.row + (sh - sheet.first) * sheet.pitch, sw)
             found.setdefault((_bundle(bundles, age), residues.index(rd), row, number, shift - sheet.shift), {})[age] = taps
@@ -63,7 +66,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
                 taps += by_age.get(age, [(-1,) * residues_w] * live[min(age, len(live) - 1)])
             products[-1][bundle].append(Product(residue, row, len(slots) if several else taps[0][0], *read))
             slots += taps
-    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
+    return dict(second=further[-1] if lines and residues_w > 1 else -1, rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
                 slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
                 products=tuple(tuple(map(tuple, group)) for group in products),
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
@@ -108,9 +111,10 @@ def _parts(count: int):
         yield from ((size, *rest) for rest in _parts(count - size))
 
 
-def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None, along: int) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
+def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None, along: int,
+            second: int) -> tuple[dict[tuple[int, int, int], tuple[int, Sheet]], int]:
     """The sheets of a plane, and their numbers, by (residue of h, residue of w, shift of w), and how many rows they are, or 16 bytes of lines.
-    Two residues of w that are loaded at once have the same places."""
+    Two residues of w that are loaded at once have the same places; side by side, the second so many further, they are one."""
     found, row, numbers = {}, 0, count()
     residues_w = sorted({r for _, r, *_ in axes[2]})
     for rh, rw in product(sorted({r for _, r, *_ in axes[1]}), residues_w):
@@ -118,7 +122,9 @@ def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None, along: in
         shifts = sorted({s for _, r, s, _ in axes[2] if r == rw})
         for together in [shifts] if lines else [[s] for s in shifts]:
             first, beside = together[0], together[-1] - together[0]
-            if lines and lines[2] == 2:
+            if second >= 0:  # loaded from the first place that either has
+                first, beside = first - second, 1 << (beside + second - 1).bit_length() if beside + second else 0
+            elif lines and lines[2] == 2:
                 spread = [s for _, _, s, _ in axes[2]] if len(residues_w) > 1 else together
                 first = min(spread) // (unit := 3 - len(residues_w)) * unit
                 beside = max(spread) - first
@@ -126,7 +132,9 @@ def _sheets(axes, high: int, lines: tuple[int, int, int, bool] | None, along: in
             pitch, rows = 1, high + max(reach) - min(reach)
             if along:
                 first, beside, rows = min(reach) * along + first, (rows - high) * along + beside, 1
-            if lines:
+            if lines and second >= 0:
+                pitch = lines[0] * lines[1] * 2
+            elif lines:
                 beside, pitch = _line(*lines, beside, len(residues_w))
             sheet = next(numbers), Sheet(rh, 0 if along else min(reach), rows, rw, first, row, beside, pitch)
             row += rows * pitch

@@ -45,7 +45,7 @@ def tiles(problem: Problem, device: Device, thorough: bool):
                     continue
                 for stages in _stages(config, problem, device, thorough):
                     yield (tried := replace(config, stages=stages))
-                    if walk_memory.turnable(problem) and not joined:
+                    if walk_memory.turnable(problem) and (problem.item == 2 or not joined):
                         yield replace(tried, copy=False)
                     if lined:
                         yield replace(tried, copy=False, halo=True)

@@ -28,6 +28,7 @@ from .walk_tables import runs as runs_of
 
 TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
 LINE = 8  # neighbouring places of a line in four channels, which are written at once
+UNIT = 8  # channels of 16 bits that lie side by side in a line
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
@@ -48,7 +49,7 @@ def walk(problem: Problem, config) -> Walk:
         t = tables(problem, config.merge, high, config.taps[0], config.block_m, lines if turned else None, along)
         together = min(MOST_TOGETHER, 1 << (len(t["slots"]).bit_length() - 1))
         return Walk(high, wide, config.block_k, ceil_div(channels, config.block_k), config.block_m, config.stages, **t,
-                    together=together, turned=turned, summed=channels * turned, run=run, copied=copied,
+                    together=together, turned=turned, summed=(channels if t["second"] < 0 else problem.co) * turned, run=run, copied=copied,
                     twins=twins(problem, config), along=along)
 
     found = known(turned and problem.item == 4)
@@ -259,8 +260,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     joined = beside(problem, config.merge) > 1
     if config.copy and plain and not joined:
         return "a copy to channels_last is made of what cannot be read as it is"
-    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and config.copy)):
-        return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy"
+    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and (config.copy or _pairs(problem)))):
+        return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy, or two of few channels in words"
     if config.halo and (config.copy or not walk_memory.aligned(problem)):
         return "a halo along w is kept of 16 bits in channels_last that are not copied, whose channels are whole 16 bytes"
     if config.block_k not in row_channels(problem, config.merge, config.copy or config.halo):
@@ -270,6 +271,13 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if any(len({p for p, *_ in uses(problem, i)}) < n for i, n in enumerate(phases)):
         return "a walk takes phases that all have taps"
     return _fits_tile(config, problem)
+
+
+def _pairs(problem: Problem) -> bool:
+    """Whether both residues along w of what is read are words of 16 bits, of no more channels than lie side by side in a line."""
+    axis = problem.axes[2]
+    two = axis.stride == 2 and axis.dilation == 1 and problem.item == 2 and problem.co <= UNIT
+    return two and walk_memory.turnable(problem) and walk_memory.turned_run(problem, 2) == 2 and axis.kernel > 1
 
 
 def _fits_tile(config, problem: Problem) -> str | None:
@@ -288,9 +296,10 @@ def _fits_tile(config, problem: Problem) -> str | None:
         return f"{w.span} steps to a place of {w.live} phases of {w.columns} channels are no columns of a product"
     if registers(problem, config) > _most(w, problem, config):
         return f"{registers(problem, config)} sums of each thread leave it no registers"
-    if w.along and (not w.turned or w.copied):
-        return "a run of places is one of 16 bits channels-first, which pass by registers into lines"
-    if w.turned and (max(s.reach for s in w.sheets) > w.wide * (1 + (w.along > 0)) or config.block_n != 16 * config.warps):
+    if w.along and (not w.turned or w.copied or w.second >= 0):
+        return "a run of places is one of 16 bits, which pass by registers into lines, each residue into its own"
+    room = w.wide * (1 + (w.along > 0)) - max(0, w.second)
+    if w.turned and (max(s.reach for s in w.sheets) > room or config.block_n != 16 * config.warps):
         return "lines have room for as many places beside a patch as in it, and each warp 16 of them"
     if w.copied and problem.item == 2 and (problem.epilogue.residual or problem.epilogue.keep_pre or len(w.groups) > 2 and config.warps < 8):
         return f"{registers(problem, config)} sums of each thread leave no registers to write so much, and copy into lines"

@@ -143,6 +143,11 @@ CASES = {  # the problem; block_m, box, merge, and what else a config says
         f"grad_input n2 ci8 co32 in3x9x10 {K4} bfloat16 channels_first", (8, (3, 1, 64), NONE, LIES | dict(block_k=16, stages=1))),
     "a run with a halo": (f"forward n2 ci32 co16 in4x9x11 {K3} float16 channels_last bias", (16, (3, 1, 64), D, HALO)),
     "a run with a halo, gradient": (f"grad_input n2 ci16 co24 in3x5x9 {K3} bfloat16 channels_last", (16, (2, 1, 64), NONE, HALO)),
+    "words": (f"grad_input n2 ci16 co8 in3x9x10 {K4} float16 channels_first", (16, (3, 8, 8), W, LIES)),
+    "words, odd channels": (f"grad_input n2 ci16 co5 in4x5x19 {K3} bfloat16 channels_first", (16, (2, 8, 16), W, LIES | TOGETHER)),
+    "words, none further": ("grad_input ci8 co7 in3x5x9 k3x2x5 s2x1x2 p1x0x2 op1x0x1 float16 channels_first", (8, (2, 4, 16), W, LIES)),
+    "words, one tap": ("grad_input ci16 co8 in3x9x10 k3x3x2 s2 p1x1x0 op1x1x0 float16 channels_first", (16, (3, 8, 8), W, LIES)),
+    "words, wide": (f"grad_input ci16 co8 in3x9x20 {K4} float16 channels_first", (16, (3, 8, 16), W, LIES | TOGETHER)),
     "as it lies, nothing beside": ("forward ci40 co8 in5x9x17 k3x3x1 p1x1x0 float32 tf32 channels_first", (8, (5, 8, 16), NONE, LIES)),
 }
 
