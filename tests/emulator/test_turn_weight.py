@@ -42,6 +42,11 @@ WALKS = {  # layer, how it is stored, config
     "16 bits k4s2p3": ("n1 ci32 co16 in5x6x8 k4 s2 p3", f"float16 {FIRST}", replace(TALL, block_m=16, block_n=32)),
     "16 bits k3s2p1": ("n2 ci16 co32 in3x5x9 k3 s2 p1 op1", f"bfloat16 {FIRST}", TALL),
     "16 bits k3s2p1, eight warps": ("n1 ci48 co48 in2x5x17 k3 s2 p1 op1", f"float16 {FIRST}", WIDE),
+    "16 bits of eight channels": ("n2 ci16 co8 in3x9x10 k4 s2 p1", f"float16 {FIRST}", replace(TALL, block_m=8)),
+    "16 bits of eight channels, wide": ("n1 ci16 co8 in3x5x33 k4 s2 p1", f"bfloat16 {FIRST}", replace(TALL, block_m=8, box=(1, 2, 32))),
+    "eight channels of five": ("n1 ci16 co5 in3x5x17 k3 s2 p1 op1", f"{TF32} {FIRST}", replace(WIDE, block_m=8)),
+    "eight channels, last": ("n2 ci16 co16 in3x9x10 k5 s2 p2 op1", f"{TF32} {LAST}", replace(TALL, block_m=8, taps=ONE)),
+    "few lines of stride 1": ("n2 ci16 co16 in4x9x10 k3 p1", f"{TF32} {FIRST}", replace(TALL, block_m=16)),
     "16 bits k5s2p2": ("n1 ci16 co32 in4x5x6 k5 s2 p2 op1", f"bfloat16 {FIRST}", replace(WIDE, block_n=16)),
 }
 

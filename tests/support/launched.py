@@ -96,7 +96,7 @@ def random_config(rng, paths=("gather", "descriptor", "direct")):
                 tried = Config("walk", m, rng.choice((16, 32)), high * wide, m // 16, 2, box=(1, high, wide),
                                taps=rng.choice(weight_walks.WAYS))
                 if turned:
-                    tried = replace(tried, block_m=rng.choice((16, 32)), block_n=rng.choice((16, 32)), warps=rng.choice((4, 8)),
+                    tried = replace(tried, block_m=rng.choice((8, 16, 32)), block_n=rng.choice((16, 32)), warps=rng.choice((4, 8)),
                                     taps=rng.choice(weight_turns.WAYS))
             elif path == "pair" and problem.direction == "grad_weight":
                 tried = Config("pair", rng.choice((128, 256)), rng.choice((64, 128)), rng.choice((16, 32)), 4, rng.choice((2, 3)),

@@ -79,10 +79,18 @@ def store_plane(tiles, ring, slot, TURN: gl.constexpr):
 
 @gluon.jit
 def lines(ring, word, half, offset, HIGH: gl.constexpr, STEP: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
-    """Tile `half` of 32 lines of the sheet that begins there, for HIGH rows of x, from place `offset` on."""
-    EIGHTS: gl.constexpr = TURN.outputs // 8
-    whole = seen_as(ring.index(word + half * 4 * TURN.pitch + offset), ring.dtype, [HIGH, STEP * EIGHTS, TURN.pitch, 8], sheet_layout())
-    return whole.slice(0, 4, 1).slice(0, TURN.wide, 2).load(tile_layout(TURN, WARPS, HIGH))
+    """Tile `half` of 32 lines of the sheet that begins there, for HIGH rows of x, from place `offset` on. Rows that begin less than 32
+    lines one after the other are read one by one."""
+    EIGHTS: gl.constexpr = STEP * TURN.outputs // 8
+    if HIGH == 1 or EIGHTS >= 4:
+        EACH: gl.constexpr = max(4, EIGHTS)
+        whole = seen_as(ring.index(word + half * 4 * TURN.pitch + offset), ring.dtype, [HIGH, EACH, TURN.pitch, 8], sheet_layout())
+        return whole.slice(0, 4, 1).slice(0, TURN.wide, 2).load(tile_layout(TURN, WARPS, HIGH))
+    else:
+        first = lines(ring, word, half, offset, HIGH // 2, STEP, TURN, WARPS)
+        second = lines(ring, word + HIGH // 2 * EIGHTS * TURN.pitch, half, offset, HIGH // 2, STEP, TURN, WARPS)
+        tile = gl.join(first, second).permute((4, 0, 1, 2, 3)).reshape([HIGH, 4, TURN.wide, 8])
+        return gl.convert_layout(tile, tile_layout(TURN, WARPS, HIGH), assert_trivial=True)
 
 
 @gluon.jit

@@ -23,7 +23,8 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         return  # nothing overlaps: what is read once anyway takes no halo
     found = []
     # Of few output channels twice as many as there are may be what lines are read of.
-    outputs, inputs = ([n for n in (16, 32, 64, 128) if n < most] for most in (max(2 * problem.co, 33), 2 * problem.ci))
+    outputs = [n for n in (8, 16, 32, 64, 128) if (n >= 16 or problem.co <= n) and n < max(2 * problem.co, 33)]
+    inputs = [n for n in (16, 32, 64, 128) if n < 2 * problem.ci]
     for (high, wide), block_m, block_n, warps, way in product(PATCHES, outputs, inputs, (4, 8), weight_turns.WAYS):
         config = Config("walk", block_m, block_n, high * wide, warps, 2, box=(1, high, wide), taps=way)
         if weight_turns.fits(config, problem, device) or shared_memory(config, problem) > device.shared_memory:

@@ -15,6 +15,7 @@ from .turn_constants import TurnGroup, TurnProduct, TurnSheet, WeightTurn
 from .weight_walks import axes, packs, weight_bytes, weight_read  # noqa: F401: asked of both walks alike
 
 LINES, ROWS = 32, 64  # of a tile of dz, and of a product, which is two of them
+FEWEST = 8  # output channels: rows of a product are in eights
 CHUNKS = 64, 128  # bytes of a channel of x that lie side by side, by as many of dz a thread has at once beside its sums
 MANY = 128  # registers of sums that leave room for few
 WORD = 4  # bytes that are copied at once
@@ -101,8 +102,8 @@ def _tables(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
             i = number[0 if joined else residue]
             tiles.setdefault((i, shift - sheets[i].first, half), {})[residue if joined else 0] = k
     groups, products = [], []
-    for first, *others in _pairs(sorted(tiles, key=lambda tile: (-len(tiles[tile]), sorted(tiles[tile]), tile[2] == halves - 1 and halves % 2, tile)),
-                                 tiles):
+    order = sorted(tiles, key=lambda tile: (-len(tiles[tile]), sorted(tiles[tile]), tile[2] == halves - 1 and halves % 2, tile))
+    for first, *others in _pairs(order, tiles):
         second = others[0] if others else None
         pair, taps = (first, second or first), (tiles[first], tiles[second] if second else {})
         residues = tuple(sorted({*taps[0], *taps[1]}))
@@ -233,11 +234,11 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"a patch is 1 x h x w places, block_k in all, w a multiple of 8 and h of those of {CHUNKS[0]} bytes; received {config.box}"
     if config.warps not in (4, 8) or config.stages != 2:
         return f"a walk has 4 or 8 warps and 2 stages, received {config.warps} and {config.stages}"
-    if not 16 <= config.block_m <= 128 or not 8 * (config.warps // 4) <= config.block_n <= 256 or config.block_n < 16:
-        return f"a walk has 16 to 128 output channels and 16 to 256 input channels, received {config.block_m} and {config.block_n}"
+    if not FEWEST <= config.block_m <= 128 or not 8 * (config.warps // 4) <= config.block_n <= 256 or config.block_n < 16:
+        return f"a walk has {FEWEST} to 128 output channels and 16 to 256 input channels, received {config.block_m} and {config.block_n}"
     stride, turn = problem.stride[1], walk(problem, config)
-    if stride & (stride - 1) or stride * config.block_m < LINES:
-        return f"{LINES} lines of dz are read at once, rows of which lie {stride} apart: not of {config.block_m} channels"
+    if stride & (stride - 1):
+        return f"rows of dz that are read at once lie {stride} apart, no power of two"
     if any(sheet.places > 2 * wide for sheet in turn.sheets):
         return f"taps along w reach further than the {wide} places of a patch"
     if (taken := registers(problem, config)) > REGISTERS:
