@@ -6,9 +6,9 @@ A program owns a patch of places (h, w) and walks along d. What it reads of a pl
 [places of w, channels]: neighbouring rows are an operand of wgmma as they lie, a shift along h is another run of rows,
 a shift along w another fetch of the same bytes. TF32 that lies in any order, and 16 bits channels-first, or with a halo along w, are
 kept in lines instead, which one fetch shifts (walk_turn.py); a first operand of TF32, or from lines, passes by registers, once for all
-products that meet it in a turn, which is that of one group of phases or of several. All weights of a program stay in shared memory,
-too. A step adds its plane to all places along d that it reaches; those that later planes reach, too, stay in registers.
-WALK has rows, products and slots as tables.
+products that meet it in a turn, which is that of one group of phases or of several. A patch of such lines may be a run of places, row
+after row of a plane. All weights of a program stay in shared memory, too. A step adds its plane to all places along d that it reaches;
+those that later planes reach, too, stay in registers. WALK has rows, products and slots as tables.
 """
 
 from triton.experimental import gluon

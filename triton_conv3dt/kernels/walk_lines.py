@@ -30,14 +30,8 @@ def load_layout(rows, units, loads, warps, twos, stored=False):
 
 @gluon.constexpr_function
 def residues_at_once(WALK, step):
-    """How many residues along w, which are sheets one after another, are loaded at once."""
-    return 2 if WALK.run == 2 and step == 2 else 1
-
-
-@gluon.constexpr_function
-def sheets_at_once(WALK, step):
-    """How many sheets that is: one where both residues lie side by side."""
-    return 1 if WALK.second >= 0 else residues_at_once(WALK, step)
+    """How many sheets, residues along w one after another, are loaded at once; both residues are one where they lie side by side."""
+    return 2 if WALK.run == 2 and step == 2 and WALK.second < 0 else 1
 
 
 @gluon.constexpr_function
@@ -132,7 +126,7 @@ def load_plane(x, live, n, d, h, w, zero, x_size, x_stride, WALK: gl.constexpr, 
     """The tiles of the plane d of a sample, for the patch of the coarse place (h, w): what store_plane stores."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
-    TOGETHER: gl.constexpr = sheets_at_once(WALK, STEP_W)
+    TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
     RUN: gl.constexpr = WALK.run
     at = n * x_stride[0] + d * x_stride[2]
     if RUN == 2:
@@ -179,7 +173,7 @@ def store_tile(tile, ring, line, beside, ROWS: gl.constexpr, FIRST: gl.constexpr
 @gluon.jit
 def store_sheet(tiles, ring, row, BLOCK: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
     """The tiles of a sheet, and of that of the other residue, where the rows of a block begin in the ring."""
-    TOGETHER: gl.constexpr = sheets_at_once(WALK, STEP_W)
+    TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
     S: gl.constexpr = WALK.sheets[SHEET]
     OTHER: gl.constexpr = WALK.sheets[SHEET + TOGETHER - 1]
     DOWN: gl.constexpr = chunks_down(WALK, SHEET)
@@ -198,7 +192,7 @@ def store_plane(tiles, ring, row, WALK: gl.constexpr, STEP_W: gl.constexpr, WARP
     """The tiles of a plane, into the ring from a row on."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
-    TOGETHER: gl.constexpr = sheets_at_once(WALK, STEP_W)
+    TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(0, SHEETS, TOGETHER):
             store_sheet(tiles, ring, row + block * WALK.rows, block, i, WALK, STEP_W, WARPS)

@@ -27,7 +27,8 @@ class Config:
     where box is zero, block_n neighbours in flat order.
     direct: block_m channels by block_n positions, without tensor cores.
     walk: the same sums, with every plane fetched once: block_m channels of each phase, block_n places (h, w) of a patch, of box
-    (planes along d, h, w), block_k channels side by side; stages: planes that are kept (planning/walks.py).
+    (planes along d, h, w), block_k channels side by side; a box of one row is a run of places, row after row of a plane; stages: planes that
+    are kept (planning/walks.py).
     pair: the gather product, or that of a weight gradient, by the programs of a cluster, so many: block_m by block_n of all together, of
     which each has its part of one side and all of the other, which is fetched once for all (planning/pairs.py, weight_pairs.py).
     halo: a step of a pair fetches the rows along h of all taps along h at once; the programs part a box along w (planning/halos.py).
@@ -36,7 +37,8 @@ class Config:
     taps, block_k positions, and as many programs as shares.
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk and a pair, padded where it must be; of a
     grad_weight both are copied as taps.py explains, by a pair dz as weight_pairs.py does. Without one, a walk reads TF32 as it lies.
-    merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side, and one with
+    merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side, of a copy or as
+    words of 16 bits have two, and one with
     taps among the channels may have pairs of places along w among its rows.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).

@@ -39,7 +39,8 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
         axes[2] = [(p, 0, shift + further[r], k) for p, r, shift, k in axes[2]]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
     phases = [sorted({p for p, *_ in axis}) for axis in axes]
-    sheets, rows = _sheets(axes, high, lines, along, further[-1] if lines and residues_w > 1 else -1)
+    second = further[-1] if lines and residues_w > 1 else -1
+    sheets, rows = _sheets(axes, high, lines, along, second)
     residues = sorted({r for _, r, *_ in axes[0]})
     columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
@@ -66,8 +67,8 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
                 taps += by_age.get(age, [(-1,) * residues_w] * live[min(age, len(live) - 1)])
             products[-1][bundle].append(Product(residue, row, len(slots) if several else taps[0][0], *read))
             slots += taps
-    return dict(second=further[-1] if lines and residues_w > 1 else -1, rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
-                slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
+    return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
+                second=second, slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
                 products=tuple(tuple(map(tuple, group)) for group in products),
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
 
