@@ -34,7 +34,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
     further = [0] * residues_w  # places by which a residue lies further in lines, such that taps meet
     if residues_w > 1:  # one row has the channels of all
-        lowest = [min(s for _, r, s, _ in axes[2] if r == residue) for residue in range(residues_w)]
+        lowest = [min((s for _, r, s, _ in axes[2] if r == residue), default=0) for residue in range(residues_w)]
         further = [lowest[0] - low for low in lowest] if lines else further
         axes[2] = [(p, 0, shift + further[r], k) for p, r, shift, k in axes[2]]
     shifts = sorted({shift for _, _, shift, _ in axes[0]})
