@@ -14,7 +14,7 @@ import torch
 import triton_conv3dt as t3
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import costs, lowering, search, walk_memory, walk_tables, walk_tiles, walks
+from triton_conv3dt.planning import costs, lowering, search, walk_memory, walk_reads, walk_tables, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -224,8 +224,8 @@ def test_a_residue_that_lies_elsewhere_is_noticed(name, monkeypatch):
 @pytest.mark.parametrize("name", ("a run", "a run, gradient", "a run, dilated"))
 def test_rows_of_a_run_that_lie_too_near_are_noticed(name, monkeypatch):
     problem, config = problem_and_config(name)
-    right = walks._along
-    monkeypatch.setattr(walks, "_along", lambda *asked: right(*asked) - 2)
+    right = walk_reads.along
+    monkeypatch.setattr(walk_reads, "along", lambda *asked: right(*asked) - 2)
     monkeypatch.setattr(walks, "walk", walks.walk.__wrapped__)
     with pytest.raises(Failed, match="wrong|differ"):
         run(problem, config, HOPPER)

@@ -10,6 +10,7 @@ from ..problems.problem import Problem
 from .phases import rows_and_reduction
 
 SWIZZLE = 128  # bytes of a row at most: what a copy swizzles, so that products find no bank conflicts
+UNIT = 8  # channels of 16 bits that lie side by side in a line
 NARROWEST = 32  # bytes of a row at least: what a product sums over at once
 
 
@@ -61,6 +62,13 @@ def turned_run(problem: Problem, residues: int) -> int:
     if problem.item == 4 or layout == "channels_last":
         return unit if layout == "channels_last" and run % unit == 0 else 1
     return 2 if run % 2 == width % 2 == 0 and step == residues <= 2 else 1
+
+
+def in_words(problem: Problem) -> bool:
+    """Whether both residues along w of what is read are words of 16 bits, of no more channels than lie side by side in a line."""
+    axis = problem.axes[2]
+    two = axis.stride == 2 and axis.dilation == 1 and problem.item == 2 and problem.co <= UNIT
+    return two and turnable(problem) and turned_run(problem, 2) == 2 and axis.kernel > 1
 
 
 def beside(problem: Problem, merge: tuple[bool, bool, bool]) -> int:

@@ -1,9 +1,35 @@
-"""How much of what a walk fetches lies in the tensor: what it loads of places outside is zeros, which nobody reads."""
+"""Which places the patches of a walk have, boxes or runs, and how much of what they fetch lies in the tensor: the rest is zeros, which
+nobody reads."""
 
 from functools import lru_cache
 
 from ..problems.geometry import ceil_div
+from ..problems.problem import Problem
+from .phases import phase_origin
 from .walk_constants import Sheet, Walk
+from .walk_memory import read
+from .walk_tables import uses
+
+
+def steps(problem: Problem, config) -> tuple[int, int, int]:
+    """Coarse places, as lowering.steps has them."""
+    if problem.direction != "forward":
+        return problem.in_size
+    return tuple(axis.steps(phase_origin(problem, name) if m else 0) for axis, name, m in zip(problem.axes, "dhw", config.merge))
+
+
+def along(problem: Problem, config, run: int) -> int:
+    """Places from one row to the next in a run of them, such that what taps reach beyond a row is zeros. Even where two are read at once."""
+    shifts, places = [shift for _, _, shift, _ in uses(problem, 2, config.merge[2])], steps(problem, config)[2]
+    _, _, _, size, step = read(problem)
+    found = max(places + max(shifts), places, ceil_div(size[2], step[2]) - min(0, *shifts))
+    return found + found % 2 * (run == 2 and step[2] == 1)
+
+
+def patches(config, along: int, steps: tuple[int, int, int]) -> int:
+    """Patches of a plane: boxes, or runs that have all rows and what lies between them."""
+    _, high, wide = config.box
+    return ceil_div((steps[1] - 1) * along + steps[2], wide) if along else ceil_div(steps[1], high) * ceil_div(steps[2], wide)
 
 
 @lru_cache(maxsize=4096)
@@ -15,8 +41,8 @@ def inside(walk: Walk, planes: int, steps: tuple[int, int, int], size: tuple[int
     walks = range(0, depth, planes)
     along_d = [_within(t + walk.low, min(planes, depth - t) + span - 1, _count(size[0], r, step[0])) for t in walks for r in walk.residues]
     all_d = sum(min(planes, depth - t) + span - 1 for t in walks) * len(walk.residues)
-    read, all_read = zip(*(_of_plane(walk, sheet, steps, size, step) for sheet in walk.sheets))
-    return sum(along_d) / all_d * sum(read) / sum(all_read)
+    within, everything = zip(*(_of_plane(walk, sheet, steps, size, step) for sheet in walk.sheets))
+    return sum(along_d) / all_d * sum(within) / sum(everything)
 
 
 def _of_plane(walk: Walk, sheet: Sheet, steps, size, step) -> tuple[float, int]:

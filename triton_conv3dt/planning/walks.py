@@ -20,7 +20,7 @@ from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import walk_memory, walk_reads
 from .device import Device
-from .phases import phase_origin, rows_and_reduction
+from .phases import rows_and_reduction
 from .walk_constants import Walk
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, turned, written  # noqa: F401: turned is asked of a walk
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
@@ -28,7 +28,6 @@ from .walk_tables import runs as runs_of
 
 TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
 LINE = 8  # neighbouring places of a line in four channels, which are written at once
-UNIT = 8  # channels of 16 bits that lie side by side in a line
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
 
 
@@ -42,7 +41,7 @@ def walk(problem: Problem, config) -> Walk:
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
     run = walk_memory.turned_run(problem, len({r for _, r, *_ in uses(problem, 2)})) if turned else 1
 
-    along = _along(problem, config, run) if high == 1 else 0
+    along = walk_reads.along(problem, config, run) if high == 1 else 0
 
     def known(copied: bool) -> Walk:
         lines = config.block_k * problem.item // 16, wide, run if run == 2 else 1, copied
@@ -69,27 +68,6 @@ def _abreast(w: Walk, problem: Problem, config) -> int:
 def _roomy(w: Walk, problem: Problem, config) -> bool:
     """Whether sums leave registers for addresses, those of each block of channels too, and for what else a thread has."""
     return _sums(w, config) <= _most(w, problem, config) and (w.copied or not _late(w, config, ADDRESSES * (w.blocks - 1)))
-
-
-def steps(problem: Problem, config) -> tuple[int, int, int]:
-    """Coarse places, as lowering.steps has them."""
-    if problem.direction != "forward":
-        return problem.in_size
-    return tuple(axis.steps(phase_origin(problem, name) if m else 0) for axis, name, m in zip(problem.axes, "dhw", config.merge))
-
-
-def _along(problem: Problem, config, run: int) -> int:
-    """Places from one row to the next in a run of them, such that what taps reach beyond a row is zeros. Even where two are read at once."""
-    shifts, places = [shift for _, _, shift, _ in uses(problem, 2, config.merge[2])], steps(problem, config)[2]
-    _, _, _, size, step = read(problem)
-    along = max(places + max(shifts), places, ceil_div(size[2], step[2]) - min(0, *shifts))
-    return along + along % 2 * (run == 2 and step[2] == 1)
-
-
-def patches(config, along: int, steps: tuple[int, int, int]) -> int:
-    """Patches of a plane: boxes, or runs that have all rows and what lies between them."""
-    _, high, wide = config.box
-    return ceil_div((steps[1] - 1) * along + steps[2], wide) if along else ceil_div(steps[1], high) * ceil_div(steps[2], wide)
 
 
 def twins(problem: Problem, config) -> bool:
@@ -154,7 +132,7 @@ def fetched(problem: Problem, config) -> float:
     lies outside."""
     w, part = walk(problem, config), _channels_read(problem, config)
     size, step = shape(problem, config)[1], read(problem)[4]
-    return part * walk_reads.inside(w, config.box[0], steps(problem, config), size, step) if w.turned else part
+    return part * walk_reads.inside(w, config.box[0], walk_reads.steps(problem, config), size, step) if w.turned else part
 
 
 def _channels_read(problem: Problem, config) -> float:
@@ -260,7 +238,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     joined = beside(problem, config.merge) > 1
     if config.copy and plain and not joined:
         return "a copy to channels_last is made of what cannot be read as it is"
-    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and (config.copy or _pairs(problem)))):
+    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and (config.copy or walk_memory.in_words(problem)))):
         return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy, or two of few channels in words"
     if config.halo and (config.copy or not walk_memory.aligned(problem)):
         return "a halo along w is kept of 16 bits in channels_last that are not copied, whose channels are whole 16 bytes"
@@ -271,13 +249,6 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     if any(len({p for p, *_ in uses(problem, i)}) < n for i, n in enumerate(phases)):
         return "a walk takes phases that all have taps"
     return _fits_tile(config, problem)
-
-
-def _pairs(problem: Problem) -> bool:
-    """Whether both residues along w of what is read are words of 16 bits, of no more channels than lie side by side in a line."""
-    axis = problem.axes[2]
-    two = axis.stride == 2 and axis.dilation == 1 and problem.item == 2 and problem.co <= UNIT
-    return two and walk_memory.turnable(problem) and walk_memory.turned_run(problem, 2) == 2 and axis.kernel > 1
 
 
 def _fits_tile(config, problem: Problem) -> str | None:
@@ -318,7 +289,7 @@ def _most(w: Walk, problem: Problem, config) -> int:
 def grid(problem: Problem, config, steps: tuple[int, int, int]) -> int:
     """Programs."""
     rows, along = rows_and_reduction(problem)[0], walk(problem, config).along
-    return problem.n * ceil_div(steps[0], config.box[0]) * patches(config, along, steps) * ceil_div(rows, config.block_m)
+    return problem.n * ceil_div(steps[0], config.box[0]) * walk_reads.patches(config, along, steps) * ceil_div(rows, config.block_m)
 
 
 def loop_steps(problem: Problem, config, steps: tuple[int, int, int]) -> int:
