@@ -11,7 +11,7 @@ from triton_conv3dt.kernels.gluon_names import load_box
 from .byhand import run_ptx
 from .driver import emulating
 from .kernels import in_every_mode, integers
-from .machine.faults import Deadlock, Fault
+from .machine.faults import Fault
 
 hopper_names = pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="no Gluon")
 if not hasattr(hopper_names, "cluster"):

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from .lanes import taps_within
-from .tiles import apart, box_origin, inside, place, position, round_up_tf32, widen
+from .tiles import apart, box_origin, inside, place, round_up_tf32, widen
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
 FEW = tl.constexpr(4)  # shifts that are compared one by one

@@ -26,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.ampere.async_copy import wait_gro
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
 from .gluon_names import barrier, seen_as, shared_layout
+from .tiles import round_up_tf32
 from .turn_weight_read import copy_plane, high_of, load_plane, plane_at, sheet_layout
 from .turn_weight_sums import add_tile, no_sums, write_sums
 from .walk_weight import first_tap
@@ -56,11 +57,9 @@ def tile_layout(TURN, WARPS, high):
 
 @gluon.jit
 def rounded(tile):
-    """As a product takes it, which cuts TF32 off: half of what is cut off is added to what is a number."""
+    """As a product takes it."""
     if tile.dtype.primitive_bitwidth == 32:
-        tile = gl.inline_asm_elementwise(
-            "{ .reg .pred p; setp.eq.f32 p, $1, $1; mov.b32 $0, $1; @p add.s32 $0, $1, 4096; }", "=r,r", [tile], dtype=gl.float32,
-            is_pure=True, pack=1)
+        tile = round_up_tf32(tile)
     return tile
 
 

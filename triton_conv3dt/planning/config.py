@@ -3,7 +3,6 @@ says.
 """
 
 from dataclasses import dataclass
-from math import prod
 
 from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
 from . import boxes, flat, pairs, taps, walks, weight_pairs, weight_turns, weight_walks

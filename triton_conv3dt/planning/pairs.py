@@ -11,7 +11,7 @@ packed for it where it has another order; or, of 16 bits where kernel = stride, 
 of one residue, of rows that are fetched once for them (halos.py).
 """
 
-from math import gcd, prod
+from math import prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
 from ..problems.problem import Problem, exceed_31_bits
