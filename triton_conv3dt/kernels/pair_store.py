@@ -148,7 +148,7 @@ def store(tile, y, b, residual, pre, first, origin, phase, last, size, y_size, y
 def with_bias(tile, b, first, ROWS: gl.constexpr, LINES: gl.constexpr, PHASES: gl.constexpr, PHASE_MINOR: gl.constexpr, LAST: gl.constexpr):
     """An arranged tile and the bias of its lines. Where these are (channel, phase) a thread has neighbouring channels, and loads them at
     once."""
-    if PHASE_MINOR and PHASES > 1 and not LAST:
+    if PHASE_MINOR and PHASES > 1 and LINES % PHASES == 0 and not LAST:
         CHANNELS: gl.constexpr = LINES // PHASES
         parted = tile.reshape([CHANNELS, PHASES, tile.shape[1]])
         channel = first // PHASES + gl.arange(0, CHANNELS, gl.SliceLayout(1, gl.SliceLayout(2, parted.type.layout)))
