@@ -73,6 +73,10 @@ REFUSED = {  # problem, device, config: the reason
     "an odd height": ("grad_input n2 ci64 co64 in8 k3x3x2 s2 p1x1x0 float16", "nvidia_h200", LINES, "the stride divides its height"),
     "rows of few channels": ("forward ci64 co12 in8 k3 s2 p1 float16 channels_last", "nvidia_h200",
                              Config("pair", 64, 128, 64, 4, 3, ALL, box=(2, 8, 8)), "boxes of the weight have 8 rows"),
+    "many phases": ("forward ci64 co16 in8 k4x8x8 s4x8x8 float16", "nvidia_h200", replace(PLANES, block_m=128),
+                    "256 phases of a channel are no power of two of at most 128"),
+    "many phases, channels last": ("forward ci64 co16 in8 k8x4x4 s8x4x4 float16 channels_last w_minor=tap", "nvidia_h200", PLANES,
+                                   "64 rows of a tile are written at once"),
 }
 
 

@@ -48,7 +48,10 @@ def row_and_phase(line, first, ROWS: gl.constexpr, LINES: gl.constexpr, PHASES: 
     """The channel and the phase of a line of an arranged tile whose first line is given, and whether there is such a line: the same for a
     run of channels."""
     CHANNELS: gl.constexpr = LINES // PHASES
-    if PHASE_MINOR:
+    if PHASE_MINOR and CHANNELS == 0:  # a part of one channel's
+        channel, phase = (first + line) // PHASES, (first + line) % PHASES
+        return channel, phase, channel < ROWS
+    elif PHASE_MINOR:
         if LAST:
             channel, phase = first // PHASES + line % CHANNELS, line // CHANNELS
         else:

@@ -288,6 +288,11 @@ def _fits_lines(config, p: Problem) -> str | None:
     return None
 
 
+def _stored(config) -> int:
+    """Rows of a tile that its programs write at once: half after half, where it has more elements."""
+    return min(config.block_m, WRITTEN * 32 * config.warps * config.ctas // config.block_n)
+
+
 def _fits_weight(config, problem: Problem) -> str | None:
     """Why the weight cannot be read so, or None."""
     if problem.w_minor == "scattered" and not packs(problem, config):
@@ -295,7 +300,9 @@ def _fits_weight(config, problem: Problem) -> str | None:
     if weight_reading(problem, config) == "flat":
         phases = merged(problem, config)
         if problem.w_minor == "tap" and (phases & (phases - 1) or phases > config.block_m):
-            return f"{phases} phases of a channel are no power of two"
+            return f"{phases} phases of a channel are no power of two of at most {config.block_m} rows of a tile"
+        if problem.w_minor == "tap" and problem.y_layout == "channels_last" and phases > _stored(config):
+            return f"{_stored(config)} rows of a tile are written at once, where channels come last, and a channel has {phases} phases"
         return None
     if problem.item == 2 and problem.direction == "forward" and _whole(problem, config) and packs(problem, config):
         return "one launch reads the weight of a kernel = stride as it lies: the gather and descriptor paths do"
