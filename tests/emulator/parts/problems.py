@@ -25,7 +25,7 @@ LAYERS = (
     "n2 ci64 co32 in3x4x8 k2 s2 g2",
     "ci64 co64 in3x4x8 k3 s2 p1 op1 g2", "n2 ci32 co32 in4x5x8 k5 s2 p2 op1 g32", "ci28 co28 in4x5x8 k3 p1 g28",
     "ci64 co3 in3x4x5 k3 s2 p1 op1", "n2 ci32 co1 in3x4x6 k4 s2 p1", "ci16 co8 in3x4x6 k4 s2 p1",
-    "ci3 co16 in4x5x8 k4 s2 p1", "ci16 co16 in4x5x8 k3 p2 d2")
+    "ci3 co16 in4x5x8 k4 s2 p1", "ci16 co16 in4x5x8 k3 p2 d2", "ci24 co3 in2x4x8 k4x8x8 s4x8x8", "ci16 co8 in2x3x8 k2x8x8 s2x8x8")
 DTYPES = ("float16", "bfloat16", "float32 tf32", "float32 tf32", "float32 tf32x3", "float32 ieee")
 LARGEST_TILE = {True: 64 * 64, False: 128 * 128}  # ieee or not: larger ones say nothing more of so small layers
 MOST_WARPS = 4096  # of a launch
