@@ -32,7 +32,7 @@ ROWS = [(target, direction, form, layer, layout, DTYPES[i % 3]) for i, (target, 
     *((HOPPER, direction, form, layer, "channels_last") for direction, form, layer in (
         ("forward", "rows", "k1"), ("forward", "rows", "k2s2"), ("forward", "box", "k3s2p1"), ("forward", "box", "k4s2p1"),
         ("grad_input", "rows", "k1"), ("grad_input", "strided", "k2s2"), ("grad_input", "strided", "k4s2p1")))))]
-LEAST, MOST = 0.35, 1.6  # instructions of PTX by those of machine code; 0.42 to 1.34 with Triton 3.7.1
+LEAST, MOST = 0.35, 1.6  # instructions of PTX, but for moves, by those of machine code; 0.46 to 1.47 with Triton 3.7.1
 
 
 @pytest.fixture
@@ -77,7 +77,8 @@ def test_instructions_and_bytes(target, direction, form, layer, layout, dtype, r
     programs = prod(plan.schedule.main.grid)
     request.getfixturevalue("assembled")
     machine = bounds.count(bounds.execution(machinecode.listing(compile_plan(plan))[1], terms.trips(plan))).total()
-    ratio = found["warp_instructions"] / (programs * config.warps * machine)
+    moved = found["classes"].get("move", 0)  # which the assembler does by giving another register its name
+    ratio = (found["warp_instructions"] - moved) / (programs * config.warps * machine)
     read = found["tensor_bytes"] + found["bytes_asked"]["copy"] + found["bytes_asked"]["load"]
     planned = programs * terms.trips(plan) * costs.step_bytes(config, problem)
     print(f"RATIO {target} {direction} {form} {layer} {layout} {dtype}: {ratio:.2f} {read / planned:.2f} {config}")
