@@ -21,7 +21,7 @@ MANY = 128  # registers of sums that leave room for few
 WORD = 4  # bytes that are copied at once
 SLACK = 2048  # bytes beside what is kept, which begins at multiples of 1024
 REGISTERS = 176  # of a thread that sums and places of x may take: beyond, ptxas spills
-ONE_BY_ONE = 8  # fewer, where rows of few lines are read one by one, or rows of dz in memory begin anywhere
+ONE_BY_ONE = 8  # fewer, where rows of few lines are read one by one, or few warps cross taps of rows that begin anywhere in memory
 MOST = 4  # rows that are copied at once
 WAYS = (("crossed", "columns", "columns"), ("programs", "columns", "columns"))
 
@@ -242,7 +242,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
         return f"rows of dz that are read at once lie {stride} apart, no power of two"
     if any(sheet.places > 2 * wide for sheet in turn.sheets):
         return f"taps along w reach further than the {wide} places of a patch"
-    most = REGISTERS - ONE_BY_ONE * (stride * config.block_m < LINES or problem.y_run == 1)
+    narrow = problem.y_run == 1 and config.taps[0] == "crossed" and config.warps == 4
+    most = REGISTERS - ONE_BY_ONE * (narrow or stride * config.block_m < LINES)
     if (taken := registers(problem, config)) > most:
         return f"sums and places of x would take {taken} registers of a thread, {most} are left for them"
     if exceed_31_bits(*problem.out_size, steps(problem, config) + config.shares):
