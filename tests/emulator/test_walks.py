@@ -240,7 +240,8 @@ WAITED = "wait|NaN|pending|wrong|differ"
     ("as it lies, dilated", without_waits, WAITED), ("as it lies, dilated", without_barriers, "warned|race|read|wrong"),
     ("16 bits as they lie, dilated", without_waits, WAITED),
     ("16 bits as they lie, dilated", without_barriers, "warned|race|read|wrong"),
-    ("a halo", without_waits, WAITED), ("a halo", without_barriers, "warned|race|read|wrong"), ("a halo, dilated", without_waits, WAITED), ("a halo, dilated", without_barriers, "warned|race|read|wrong"),
+    ("a halo", without_waits, WAITED), ("a halo", without_barriers, "warned|race|read|wrong"),
+    ("a halo, dilated", without_waits, WAITED), ("a halo, dilated", without_barriers, "warned|race|read|wrong"),
     ("a halo, copied", without_barriers, "warned|race|read|wrong"), ("a halo, copied", without_copies_waits, WAITED),
     ("16 bits as they lie, dilated", other_neighbour, "wrong|differ"), ("16 bits as they lie, gradient", other_neighbour, "wrong|differ")))
 def test_faults_are_found(name, edit, found):

@@ -27,7 +27,6 @@ from triton_conv3dt.problems.problem import DIRECTIONS
 FILE = Path(__file__).parents[2] / "benchmarks" / "limits" / "choice.csv"
 DEVICE = Device.named("nvidia_h200")
 EVERY = 5  # of the layers, in the directions in turn
-PASSES = ("pack", "to_channels_last", "to_residues", "sum_parts")
 FIRST = 6  # candidates that are compiled: the cheapest by the model, and as many that it expects to be bound the least
 NEAR = 1.15  # times the best; where the default is further, those that are as busy are asked
 COLUMNS = ("layer", "direction", "default", "best", "ratio", "as_busy", "as_busy_ratio", "as_busy_config", "compiled", "default_config",
@@ -45,8 +44,7 @@ def chosen(problem) -> list:
 
 def busy(problem, config) -> int:
     """SMs that have a program."""
-    product = next(one for one in schedule(problem, config).launches if one.kernel not in PASSES)
-    return min(DEVICE.sms, prod(product.grid) * config.ctas)
+    return min(DEVICE.sms, prod(schedule(problem, config).main.grid) * config.ctas)
 
 
 def row(layer, direction: str) -> tuple:

@@ -68,15 +68,20 @@ class Record:
             self._first(tensors)
             return
         if self.describe:
-            tensors = list(tensors)
-            for i, describe in enumerate(self.describe):
-                tensors[i] = describe(tensors[i])
+            tensors = self._described(tensors)
         self.run(*self.grid, self.get_stream(index), *self.fixed, *tensors, *self.arguments)
+
+    def _described(self, tensors: tuple) -> list:
+        """The first of them as their descriptors."""
+        tensors = list(tensors)
+        for i, describe in enumerate(self.describe):
+            tensors[i] = describe(tensors[i])
+        return tensors
 
     def _first(self, tensors: tuple) -> None:
         numbers, constants = numbers_of(self.given, tensors), constants_of(self.given)
         self.describe = descriptors(self.given, tensors)
-        tensors = *(describe(t) for describe, t in zip(self.describe, tensors)), *tensors[len(self.describe):]
+        tensors = self._described(tensors)
         ready = self.kernel.warmup(*tensors, *numbers, grid=self.grid, **constants, **options_of(self.given))
         spilled = bool(ready and ready.run and ready.n_spills)  # known once it is loaded, as `run` asks for
         compiled = self.kernel[self.grid](*tensors, *numbers, **constants, **options_of(self.given, spilled))

@@ -8,7 +8,7 @@ from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
 from . import boxes, flat, pairs, taps, walks, weight_pairs, weight_turns, weight_walks
 from .boxes import copyable, seen  # noqa: F401: asked of a config by others
 from .device import Device
-from .phases import join_factor, phase_origin, rows_and_reduction  # noqa: F401: asked of a config by others
+from .phases import join_factor, rows_and_reduction  # noqa: F401: asked of a config by others
 
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
@@ -37,8 +37,7 @@ class Config:
     copy: a channels-first x, or dz of an input gradient, is copied to channels_last first; by a walk and a pair, padded where it must be; of a
     grad_weight both are copied as taps.py explains, by a pair dz as weight_pairs.py does. Without one, a walk reads TF32 as it lies.
     merge: which axes have their phases among the rows; a walking input gradient may sum residues along w side by side, of a copy or as
-    words of 16 bits have two, and one with
-    taps among the channels may have pairs of places along w among its rows.
+    words of 16 bits have two, and one with taps among the channels may have pairs of places along w among its rows.
     flat: of how many axes of an input gradient, w first, the taps are summed over beside the channels, block_k of both at a time
     (planning/flat.py).
     shares: programs that share a reduction over positions, or, of an input gradient, over taps and channels. taps: the way of each axis

@@ -10,21 +10,20 @@ from math import gcd, prod
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from . import boxes, flat, lanes, pairs, taps, weight_pairs
-from .config import SMALLEST_DOT, Config, join_factor, pairing, phase_origin, rows_and_reduction, walking
+from .config import SMALLEST_DOT, Config, join_factor, pairing, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
+from .phases import coarse_places, origins_of
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Where each axis counts its phases from."""
-    return tuple(phase_origin(problem, name) if merged else 0 for name, merged in zip("dhw", config.merge))
+    return origins_of(problem, config.merge)
 
 
 def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
-    """Coarse places per axis: of the output's phases forward, of x otherwise."""
-    if problem.direction != "forward":
-        d, h, w = problem.in_size
-        return d, h, ceil_div(w, flat.places(config))
-    return tuple(a.steps(o) for a, o in zip(problem.axes, origins(problem, config)))
+    """Coarse places per axis, several of x along w together where an input gradient has them among its rows."""
+    d, h, w = coarse_places(problem, config.merge)
+    return d, h, w if problem.direction == "forward" else ceil_div(w, flat.places(config))
 
 
 def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | list[WeightAxis]:

@@ -20,6 +20,18 @@ def join_factor(problem: Problem, merge) -> int:
     return 2 if axis.stride == 2 else 1
 
 
+def origins_of(problem: Problem, merge) -> tuple[int, int, int]:
+    """Where each axis counts its phases from."""
+    return tuple(phase_origin(problem, name) if merged else 0 for name, merged in zip("dhw", merge))
+
+
+def coarse_places(problem: Problem, merge) -> tuple[int, int, int]:
+    """Coarse places per axis: of the output's phases forward, of x otherwise."""
+    if problem.direction != "forward":
+        return problem.in_size
+    return tuple(a.steps(o) for a, o in zip(problem.axes, origins_of(problem, merge)))
+
+
 def phase_origin(problem: Problem, axis: str) -> int:
     """Where merged phases along "d", "h" or "w" are counted from; a channels-first output wants its w runs aligned."""
     return 0 if axis == "w" and problem.y_layout == "channels_first" else problem.axes["dhw".index(axis)].aligned_origin

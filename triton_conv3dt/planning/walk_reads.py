@@ -5,22 +5,15 @@ from functools import lru_cache
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from .phases import phase_origin
+from .phases import coarse_places
 from .walk_constants import Sheet, Walk
 from .walk_memory import read
 from .walk_tables import uses
 
 
-def steps(problem: Problem, config) -> tuple[int, int, int]:
-    """Coarse places, as lowering.steps has them."""
-    if problem.direction != "forward":
-        return problem.in_size
-    return tuple(axis.steps(phase_origin(problem, name) if m else 0) for axis, name, m in zip(problem.axes, "dhw", config.merge))
-
-
 def along(problem: Problem, config, run: int) -> int:
     """Places from one row to the next in a run of them, such that what taps reach beyond a row is zeros. Even where two are read at once."""
-    shifts, places = [shift for _, _, shift, _ in uses(problem, 2, config.merge[2])], steps(problem, config)[2]
+    shifts, places = [shift for _, _, shift, _ in uses(problem, 2, config.merge[2])], coarse_places(problem, config.merge)[2]
     _, _, _, size, step = read(problem)
     found = max(places + max(shifts), places, ceil_div(size[2], step[2]) - min(0, *shifts))
     return found + found % 2 * (run == 2 and step[2] == 1)

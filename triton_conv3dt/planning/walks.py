@@ -20,7 +20,7 @@ from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
 from . import walk_memory, walk_reads
 from .device import Device
-from .phases import rows_and_reduction
+from .phases import coarse_places, rows_and_reduction
 from .walk_constants import Walk
 from .walk_memory import beside, in_runs, read, row_channels, shape, summed, turned, written  # noqa: F401: turned is asked of a walk
 from .walk_tables import APART, FEWEST, PADDED, TOGETHER, WARPGROUP, tables, uses
@@ -132,7 +132,7 @@ def fetched(problem: Problem, config) -> float:
     lies outside."""
     w, part = walk(problem, config), _channels_read(problem, config)
     size, step = shape(problem, config)[1], read(problem)[4]
-    return part * walk_reads.inside(w, config.box[0], walk_reads.steps(problem, config), size, step) if w.turned else part
+    return part * walk_reads.inside(w, config.box[0], coarse_places(problem, config.merge), size, step) if w.turned else part
 
 
 def _channels_read(problem: Problem, config) -> float:
@@ -238,7 +238,8 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     joined = beside(problem, config.merge) > 1
     if config.copy and plain and not joined:
         return "a copy to channels_last is made of what cannot be read as it is"
-    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not (joined and (config.copy or walk_memory.in_words(problem)))):
+    sided = joined and (config.copy or walk_memory.in_words(problem))  # by side
+    if problem.direction != "forward" and (any(config.merge[:2]) or config.merge[2] and not sided):
         return "only a forward has phases to merge; an input gradient merges residues along w, those of a copy, or two of few channels in words"
     if config.halo and (config.copy or not walk_memory.aligned(problem)):
         return "a halo along w is kept of 16 bits in channels_last that are not copied, whose channels are whole 16 bytes"
