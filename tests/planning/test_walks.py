@@ -20,12 +20,12 @@ NONE, W, WAYS = (False,) * 3, (False, False, True), (walk_tables.APART, walk_tab
 KERNELS = ("k3 p1", "k5 p2", "k3 s2 p1 op1", "k4 s2 p1", "k5 s2", "k2x4x3 s2x3x2", "k3 p2 d2", "k7x1x2 s1x1x2", "k9 s2 p3")
 
 
-def place_read(sheets, product, along):
-    """(residue, shift) of what a product reads, along h and along w."""
-    sheet = sheets[product.sheet]
-    down, below = divmod(product.row - sheet.row, sheet.pitch)
-    assert not below and 0 <= down <= sheet.rows - (1 if along else 8) and 0 <= product.shift <= sheet.reach
-    shift = sheet.shift + product.shift
+def place_read(sheets, run, along):
+    """(residue, shift) of a run of rows, along h and along w."""
+    sheet = sheets[run.sheet]
+    down, below = divmod(run.row - sheet.row, sheet.pitch)
+    assert not below and 0 <= down <= sheet.rows - (1 if along else 8) and 0 <= run.shift <= sheet.reach
+    shift = sheet.shift + run.shift
     h = (shift + along // 2) // along if along else sheet.first + down
     return sheet.residue, h, sheet.residue_w, shift - h * along
 
@@ -41,7 +41,7 @@ def taps_met(problem, merge, way, lines=None, along=0):
                 for age in range(sum(t["bundles"][:bundle]), sum(t["bundles"][:bundle]) + size):
                     for column in range(t["live"][min(age, t["span"] - 1)]):
                         taps = slots[slot] if slots else (slot,)
-                        *read, w = one.residue, *place_read(t["sheets"], one, along)
+                        *read, w = one.run.residue, *place_read(t["sheets"], one.run, along)
                         further = 0, max(0, t["second"])
                         found.update((number, *read, w - further[i > 0], age, column, i, tap) for i, tap in enumerate(taps) if tap >= 0)
                         slot += 1
@@ -169,7 +169,7 @@ def test_groups_that_registers_hold_together_read_a_run_once(text, merge, block_
     config = Config("walk", block_m, 64, min(32, problem.ci), 4, 2, merge, box=(9, 8, 8), halo=walk_memory.aligned(problem))
     walk, rows = walks.walk(problem, config), walks.walk(problem, replace(config, halo=False, copy=True))
     assert walk.abreast == abreast and rows.abreast == (1 if problem.item == 2 else abreast)
-    apart = sum(len({(p.residue, p.row, p.shift) for bundle in group for p in bundle}) for group in walk.products)
+    apart = sum(len({p.run for bundle in group for p in bundle}) for group in walk.products)
     assert (apart, walks.runs(problem, walk)) == runs
 
 

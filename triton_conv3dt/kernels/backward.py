@@ -11,7 +11,7 @@ A tile is TILE.m >= CI input channels by TILE.n >= CO * taps columns by TILE.k p
 import triton
 import triton.language as tl
 
-from .tiles import in_runs, place, position, quotient, widen
+from .tiles import place, position, quotient, whole_runs, widen
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, magics, shifts, g_stride
         index = tile * BLOCK_K + o_q // SPLIT
         z_place = carried(index, size, magics, shifts, z_stride, INDEX) + (index * SW + o_q % SPLIT) * g_stride[4]
         z_place = tl.max_contiguous(tl.multiple_of(z_place, Z_RUN), 1 if Z.last else Z_RUN)
-        m_z = (tile * PLACES + o_q < in_runs(P * SPLIT, 1 if Z.last else Z_RUN))[None, :]
+        m_z = (tile * PLACES + o_q < whole_runs(P * SPLIT, 1 if Z.last else Z_RUN))[None, :]
         if COLUMNS < BLOCK_N:
             m_z = m_z & m_line[:, None]
         b_z = tl.load(dy + (z_line[:, None] + z_place[None, :]), mask=m_z, other=0.0)  # [LINES, PLACES]
@@ -118,7 +118,7 @@ def backward(dy, x, w, saved, dx, parts, sums, P, size, magics, shifts, g_stride
                 runs = tl.sum(b_z.to(tl.float32).reshape(LINES, APART, KEPT, FOLD), axis=3)
                 total += tl.sum(runs, axis=1)
         index = tile * BLOCK_K + o_k
-        m_x = (index < in_runs(P, (1 if X.last else X_RUN) if O.last else O_RUN))[None, :]
+        m_x = (index < whole_runs(P, (1 if X.last else X_RUN) if O.last else O_RUN))[None, :]
         if CI < BLOCK_M:
             m_x = m_x & (ci < CI)[:, None]
         x_place = tl.multiple_of(carried(index, size, magics, shifts, x_stride, INDEX) + index * x_stride[4], X_RUN)

@@ -19,8 +19,8 @@ import triton.language as tl
 from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
-    axis_taps, box_origin, gathered, in_runs, inside, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts,
-    tap_of_step, widen, write
+    axis_taps, box_origin, gathered, inside, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts,
+    tap_of_step, whole_runs, widen, write
 )
 from .turned import turned, turned_back
 
@@ -74,7 +74,7 @@ def multiply(acc, p_w, m_w, b_x, rw, w_tap, first_w, jw, FIRST: tl.constexpr, ST
     else:
         if AXIS_W.guard:
             m_w = m_w & weight_guard(AXIS_W, first_w, jw, rw + FIRST, W)[:, None]
-        b_w = tl.load(p_w + FIRST * in_runs(w_tap, W_RUN), mask=m_w, other=0.0)  # of one tap a mark would be lost
+        b_w = tl.load(p_w + FIRST * whole_runs(w_tap, W_RUN), mask=m_w, other=0.0)  # of one tap a mark would be lost
         if DOT.round:
             b_w = round_up_tf32(b_w)
         acc = tl.dot(b_w, b_x, acc, input_precision=PRECISION, out_dtype=tl.float32)
@@ -189,7 +189,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, magics, shifts, x_size, y_
         TURNED: tl.constexpr = TILE.turned
         o_n = turned(BLOCK_K, BLOCK_N * SPLIT, TURNED)[1] if TURNED is not None else tl.arange(0, BLOCK_N * SPLIT)
         if parts is None:
-            x_live = i_position * (BLOCK_N * SPLIT) + o_n < in_runs(P * SPLIT, 1 if X.last or FLAT else X_RUN)
+            x_live = i_position * (BLOCK_N * SPLIT) + o_n < whole_runs(P * SPLIT, 1 if X.last or FLAT else X_RUN)
             n, td, th, tw = position_by_factors(i_position * BLOCK_N + o_n // SPLIT, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)
         else:
             start, last = in_sample(i_position, size, BLOCK_N, INDEX)
@@ -289,7 +289,7 @@ def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, 
     column = tl.arange(0, BLOCK_N * JOIN)
     if BOX is None and parts is None:
         n, td, th, tw = position_by_factors(i_position * BLOCK_N + column // JOIN, size, magics, shifts, AXIS_D, AXIS_H, AXIS_W, INDEX)
-        live_column = i_position * (BLOCK_N * JOIN) + column < in_runs(P * JOIN, 1 if Y.last else Y.run)
+        live_column = i_position * (BLOCK_N * JOIN) + column < whole_runs(P * JOIN, 1 if Y.last else Y.run)
     elif BOX is None:
         Y_RUN: tl.constexpr = 1 if Y.last else Y.run
         start, last = in_sample(i_position, size, BLOCK_N, INDEX)
@@ -298,7 +298,7 @@ def finish(tile, y, residual, pre, parts, b, i_row, i_position, group, i_phase, 
     else:
         n, td, th, tw = box_origin(i_position, size, BOX)
         WIDTH: tl.constexpr = BOX[2] * JOIN
-        live_w = tw * JOIN + column % WIDTH < in_runs(size[2] * JOIN, 1 if Y.last else Y.run)
+        live_w = tw * JOIN + column % WIDTH < whole_runs(size[2] * JOIN, 1 if Y.last else Y.run)
         td, th, tw = td + column // (WIDTH * BOX[1]), th + column // WIDTH % BOX[1], tw + column % WIDTH // JOIN
         live_column = (td < size[0]) & (th < size[1]) & live_w
     base_d = td * AXIS_D.out_step + phase[0] - AXIS_D.origin

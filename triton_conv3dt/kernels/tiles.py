@@ -123,7 +123,7 @@ def inside(place, size):
 
 
 @triton.jit
-def in_runs(count, RUN: tl.constexpr):
+def whole_runs(count, RUN: tl.constexpr):
     """A count that is a multiple of RUN, so that the compiler sees it, too: what is below it is the same along a run."""
     return count // RUN * RUN
 
@@ -140,7 +140,7 @@ def gathered(live, origin, shift, size, AXIS_D: tl.constexpr, AXIS_H: tl.constex
         live = live & inside(tl.max_constancy(origin[1] + shift[1], RUN), size[1])
     if AXIS_W.halo:
         w = tl.multiple_of(origin[2] + shift[2], SPLIT)
-        live = live & inside(tl.max_contiguous(w, SPLIT), in_runs(size[2], WHOLE))
+        live = live & inside(tl.max_contiguous(w, SPLIT), whole_runs(size[2], WHOLE))
     return live
 
 

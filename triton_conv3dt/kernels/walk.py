@@ -37,16 +37,14 @@ def run_of(WALK, turn, residue, number):
 @gluon.constexpr_function
 def number_of(WALK, group, bundle, run):
     """Which product of a bundle reads a run, -1 where none does."""
-    where = run.residue, run.row, run.shift
-    return next((i for i, p in enumerate(WALK.products[group][bundle]) if (p.residue, p.row, p.shift) == where), -1)
+    return next((i for i, product in enumerate(WALK.products[group][bundle]) if product.run == run), -1)
 
 
 @gluon.constexpr_function
 def begins(WALK, group, bundle, run):
     """Whether none before it of its turn has a product of a bundle."""
-    met = {(p.residue, p.row, p.shift) for p in WALK.products[group][bundle]}
-    first = next(r for r in WALK.runs[group // WALK.abreast] if (r.residue, r.row, r.shift) in met)
-    return (first.residue, first.row, first.shift) == (run.residue, run.row, run.shift)
+    met = [product.run for product in WALK.products[group][bundle]]
+    return next(first for first in WALK.runs[group // WALK.abreast] if first in met) == run
 
 
 @gluon.constexpr_function
@@ -58,8 +56,8 @@ def slot_of(WALK, group, bundle, i, block):
 @gluon.constexpr_function
 def readers(WALK, turn, run):
     """How many products of a turn read a run; a wait counts seven at most."""
-    groups, where = WALK.products[turn * WALK.abreast:(turn + 1) * WALK.abreast], (run.residue, run.row, run.shift)
-    return min(7, sum((p.residue, p.row, p.shift) == where for group in groups for bundle in group for p in bundle))
+    groups = WALK.products[turn * WALK.abreast:(turn + 1) * WALK.abreast]
+    return min(7, sum(product.run == run for group in groups for bundle in group for product in bundle))
 
 
 @gluon.constexpr_function

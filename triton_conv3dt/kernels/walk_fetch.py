@@ -27,28 +27,6 @@ def loaded(WALK):
     return WALK.turned and not WALK.copied
 
 
-@gluon.constexpr_function
-def taken(WALK, warps):
-    """Registers of a thread for its sums, and for what it loads of a plane before that is stored."""
-    groups = len(WALK.groups)
-    under_way = min(2 * WALK.abreast + (WALK.twins and WALK.abreast == 1), groups)
-    sums = (sum(WALK.live[1:]) * groups + WALK.live[0] * under_way) * WALK.columns * WALK.high * WALK.wide
-    loads = WALK.blocks * sum(s.rows * (WALK.wide + s.reach) for s in WALK.sheets) * WALK.channels // min(WALK.run, 2)
-    return (sums + loads * (WALK.turned and not WALK.copied)) // (32 * warps)
-
-
-@gluon.constexpr_function
-def crowded(taken, WALK):
-    """Whether that leaves none for what copies and loads could keep from plane to plane; twins are written from more of them."""
-    return taken > (40 if WALK.twins else 64)
-
-
-@gluon.constexpr_function
-def ahead(taken, WALK, warps):
-    """Whether there are registers for what is loaded while products take their time: with two of their first operands, not all there are."""
-    return taken + WALK.high * WALK.wide * WALK.channels // (32 * warps) <= 170
-
-
 @gluon.jit
 def here(value):
     """Zero, of a value that is none below zero, but not to the compiler, which would compute what it is added to early, before the
@@ -82,13 +60,12 @@ def fetch_sheet(patch, line, ring, row, ready, plane, h, w, channel, x_w, wanted
 
 
 @gluon.jit
-def begin_plane(patch, ring, wanted, n, t, h, w, x_size, x_stride, RESIDUE: gl.constexpr, WHEN: gl.constexpr, WALK: gl.constexpr,
+def begin_plane(patch, ring, wanted, n, t, h, w, x_size, x_stride, RESIDUE: gl.constexpr, EARLY: gl.constexpr, WALK: gl.constexpr,
                 AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, WARPS: gl.constexpr):
-    """What of a plane is loaded before it is stored, if that is WHEN: ahead of products that it is not for, or after them."""
-    TAKEN: gl.constexpr = taken(WALK, WARPS)
-    if loaded(WALK) and WHEN == ahead(TAKEN, WALK, WARPS):
+    """What of a plane is loaded before it is stored, if that is when: EARLY, ahead of products that it is not for, or after them."""
+    if loaded(WALK) and EARLY == WALK.early:
         d = t * AXIS_D.in_step + WALK.residues[RESIDUE]
-        zero = here(gl.maximum(d, 0)) if crowded(TAKEN, WALK) else 0
+        zero = here(gl.maximum(d, 0)) if WALK.crowded else 0
         return load_plane(patch, wanted & (d >= 0) & (d < x_size[0]), n, d, h, w, zero, x_size, x_stride, WALK, AXIS_H.in_step,
                           AXIS_W.in_step, WARPS)
     else:
@@ -117,7 +94,7 @@ def fetch_plane(begun, patch, line, ring, ready, slot, wanted, n, t, h, w, x_siz
                 zero = here(gl.maximum(plane, 0))
                 row = ((slot + zero) * BLOCKS + block) * WALK.rows + row_of_sheet(WALK, i)
                 if WALK.turned:
-                    zero = zero if crowded(taken(WALK, WARPS), WALK) else 0
+                    zero = zero if WALK.crowded else 0
                     place = patch + gl.multiple_of(n * x_stride[0] + d * x_stride[2], RUN)
                     copy_sheet(place, ring, row, wanted & (plane >= 0), h, w, block * WALK.channels,
                                zero, x_size, x_stride, i, WALK, AXIS_H.in_step, AXIS_W.in_step, WARPS)

@@ -18,15 +18,21 @@ class Sheet(NamedTuple):
     pitch: int = 1
 
 
-class Product(NamedTuple):
-    """One product of a walk: of the plane with this residue (by number), the patch that begins at this row, in a sheet (by number), and
-    `shift` places further along w, with the weights from this slot on."""
+class Run(NamedTuple):
+    """Rows of a patch as products read them: of the plane with this residue (by number), from this row on, in a sheet (by number), and
+    `shift` places further along w."""
 
     residue: int
     row: int
-    slot: int
     sheet: int = 0
     shift: int = 0
+
+
+class Product(NamedTuple):
+    """One product of a walk: of a run of rows with the weights from this slot on."""
+
+    run: Run
+    slot: int
 
 
 class Walk(NamedTuple):
@@ -39,8 +45,10 @@ class Walk(NamedTuple):
     for zeros. groups: phases (d, h, w) that are summed apart; phases: those that are columns of one product. bundles: how many
     numbers of steps to come are columns of one product, side by side; products: by group, then by bundle. together: weight tiles
     that are fetched at once. turned: what is read lies in any order, has `summed` channels, and TF32 is not rounded yet. run: neighbours
-    that are read at once, channels, or places of 16 bits; copied: not by registers. twins: groups are written in pairs, phases along w.
-    abreast: groups that are summed in one turn; runs: what the products of each turn read, in the order in which they do: one of each.
+    that are read at once, channels, or places of 16 bits; copied: not by registers, which all else passes by that is turned. early: it is
+    loaded ahead of products that it is not for; crowded: no registers keep addresses from plane to plane. twins: groups are written in
+    pairs, phases along w.
+    abreast: groups that are summed in one turn; runs: what the products of each turn read, in the order in which they do.
     along: a patch is a run of `wide` places, row after row of a plane, that begin so many places one after the other; 0 where it is not.
     second: both residues along w are summed side by side, and the second lies so many places further in its lines; -1 where they are not.
     """
@@ -67,9 +75,11 @@ class Walk(NamedTuple):
     summed: int = 0
     run: int = 1
     copied: bool = False
+    early: bool = False
+    crowded: bool = False
     twins: bool = False
     abreast: int = 1
-    runs: tuple[tuple[Product, ...], ...] = ()
+    runs: tuple[tuple[Run, ...], ...] = ()
     along: int = 0
     second: int = -1
 

@@ -5,7 +5,7 @@ from itertools import count, product
 
 from ..problems.problem import Problem
 from .phases import phase_origin
-from .walk_constants import Product, Sheet
+from .walk_constants import Product, Run, Sheet
 from .walk_memory import beside
 
 WARPGROUP = 64  # rows of its products
@@ -59,13 +59,14 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
             taps = [tuple(_tap(known, problem.kernel, phase, (rd, rh, rw + i), (sd, sh, sw - more)) for i, more in enumerate(further))
                     for phase in phases_met]
             row, shift = (sheet.row, sh * along + sw) if along else (sheet.row + (sh - sheet.first) * sheet.pitch, sw)
-            found.setdefault((_bundle(bundles, age), residues.index(rd), row, number, shift - sheet.shift), {})[age] = taps
+            run = Run(residues.index(rd), row, number, shift - sheet.shift)
+            found.setdefault((_bundle(bundles, age), run), {})[age] = taps
         products.append([[] for _ in bundles])
-        for (bundle, residue, row, *read), by_age in found.items():
+        for (bundle, run), by_age in found.items():
             first, taps = sum(bundles[:bundle]), []
             for age in range(first, first + bundles[bundle]):
                 taps += by_age.get(age, [(-1,) * residues_w] * live[min(age, len(live) - 1)])
-            products[-1][bundle].append(Product(residue, row, len(slots) if several else taps[0][0], *read))
+            products[-1][bundle].append(Product(run, len(slots) if several else taps[0][0]))
             slots += taps
     return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
                 second=second, slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
@@ -73,11 +74,11 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
 
 
-def runs(products, abreast: int) -> tuple[tuple[Product, ...], ...]:
-    """For each turn of so many groups one product of every run of rows that it reads, residue after residue."""
+def runs(products, abreast: int) -> tuple[tuple[Run, ...], ...]:
+    """For each turn of so many groups every run of rows that it reads, residue after residue."""
     turns = [products[i:i + abreast] for i in range(0, len(products), abreast)]
-    found = [{(p.residue, p.row, p.shift): p for group in turn for bundle in group for p in bundle} for turn in turns]
-    return tuple(tuple(sorted(turn.values(), key=lambda p: p.residue)) for turn in found)
+    found = [dict.fromkeys(p.run for group in turn for bundle in group for p in bundle) for turn in turns]
+    return tuple(tuple(sorted(turn, key=lambda run: run.residue)) for turn in found)
 
 
 def _bundle(bundles: tuple[int, ...], age: int) -> int:

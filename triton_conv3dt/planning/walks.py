@@ -29,8 +29,6 @@ from .walk_tables import runs as runs_of
 TURNING, ROUNDING = 0.8, 0.35  # instructions for an element that is copied by itself, or rounded in registers, over one that is written
 LINE = 8  # neighbouring places of a line in four channels, which are written at once
 SLACK = 4096  # bytes for barriers, and for buffers that start at multiples of 1024
-
-
 MOST_TOGETHER = 16  # weight tiles that are fetched at once
 
 
@@ -40,7 +38,6 @@ def walk(problem: Problem, config) -> Walk:
     _, high, wide = config.box
     turned, channels = walk_memory.turned(problem, config), summed(problem, config)
     run = walk_memory.turned_run(problem, len({r for _, r, *_ in uses(problem, 2)})) if turned else 1
-
     along = walk_reads.along(problem, config, run) if high == 1 else 0
 
     def known(copied: bool) -> Walk:
@@ -54,7 +51,9 @@ def walk(problem: Problem, config) -> Walk:
     found = known(turned and problem.item == 4)
     found = known(True) if config.halo and _late(found, config) else found
     abreast = _abreast(found, problem, config)
-    return found._replace(abreast=abreast, runs=runs_of(found.products, abreast))
+    found = found._replace(abreast=abreast, runs=runs_of(found.products, abreast))
+    taken = _sums(found, config) + _loads(found, config) * (turned and not found.copied)
+    return found._replace(early=not _late(found, config), crowded=taken > FREE[found.twins])
 
 
 def _abreast(w: Walk, problem: Problem, config) -> int:
@@ -79,8 +78,12 @@ def twins(problem: Problem, config) -> bool:
 def _late(w: Walk, config, more: int = 0) -> bool:
     """Whether sums leave no registers for what is loaded while products take their time, two of their first operands, and more: it is
     copied."""
-    loads = w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels // 2
-    return _sums(w, config) + (loads + config.block_n * w.channels) // (32 * config.warps) + more > AHEAD
+    return _sums(w, config) + _loads(w, config) + config.block_n * w.channels // (32 * config.warps) + more > AHEAD
+
+
+def _loads(w: Walk, config) -> int:
+    """Registers of a thread for a plane that is loaded, two values in each, before it is stored."""
+    return w.blocks * sum(s.rows * (w.wide + s.reach) for s in w.sheets) * w.channels // (2 * 32 * config.warps)
 
 
 def step_bytes(problem: Problem, config) -> int:
@@ -219,6 +222,7 @@ MOST_SINGLE = 80  # where single elements have addresses at both ends
 MOST_TURNED, MOST_NARROW = 2, 64  # of each residue along d a block of channels; of one residue so many channels in any blocks
 MOST_SUMS = 144  # of a thread's 255 registers: what is left is for addresses
 AHEAD = 170  # of them for sums and loads, beside which two first operands have room
+FREE = {False: 64, True: 40}  # of them for sums and loads, beside which addresses are kept; twins are written from more of them
 ADDRESSES = 12  # of them for each block of channels beyond the first
 FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 
