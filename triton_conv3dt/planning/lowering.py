@@ -12,6 +12,7 @@ from ..problems.problem import Problem
 from . import boxes, flat, lanes, pairs, taps, weight_pairs
 from .config import SMALLEST_DOT, Config, join_factor, pairing, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
+from .latest import latest
 from .phases import coarse_places, origins_of
 
 
@@ -26,6 +27,7 @@ def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
     return d, h, w if problem.direction == "forward" else ceil_div(w, flat.places(config))
 
 
+@latest
 def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | list[WeightAxis]:
     """What a kernel is told of d, h and w."""
     if not config.dense:
@@ -159,6 +161,7 @@ def described(kind: str, problem: Problem, config: Config, step) -> tuple[list[i
     return boxes.described(kind, problem, config, step)
 
 
+@latest
 def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Programs of the main kernel."""
     if config.path == "onepass":

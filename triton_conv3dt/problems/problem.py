@@ -1,6 +1,7 @@
 """What is asked: one product of one layer, as a value. It knows no device and no tile."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 from .activations import Activation
@@ -91,26 +92,37 @@ class Problem(Shape):
         places = max(prod(in_size), prod(ceil_div(size + s - 1, s) for size, s in zip(out_size, stride)))
         return exceed_31_bits(x, w, 2 * y, 2 * residual, n * places * stride[2])
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of integers, and so the same in every process, as that of an axis."""
+        e, number = self.epilogue, lambda text: int.from_bytes(text.encode(), "big")
+        return hash((*self.numbers.values(), self.x_alignment, self.y_alignment, self.w_alignment, self.r_alignment, self.wide, self.even,
+                     e.bias, e.residual, e.keep_pre, e.activation is None, e.statistics is None,
+                     *map(number, (self.direction, self.dtype, self.precision, self.x_layout, self.y_layout, self.w_minor))))
+
+    @cached_property
     def item(self) -> int:
         return ITEM_SIZES[self.dtype]
 
-    @property
+    @cached_property
     def x_run(self) -> int:
         """Elements of x that may be read at once: its alignment, settled."""
         return self.x_alignment or self._dense_run(self.x_layout, self.ci, self.in_size[2])
 
-    @property
+    @cached_property
     def y_run(self) -> int:
         """Elements of y, or dz, that may be moved at once."""
         return self.y_alignment or self._dense_run(self.y_layout, self.co, self.out_size[2])
 
-    @property
+    @cached_property
     def r_run(self) -> int:
         """Elements of the residual that may be read at once, in the layout of y."""
         return self.r_alignment or self._dense_run(self.y_layout, self.co, self.out_size[2])
 
-    @property
+    @cached_property
     def rounded(self) -> bool:
         """The operands of the products are fp32 that tensor cores read as tf32: rounded first, or they are cut off."""
         return self.dtype == "float32" and self.precision == "tf32"
@@ -118,7 +130,7 @@ class Problem(Shape):
     def _dense_run(self, layout: str, channels: int, width: int) -> int:
         return power_of_two_divisor(channels if layout == "channels_last" else width, 16 // self.item)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of x, w and y (and what the epilogue reads), each moved once; of all gradients at once those of x and w, too."""
         x, y = self.n * self.ci * prod(self.in_size), self.n * self.co * prod(self.out_size)
@@ -128,7 +140,7 @@ class Problem(Shape):
             extra += x + w + y * (self.epilogue.activation is not None)
         return self.item * (x + y + w + extra)
 
-    @property
+    @cached_property
     def flops(self) -> int:
         """Those of a layer's product, or of the two that all gradients at once are."""
         return super().flops * (2 if self.direction == BACKWARD else 1)

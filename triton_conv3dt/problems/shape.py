@@ -47,19 +47,19 @@ class Shape:
     def axes(self) -> tuple[Axis, Axis, Axis]:
         return tuple(map(Axis, self.in_size, self.out_size, self.kernel, self.stride, self.padding, self.dilation))
 
-    @property
+    @cached_property
     def ci_group(self) -> int:
         return self.ci // self.groups
 
-    @property
+    @cached_property
     def co_group(self) -> int:
         return self.co // self.groups
 
-    @property
+    @cached_property
     def taps(self) -> int:
         return prod(self.kernel)
 
-    @property
+    @cached_property
     def exact(self) -> bool:
         """Kernel equals stride, nothing cropped: one dense product, x and y read and written once."""
         return all(axis.exact for axis in self.axes)
