@@ -61,6 +61,14 @@ class Config:
     cluster: int = 2
     halo: bool = False
 
+    def but(self, **changes) -> "Config":
+        """The same but for these fields: as dataclasses.replace has it, in a fraction of the time; planning does it a thousand times."""
+        if not changes.keys() <= vars(self).keys():
+            raise TypeError(f"{', '.join(changes)} are not all fields of a config")
+        found = object.__new__(Config)
+        vars(found).update(vars(self), **changes)
+        return found
+
     @property
     def dense(self) -> bool:
         """A product on tensor cores."""

@@ -1,6 +1,5 @@
 """Which tiles of a cluster are worth trying. A part of search.py."""
 
-from dataclasses import replace
 from itertools import chain, product
 from math import prod
 
@@ -30,10 +29,10 @@ def tiles(problem: Problem, device: Device, merges, constraints: Constraints, th
         columns = [largest >> i for i in range(4 if thorough else 2) if largest >> i >= 16]
         for (block_n, warps, cluster), block_m in product(shapes, columns):
             tile = Config("pair", block_m, block_n, pairs.ROW // problem.item, warps, 1, merge, cluster=cluster)
-            read = (replace(tile, box=box, copy=copy) for box, copy in _readings(problem, merge, block_n, thorough))
+            read = (tile.but(box=box, copy=copy) for box, copy in _readings(problem, merge, block_n, thorough))
             for config in chain(read, _with_halos(tile, problem, thorough)):
                 for staged in _stages(config, problem, device, constraints.most_stages or STAGES, thorough):
-                    yield from (replace(staged, shares=shares) for shares in _shares(problem, staged, device))
+                    yield from (staged.but(shares=shares) for shares in _shares(problem, staged, device))
 
 
 def _stages(config: Config, problem: Problem, device: Device, allowed: int, thorough: bool):
@@ -42,15 +41,15 @@ def _stages(config: Config, problem: Problem, device: Device, allowed: int, thor
     taps that lie in place."""
     channels, found = rows_and_reduction(problem)[1], []
     for block_k in (config.block_k >> i for i in range(3)):
-        tried = replace(config, block_k=block_k)
-        beside = pairs.shared_memory(problem, replace(tried, stages=0))
+        tried = config.but(block_k=block_k)
+        beside = pairs.shared_memory(problem, tried.but(stages=0))
         room = min(STAGES, allowed, (device.shared_memory - beside) // pairs.stage_bytes(problem, tried))
         steps = ceil_div(channels, block_k)
         most = min(room, max(2, steps)) if pairs.in_place(problem) else room
         fewest = 2 if thorough else 3 if config.halo and most > 3 else max(2, most)
         filled = channels % block_k == 0 or steps <= most and pairs.in_place(problem) and steps * block_k <= (1 + UNUSED) * channels
         if (filled or block_k * problem.item == pairs.ROW // 4) and not pairs.crowded(problem, tried):
-            found += [replace(tried, stages=n) for n in range(most, fewest - 1, -1)]
+            found += [tried.but(stages=n) for n in range(most, fewest - 1, -1)]
         if found and not thorough and room > 2:
             break
     return found if thorough else [config for config in found if config.block_k == found[-1].block_k]
@@ -82,14 +81,14 @@ def _with_halos(tile: Config, problem: Problem, thorough: bool):
     """The same tile whose steps fetch a halo along h, in boxes of every reading that are parted along w: those that fetch least."""
     first, places = _first(problem), pairs.positions(tile)
     for copy in (True,) * partable(problem) + (False,):
-        shape = replace(tile, halo=True, copy=copy, box=(1, 1, 1))
+        shape = tile.but(halo=True, copy=copy, box=(1, 1, 1))
         if halos.most(problem, shape)[0] < 2:
             return
         lines, strided = first and not copy, not copy and problem.direction == "grad_input" and problem.stride != (1, 1, 1)
         parted = pairs.split(problem, shape) * problem.item
         wide = [pairs.ROW // parted >> i for i in range(3)] if lines else [places >> i for i in range(places.bit_length() - 3)]
         deep = (1,) if strided else (1, 2, 4)[:tile.cluster.bit_length()]
-        found = [replace(shape, box=(d, places // w, w * tile.cluster // d)) for d in deep for w in wide]
+        found = [shape.but(box=(d, places // w, w * tile.cluster // d)) for d in deep for w in wide]
         fetched = lambda config: pairs.grid(problem, config, lowering.steps(problem, config)) * pairs.step_bytes(problem, config)
         yield from sorted(found, key=fetched)[:4 if thorough else 2]
 

@@ -3,7 +3,6 @@
 Pure functions of problem, device and constraints: nothing is timed here and no file is read.
 """
 
-from dataclasses import replace
 from itertools import chain, product
 from math import prod
 
@@ -107,7 +106,7 @@ def _tried(problem: Problem, device: Device, constraints: Constraints, thorough:
         copies = (False, True) if problem.direction == "grad_input" and copyable(problem) else (False,)
         for copy, axes in [*product(copies, (0, *flat.choices(problem, SMALLEST_DOT)))][1:]:
             read = seen(problem, Config("gather", 16, 16, copy=copy))
-            otherwise = (replace(c, copy=copy) for c in _products(read, device, constraints, thorough, axes))
+            otherwise = (c.but(copy=copy) for c in _products(read, device, constraints, thorough, axes))
             yield from (c for c in filter(allowed, otherwise) if fits(c, problem, device) is None)
         walks = walk_tiles.tiles(problem, device, thorough)
         clusters = chain(pair_tiles.tiles(problem, device, _merges(problem, thorough), constraints, thorough),
@@ -127,7 +126,7 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
     reduction, wide = flat.reduction(problem, shape), (64 if problem.item == 2 else 32) // taps.split_factor(problem, shape)
     stages, most = (2, 3, 4, 5) if thorough else (3, 4), 256 if thorough or device.warpgroups else 128
     for merge in _merges(problem, thorough, axes if device.warpgroups else 0):  # pairs fill the rows of a warpgroup
-        merged = rows * (flat.places(replace(shape, merge=merge)) if axes else prod(a.stride for a, m in zip(problem.axes, merge) if m))
+        merged = rows * (flat.places(shape.but(merge=merge)) if axes else prod(a.stride for a, m in zip(problem.axes, merge) if m))
         joined = join_factor(problem, merge)
         least, fewest = max(SMALLEST_DOT, joined if merge[2] else 1), 3 if min(merged, most) > 128 else 2
         for block_m in _around(merged, least, most, thorough, fewest):
@@ -145,9 +144,9 @@ def _products(problem: Problem, device: Device, constraints: Constraints, thorou
                             if _crowded(problem, config, device):
                                 continue
                             for n_stages in constraints.stages(_stages(config, problem, device, stages)):
-                                yield replace(config, stages=n_stages)
+                                yield config.but(stages=n_stages)
                                 if problem.direction == "grad_input" and (shares := _step_shares(config, problem, device)) > 1:
-                                    yield replace(config, stages=n_stages, shares=shares)
+                                    yield config.but(stages=n_stages, shares=shares)
 
 
 def _weight_gradients(problem: Problem, device: Device, constraints: Constraints, thorough: bool):
@@ -162,14 +161,14 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
         few = accumulators <= 1024 and taps.split_factor(problem, tile) == 4  # of which four warps would read single elements
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in (2,) if few and not thorough else _warps(accumulators, thorough):
-                tried = replace(tile, block_k=block_k, warps=warps)
+                tried = tile.but(block_k=block_k, warps=warps)
                 many = accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1
                 if many and (block_k > 16 and not tried.copy or tried.copy and weight_tiles.scattered(problem, tried)):
                     continue  # addresses of single elements leave such an accumulator no registers
                 programs = taps.tiles(problem, tried) * problem.groups
                 for n_stages in constraints.stages(_stages(tried, problem, device, stages)):
                     for shares in _shares(problem, block_k, programs, device.sms, thorough):
-                        yield replace(tried, stages=n_stages, shares=shares)
+                        yield tried.but(stages=n_stages, shares=shares)
 
 
 def _stages(config: Config, problem: Problem, device: Device, pipelined: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,7 +176,7 @@ def _stages(config: Config, problem: Problem, device: Device, pipelined: tuple[i
     all."""
     if config.flat == 3 and flat.at_once(problem, config):
         return (1,)
-    conflicts = [banks.conflicting(replace(config, stages=n), problem, device) for n in (1, 2)]
+    conflicts = [banks.conflicting(config.but(stages=n), problem, device) for n in (1, 2)]
     return (*pipelined, 1) if conflicts[1] > conflicts[0] else pipelined
 
 
@@ -199,7 +198,7 @@ def _direct(problem: Problem, device: Device, thorough: bool):
     for block_m, warps, values in product(sorted(counts), (1, 2, 4, 8) if thorough else (1,) if weights else (1, 4), (1, 2, 4, 8)):
         shape = Config("direct", block_m, 1, warps=warps)
         threads = max(1, 32 * warps * values * (1 if weights else lanes.lanes(problem, shape).shared) // block_m)
-        for config in (replace(shape, block_n=threads * lines) for lines in (1, 2, 4, 8)):
+        for config in (shape.but(block_n=threads * lines) for lines in (1, 2, 4, 8)):
             fewer = config.block_n <= 2 * _power_of_two(_positions(problem), 1, 8192)
             whole = lanes.lanes(problem, config).lines * threads == config.block_n
             if fewer and whole and lanes.kept(problem, config, values):
@@ -207,7 +206,7 @@ def _direct(problem: Problem, device: Device, thorough: bool):
     for config in found or [Config("direct", 1, 32, warps=1)]:
         tiles = lowering.grid(problem, config)[0]
         for shares in _shares(problem, config.block_n, tiles, device.sms * 4 // config.warps, thorough):
-            yield replace(config, shares=shares)
+            yield config.but(shares=shares)
 
 
 def _merges(problem: Problem, thorough: bool, axes: int = 0):

@@ -13,6 +13,7 @@ FEWEST, MOST_AGES = 8, 9  # columns of a product; ages that may lie side by side
 APART, TOGETHER, PADDED = "programs", "columns", "crossed"  # taps along d: columns of products of their own, of fewer, or of one
 
 
+@lru_cache(maxsize=1024)
 def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, int, int, int]]:
     """Along one axis: phase p of place t adds residue r of place t + shift by tap k, (p, r, shift, k) for every tap. merged: phases
     are columns, and counted from where their taps line up."""
@@ -25,12 +26,28 @@ def uses(problem: Problem, axis: int, merged: bool = False) -> list[tuple[int, i
 
 
 @lru_cache(maxsize=4096)
+def ages(problem: Problem, merge: tuple[bool, bool, bool], way: str, channels: int) -> tuple[tuple, tuple[int, ...], tuple[int, ...]]:
+    """Which phases (d, h, w) are columns, of so many channels each; how many of them live, by age; and how many ages are columns of one
+    product."""
+    axes = [uses(problem, i, merge[i]) for i in range(3)]
+    columns = tuple(product(*(sorted({p for p, *_ in axis}) if m else (0,) for axis, m in zip(axes, merge))))
+    live = _live(merge[0], axes[0], columns)
+    if way != APART or min(live) * channels < FEWEST:
+        live = (len(columns),) * len(live)  # zeros for what begins later
+    return columns, live, _bundles(way, axes[0], merge[0], live, channels)
+
+
 def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str, channels: int,
            lines: tuple[int, int, int, bool] | None = None, along: int = 0) -> dict[str, object]:
     """The fields of a Walk that follow from the taps, for patches of so many rows and columns of so many channels. lines: sheets have all
     shifts along w, instead of one, in so many lines of so many places and those beside them, of which so many are read at once; and
     whether there are as many beside. along: rows begin so many places one after the other in one line, and are shifted there, too."""
-    axes = [uses(problem, i, merge[i]) for i in range(3)]
+    return _tables(problem, merge, high, ages(problem, merge, way, channels), lines, along)
+
+
+@lru_cache(maxsize=4096)  # whatever the channels and the way are
+def _tables(problem: Problem, merge, high: int, aged, lines, along: int) -> dict[str, object]:
+    axes, (columns, live, bundles) = [uses(problem, i, merge[i]) for i in range(3)], aged
     known, residues_w = [{use[:3]: use[3] for use in axis} for axis in axes], beside(problem, merge)
     further = [0] * residues_w  # places by which a residue lies further in lines, such that taps meet
     if residues_w > 1:  # one row has the channels of all
@@ -42,13 +59,9 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
     second = further[-1] if lines and residues_w > 1 else -1
     sheets, rows = _sheets(axes, high, lines, along, second)
     residues = sorted({r for _, r, *_ in axes[0]})
-    columns = [tuple(p or 0 for p in phase) for phase in product(*(p if m else [None] for p, m in zip(phases, merge)))]
     groups = list(product(*([None] if m else p for p, m in zip(phases, merge))))
     # Where each product has a slot to itself, slots are taps in their order.
-    live, slots, products = _live(merge[0], axes[0], columns), [], []
-    if way != APART or min(live) * channels < FEWEST:
-        live = (len(columns),) * len(live)  # zeros for what begins later
-    bundles = _bundles(way, axes[0], merge[0], live, channels)
+    slots, products, bundle_of = [], [], [i for i, size in enumerate(bundles) for _ in range(size)]  # of an age
     several = len(columns) > 1 or residues_w > 1 or len(bundles) < len(live)
     for group in groups:
         found = {}  # by bundle and by what is read: the taps of each age
@@ -60,7 +73,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
                     for phase in phases_met]
             row, shift = (sheet.row, sh * along + sw) if along else (sheet.row + (sh - sheet.first) * sheet.pitch, sw)
             run = Run(residues.index(rd), row, number, shift - sheet.shift)
-            found.setdefault((_bundle(bundles, age), run), {})[age] = taps
+            found.setdefault((bundle_of[age], run), {})[age] = taps
         products.append([[] for _ in bundles])
         for (bundle, run), by_age in found.items():
             first, taps = sum(bundles[:bundle]), []
@@ -69,7 +82,7 @@ def tables(problem: Problem, merge: tuple[bool, bool, bool], high: int, way: str
             products[-1][bundle].append(Product(run, len(slots) if several else taps[0][0]))
             slots += taps
     return dict(rows=rows, low=shifts[0], span=len(live), live=live, residues=tuple(residues), sheets=tuple(dict(sheets.values()).values()),
-                second=second, slots=tuple(slots if several else sorted(slots)), phases=tuple(columns), bundles=bundles,
+                second=second, slots=tuple(slots if several else sorted(slots)), phases=columns, bundles=bundles,
                 products=tuple(tuple(map(tuple, group)) for group in products),
                 groups=tuple(tuple(p or 0 for p in group) for group in groups))
 
@@ -79,11 +92,6 @@ def runs(products, abreast: int) -> tuple[tuple[Run, ...], ...]:
     turns = [products[i:i + abreast] for i in range(0, len(products), abreast)]
     found = [dict.fromkeys(p.run for group in turn for bundle in group for p in bundle) for turn in turns]
     return tuple(tuple(sorted(turn, key=lambda run: run.residue)) for turn in found)
-
-
-def _bundle(bundles: tuple[int, ...], age: int) -> int:
-    """The bundle of an age."""
-    return next(i for i in range(len(bundles)) if age < sum(bundles[:i + 1]))
 
 
 def _bundles(way: str, axis, merged: bool, live: tuple[int, ...], channels: int) -> tuple[int, ...]:
@@ -168,5 +176,6 @@ def _live(merged: bool, axis, columns) -> tuple[int, ...]:
 def _tap(known, size, phase, residue, shift) -> int:
     """The tap by which a phase adds a residue of a shifted place, counted over all axes; -1 where there is none. known: that of each
     axis by (phase, residue, shift); size: of the kernel."""
-    d, h, w = (taps.get(key, -1) for taps, key in zip(known, zip(phase, residue, shift)))
+    (of_d, of_h, of_w), (pd, ph, pw), (rd, rh, rw), (sd, sh, sw) = known, phase, residue, shift
+    d, h, w = of_d.get((pd, rd, sd), -1), of_h.get((ph, rh, sh), -1), of_w.get((pw, rw, sw), -1)
     return -1 if min(d, h, w) < 0 else (d * size[1] + h) * size[2] + w

@@ -1,6 +1,5 @@
 """Which walks are worth trying, and how long their steps take: what search.py asks of walks."""
 
-from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -44,11 +43,11 @@ def tiles(problem: Problem, device: Device, thorough: bool):
                 if not thorough and planes == depth > 1 and _idle(config, problem, device):
                     continue
                 for stages in _stages(config, problem, device, thorough):
-                    yield (tried := replace(config, stages=stages))
+                    yield (tried := config.but(stages=stages))
                     if walk_memory.turnable(problem) and (problem.item == 2 or not joined):
-                        yield replace(tried, copy=False)
+                        yield tried.but(copy=False)
                     if lined:
-                        yield replace(tried, copy=False, halo=True)
+                        yield tried.but(copy=False, halo=True)
 
 
 def _runs(problem: Problem, merge) -> tuple[tuple[int, int], ...]:
@@ -77,14 +76,13 @@ def _ways(problem: Problem, merge, block_m: int):
     """Which taps along d are columns of one product: those of each step alone, some, or all."""
     known = {}
     for way in (walk_tables.APART, walk_tables.TOGETHER, walk_tables.PADDED):
-        bundles = walk_tables.tables(problem, merge, 8, way, block_m)["bundles"]
-        known.setdefault(bundles, way)
+        known.setdefault(walk_tables.ages(problem, merge, way, block_m)[2], way)
     return known.values()
 
 
 def _stages(config: Config, problem: Problem, device: Device, thorough: bool):
     """A ring of one plane only where two do not fit, or where it leaves room for another program to work meanwhile."""
-    alone = replace(config, stages=1)
+    alone = config.but(stages=1)
     more = resident(alone, problem, device) > resident(config, problem, device)
     return (2, 3) * thorough + (2,) * (not thorough) + (1,) * more
 

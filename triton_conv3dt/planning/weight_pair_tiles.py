@@ -2,7 +2,6 @@
 weight_pairs."""
 
 from collections import Counter
-from dataclasses import replace
 from itertools import product
 
 from ..problems.geometry import ceil_div
@@ -36,7 +35,7 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
             if _idle(problem, tile):
                 continue
             for depth, stages in DEPTHS[problem.item]:
-                tried = replace(tile, block_k=depth, stages=stages)
+                tried = tile.but(block_k=depth, stages=stages)
                 if tried.stages in constraints.stages((stages,)) and fits(tried, problem, device) is None:
                     seconds = _seconds(problem, tried, device, (1, 2, 4) if thorough else (1, 2))
                     found.append((min(seconds.values()), tried, list(seconds)))
@@ -48,7 +47,7 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
             best[shape, tried.taps] = tried, shares
             ways[shape] += 1
     for tried, shares in [tile[1:] for tile in found][:40] if thorough else list(best.values())[:16]:
-        yield from (replace(tried, shares=n) for n in shares)
+        yield from (tried.but(shares=n) for n in shares)
 
 
 def _idle(problem: Problem, config: Config) -> bool:

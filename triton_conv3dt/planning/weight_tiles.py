@@ -1,6 +1,5 @@
 """Which tiles of a weight gradient on tensor cores are worth trying, and how long one step takes. A part of search.py."""
 
-from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -30,7 +29,7 @@ def _tiles(problem: Problem, device: Device, thorough: bool, copied: bool):
         choices = [ways + folds for ways, folds in zip(choices, taps.folds(problem, walked))]
     memory, tensor = (device.l2 or 5e12) / problem.item, (device.rate_16bit if problem.item == 2 else device.rate_tf32) or 1e14
     for ways in product(*choices):
-        walked = replace(walked, taps=ways)
+        walked = walked.but(taps=ways)
         if taps.shifts(problem, walked) > taps.MOST_SHIFTS:
             continue
         (rows, columns), together = taps.lines(problem, walked), prod(taps.FOLDED.get(way, 1) for way in ways)
@@ -39,7 +38,7 @@ def _tiles(problem: Problem, device: Device, thorough: bool, copied: bool):
                 wide = not halves or pairs and block_m == 256 and set(ways) == {"programs"}
                 if block_m * block_n * split > (128 if wide else 64) * 256:
                     continue
-                tried = replace(walked, block_m=block_m, block_n=block_n)
+                tried = walked.but(block_m=block_m, block_n=block_n)
                 if together > 1 and problem.item == 2 and block_m * block_n > 128 * 128 and taps.z_run(problem, tried) == 1:
                     continue  # by steps so long that single elements leave no registers
                 count, small = taps.tiles(problem, tried) / together, device.warpgroups and block_m < 64

@@ -30,7 +30,7 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         if weight_walks.fits(config, problem, device):
             continue
         for n in shares(config, problem, device, (1, 2, 4) if thorough else (1, 2)):
-            yield Config(**vars(config) | {"shares": n})
+            yield config.but(shares=n)
 
 
 def shares(config: Config, problem: Problem, device: Device, waves: tuple[float, ...]):
