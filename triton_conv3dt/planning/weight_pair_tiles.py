@@ -30,8 +30,10 @@ def tiles(problem: Problem, device: Device, constraints, thorough: bool):
     found = []
     for copy in (False, True):
         ways = (taps.ways(axis, problem.stride[2] if i == 2 and not copy else 1) for i, axis in enumerate(problem.axes))
-        for way, (m, n, warps, programs) in product(product(*ways), SIDES):
-            tile = Config("pair", m, n, 1, warps, taps=way, copy=copy, cluster=programs)
+        walked = (Config("pair", 1, 1, taps=way, copy=copy) for way in product(*ways))
+        readable = [config for config in walked if not weight_pairs.unreadable(problem, config)]
+        for config, (m, n, warps, programs) in product(readable, SIDES):
+            tile = config.but(block_m=m, block_n=n, warps=warps, cluster=programs)
             if _idle(problem, tile):
                 continue
             for depth, stages in DEPTHS[problem.item]:

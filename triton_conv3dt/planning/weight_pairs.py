@@ -228,13 +228,7 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     """Why a weight gradient cannot be computed so, or None."""
     if not device.pairs:
         return f"{device.name} has no pairs of programs: they take Hopper, and Triton 3.7 or 3.8"
-    if not taps.pairable(problem):
-        return "pairs compute a weight gradient that is TF32 or of 16 bits and channels-first, of one group"
-    if reason := taps.refused(problem, config):
-        return reason
-    if problem.wide or max(problem.in_size + problem.out_size) > FARTHEST or exceed_31_bits(0, *copied_elements(problem, config).values()):
-        return "pairs count offsets and the elements of a copy with 31 bits, and the places of an axis with 29"
-    if reason := _fits_reading(config, problem):
+    if reason := unreadable(problem, config):
         return reason
     if config.block_k * problem.item < 2 * UNIT or prod(taps.box(problem, config)) != config.block_k:
         return f"a step of {config.block_k} positions is no runs along w of {', '.join(map(str, taps.runs(problem)))}"
@@ -263,7 +257,18 @@ def fits(config, problem: Problem, device: Device) -> str | None:
     return None
 
 
-def _fits_reading(config, problem: Problem) -> str | None:
+def unreadable(problem: Problem, config) -> str | None:
+    """Why x and dz cannot be read by pairs in the ways of a config, whatever its tile, or None."""
+    if not taps.pairable(problem):
+        return "pairs compute a weight gradient that is TF32 or of 16 bits and channels-first, of one group"
+    if reason := taps.refused(problem, config):
+        return reason
+    if problem.wide or max(problem.in_size + problem.out_size) > FARTHEST or exceed_31_bits(0, *copied_elements(problem, config).values()):
+        return "pairs count offsets and the elements of a copy with 31 bits, and the places of an axis with 29"
+    return _unread(problem, config)
+
+
+def _unread(problem: Problem, config) -> str | None:
     """Why dz cannot be read so, or None."""
     stride, w = problem.stride[2], problem.axes[2]
     if flat(problem, config) and "crossed" in config.taps:

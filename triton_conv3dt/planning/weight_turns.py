@@ -87,6 +87,7 @@ def _adds(problem: Problem, config) -> range:
     return range(h.padding * config.block_m // LINES, ceil_div((h.padding + h.stride) * config.block_m, LINES))
 
 
+@lru_cache(maxsize=1024)
 def _tables(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
     """Sheets, groups and products. Of 16 bits a tile is of two residues, which have a product each where they have a tap."""
     w = problem.axes[2]
