@@ -62,7 +62,7 @@ def _start(item):
     chosen = [other.nodeid for other in item.session.items if other.path == item.path]
     read, write = os.pipe()
     said = tempfile.TemporaryFile("w+")
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *chosen]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--rootdir", str(ROOT), *chosen]
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options], cwd=ROOT, pass_fds=[write], env=environment() | {REPORTS: str(write)},
         stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)

@@ -7,13 +7,13 @@
 A process that interprets (TRITON_INTERPRET=1) cannot emulate: Triton's own functions are not compilable there.
 """
 
-import hashlib
 import math
 import os
 import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from unittest import mock
 
 from absent_driver import AbsentDriver
@@ -49,6 +49,12 @@ class Launch:
         return self.counters.summary(self.regions)
 
 
+@lru_cache(maxsize=16)
+def translated(ptx: str) -> Program:
+    """The program of a PTX text, which has no state: the same for all emulators."""
+    return Program(parse(ptx))
+
+
 class Emulator:
     """What is wanted of launches, and those that there were. The innermost `emulating` has the one that is asked.
 
@@ -58,16 +64,13 @@ class Emulator:
 
     def __init__(self, target: str, options: Options, counting: bool, exact: bool):
         self.target, self.options, self.counting, self.exact = target, options, counting, exact
-        self.launches, self.edit, self._programs = [], None, {}
+        self.launches, self.edit = [], None
 
     def program(self, ptx: str) -> Program:
         """The program of a PTX text, edited."""
         if self.edit is not None:
             ptx = self.edit(ptx)
-        key = hashlib.sha1(ptx.encode()).hexdigest()
-        if key not in self._programs:
-            self._programs[key] = Program(parse(ptx))
-        return self._programs[key]
+        return translated(ptx)
 
     def warnings(self) -> list[str]:
         """What was warned of in all launches."""

@@ -6,8 +6,8 @@ from math import prod
 
 from ..problems.problem import Problem, exceed_31_bits
 from . import walk_memory
-from .latest import latest
 from .phases import rows_and_reduction
+from .recall import recalled
 
 LARGEST_BOX = 256  # places of a descriptor's box along one axis
 
@@ -31,7 +31,7 @@ def partable(problem: Problem) -> bool:
     return copyable(problem) or deep and problem.co_group * problem.item % 16 == 0
 
 
-@latest
+@recalled
 def seen(problem: Problem, config) -> Problem:
     """The problem as the product of an input gradient sees it, whose dz may be a copy in channels_last."""
     if problem.direction != "grad_input" or not config.copy or config.path == "walk":

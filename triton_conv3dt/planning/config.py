@@ -8,8 +8,8 @@ from ..problems.problem import BACKWARD, OVERHANG, Problem, exceed_31_bits
 from . import boxes, flat, pairs, taps, walks, weight_pairs, weight_turns, weight_walks
 from .boxes import copyable, seen  # noqa: F401: asked of a config by others
 from .device import Device
-from .latest import latest
 from .phases import join_factor, rows_and_reduction  # noqa: F401: asked of a config by others
+from .recall import recalled
 
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
@@ -111,7 +111,7 @@ def overhang(config: Config, problem: Problem) -> int:
     return block * max(config.shares, taps.split_factor(problem, config), join_factor(problem, config.merge))
 
 
-@latest
+@recalled
 def shared_memory(config: Config, problem: Problem) -> int:
     """Bytes that one program uses, an upper estimate that the compiler's figure must not exceed: the pipelined tiles, or
     after them the accumulator on its way into the order of the store; and the barriers."""

@@ -10,7 +10,7 @@ from ..problems.problem import Problem
 from . import banks, flat, halos, lanes, lowering, pair_issue, pairs, taps, walk_memory, walk_tiles, weight_tiles
 from .config import Config, join_factor, seen, shared_memory, shares_steps, walking
 from .device import REGISTERS, Device
-from .latest import latest
+from .recall import recalled
 
 LAUNCH = 3e-6  # of one more kernel
 LATENCY = 1.6e-6  # of a program's first load, and of its last store
@@ -79,7 +79,7 @@ def read_bytes(config: Config, problem: Problem) -> float:
     return read
 
 
-@latest
+@recalled
 def loop_steps(config: Config, problem: Problem) -> int:
     """Steps of the loops of all programs together."""
     problem = seen(problem, config)
@@ -95,7 +95,7 @@ def loop_steps(config: Config, problem: Problem) -> int:
     return programs * ceil_div(loops * ceil_div(flat.reduction(problem, config), config.block_k), config.shares)
 
 
-@latest
+@recalled
 def step_bytes(config: Config, problem: Problem) -> float:
     """Bytes that one step loads, on average where steps differ."""
     if config.path == "walk":

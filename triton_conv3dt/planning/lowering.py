@@ -12,8 +12,8 @@ from ..problems.problem import Problem
 from . import boxes, flat, lanes, pairs, taps, weight_pairs
 from .config import SMALLEST_DOT, Config, join_factor, pairing, rows_and_reduction, walking
 from .constants import AxisConstants, WeightAxis
-from .latest import latest
 from .phases import coarse_places, origins_of
+from .recall import recalled
 
 
 def origins(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -27,7 +27,7 @@ def steps(problem: Problem, config: Config) -> tuple[int, int, int]:
     return d, h, w if problem.direction == "forward" else ceil_div(w, flat.places(config))
 
 
-@latest
+@recalled
 def axis_constants(problem: Problem, config: Config) -> list[AxisConstants] | list[WeightAxis]:
     """What a kernel is told of d, h and w."""
     if not config.dense:
@@ -161,7 +161,7 @@ def described(kind: str, problem: Problem, config: Config, step) -> tuple[list[i
     return boxes.described(kind, problem, config, step)
 
 
-@latest
+@recalled
 def grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     """Programs of the main kernel."""
     if config.path == "onepass":

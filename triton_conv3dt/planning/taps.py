@@ -22,7 +22,7 @@ from math import gcd, prod
 from ..problems.geometry import Axis, ceil_div, power_of_two_divisor
 from ..problems.problem import Problem
 from .constants import CopiedAxis, Shifts, WeightAxis
-from .latest import latest
+from .recall import recalled
 
 WAYS = ("programs", "columns", "crossed")
 FOLDED = {"by two": 2, "by four": 4}  # neighbours that are one position, of what is not copied
@@ -127,7 +127,7 @@ def copied_elements(problem: Problem, config) -> tuple[int, int]:
     return problem.n * problem.ci * x, problem.n * problem.co * z
 
 
-@latest
+@recalled
 def weight_axes(problem: Problem, config) -> list[tuple[WeightAxis, int]]:
     """Each axis (d, h, w), and how many positions are summed over along it."""
     return _weight_axes(problem.axes, config.taps, config.path == "pair", config.copy, split_factor(problem, config) * parted(problem, config))
@@ -139,13 +139,13 @@ def _weight_axes(axes, ways, pair: bool, copy: bool, split: int) -> list[tuple[W
     return [(_of_copies(axis), size) for axis, size in found] if copy and not pair else found
 
 
-@latest
+@recalled
 def positions(problem: Problem, config) -> tuple[int, int, int]:
     """What is summed over along each axis."""
     return tuple(size for _, size in weight_axes(problem, config))
 
 
-@latest
+@recalled
 def box(problem: Problem, config) -> tuple[int, int, int]:
     """The box of up to block_k positions that a step sums over."""
     if config.path == "pair":

@@ -14,7 +14,7 @@ from ..problems.problem import Problem, exceed_31_bits
 from . import taps
 from .constants import CopiedAxis, WeightAxis, WeightPair
 from .device import Device
-from .latest import latest
+from .recall import recalled
 
 WARPGROUP, WARPS, ROWS = 64, 4, 16  # rows of one product, warps that compute it, and rows of each
 FEWEST, COLUMNS = 32, 256  # columns of one product, at least as their sums are written, and at most
@@ -38,7 +38,7 @@ def pair(problem: Problem, config) -> WeightPair:
                       x_runs(problem, config), z_runs(problem, config))
 
 
-@latest
+@recalled
 def flat(problem: Problem, config) -> bool:
     """x and dz are read as planes of a sample and channel, whose places follow each other: rows are no multiples of 16 bytes but planes
     are, and all that taps read at a position lies within its rows."""
@@ -85,7 +85,7 @@ def own(problem: Problem, config) -> tuple[int, int]:
     return config.block_m >> sides.count(0), config.block_n >> sides.count(1)
 
 
-@latest
+@recalled
 def axes(problem: Problem, config) -> list[WeightAxis]:
     """What the kernel is told of d, h and w: shifts of x are counted such that what they read follows each other in memory."""
     return list(map(_ascending, (axis for axis, _ in taps.weight_axes(problem, config))))
@@ -100,13 +100,13 @@ def _ascending(axis: WeightAxis) -> WeightAxis:
                          tap_row=-axis.tap_row)
 
 
-@latest
+@recalled
 def x_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of x and channels that are fetched at once; those along w are no multiples of 16 bytes apart."""
     return _chunk(tuple(axis.x for axis in axes(problem, config)), problem.ci, config.block_m, 1, True)
 
 
-@latest
+@recalled
 def z_chunk(problem: Problem, config) -> tuple[int, int, int, int]:
     """Shifts (d, h, w) of dz and channels that are fetched at once; along w those to different residues of a copy."""
     lines = config.block_n // taps.parted(problem, config)
@@ -129,7 +129,7 @@ def _chunk(shifts: tuple, channels: int, tile: int, apart: int, joined: bool) ->
     return *found, sizes[3]
 
 
-@latest
+@recalled
 def copies(problem: Problem, config) -> dict[str, list[CopiedAxis]]:
     """The copies that are made, by what they are of, and by axis: of x where no descriptor reads its rows, of dz where the config says
     so. The first of its residues along w is that of shift 0."""
@@ -198,7 +198,7 @@ def described(problem: Problem, config, kind: str, strides: tuple[int, ...]) -> 
     return shape, [*map(step, shape, (n, d, h, c)), 1], box, parted(3), problem.rounded
 
 
-@latest
+@recalled
 def fetches(problem: Problem, config) -> int:
     """Boxes that a program asks for in a step."""
     paired = pair(problem, config)

@@ -113,7 +113,7 @@ class Shared:
         self.view(item, width // item, "ready")[index] = all_bytes(item)
         if self.races and width > 1:
             self.race_write(ins, index, width, warp, changes)
-            self.copied[self._cells(index, width)[0]] = copied
+            self._rows("copied", width)[index.reshape(-1)] = copied
 
     def note_barrier(self, ctas):
         """All threads of these CTAs (a mask; None: of all) have met."""
@@ -134,62 +134,63 @@ class Shared:
             if ordered:
                 self.barrier[ctas] = np.maximum(self.barrier[ctas], self.arrival[ctas])
 
-    def _cells(self, index, width):
-        n = width // 2
-        return (index[..., None] * n + np.arange(n)).reshape(-1), n
+    def _rows(self, of, width):
+        """What every two bytes have, as that of rows of `width` bytes."""
+        return getattr(self, of).reshape(-1, width // 2)
 
-    def _since(self, cells):
-        return self.barrier[cells // (self.stride // 2)]
+    def _since(self, index, width, of="barrier"):
+        """The clock of the last barrier of each row's CTA, one column."""
+        return getattr(self, of)[index // (self.stride // width), None]
 
     def race_read(self, ins, index, mask, width, warp):
         warp = np.broadcast_to(warp, index.shape)
         if mask is not None:
             mask = np.broadcast_to(mask, index.shape)
             index, warp = index[mask], warp[mask]
-        cells, n = self._cells(index, width)
-        warp = np.repeat(warp.reshape(-1), n)
-        tags, since = self.write_tag[cells], self._since(cells)
+        index, warp = index.reshape(-1), warp.reshape(-1, 1)
+        tags, since, reads = self._rows("write_tag", width)[index], self._since(index, width), self._rows("read_tag", width)
         bad = (tags >> 6 > since) & ((tags & 63) != warp)
         if bad.any():
             self.machine.warn("race: read of what another warp wrote with no barrier between", ins, int(bad.sum()))
-        old = self.read_tag[cells]
+        old = reads[index]
         several = (old >> 6 > since) & ((old & 63) != warp)
         self.clock += 1
         # One instruction may read a cell by several warps; what is left then is the last of them, so mark twice.
-        self.read_tag[cells] = self.clock * 64 + np.where(several, SEVERAL, warp)
-        mixed = (self.read_tag[cells] & 63) != np.where(several, SEVERAL, warp)
-        self.read_tag[cells[mixed]] = self.clock * 64 + SEVERAL
+        marks = self.clock * 64 + np.where(several, SEVERAL, warp)
+        reads[index] = marks
+        mixed = reads[index] != marks
+        if mixed.any():
+            row, cell = mixed.nonzero()
+            reads[index[row], cell] = self.clock * 64 + SEVERAL
 
     def race_write(self, ins, index, width, warp, changes=None):
         """Warn of what other warps did here since the last barrier, and tag the rows."""
-        warp = np.broadcast_to(warp, index.shape)
-        cells, n = self._cells(index, width)
-        warp = np.repeat(warp.reshape(-1), n)
-        changes = True if changes is None else np.repeat(changes.reshape(-1), n)
-        since = self._since(cells)
-        old = self.read_tag[cells]
+        index, warp = index.reshape(-1), np.broadcast_to(warp, index.shape).reshape(-1, 1)
+        changes = True if changes is None else changes.reshape(-1, 1)
+        since = self._since(index, width)
+        old = self._rows("read_tag", width)[index]
         bad = (old >> 6 > since) & ((old & 63) != warp) & changes
         if bad.any():
             self.machine.warn("race: write over what another warp read with no barrier between", ins, int(bad.sum()))
-        old = self.write_tag[cells]
+        old = self._rows("write_tag", width)[index]
         bad = (old >> 6 > since) & ((old & 63) != warp) & changes
         if bad.any():
             self.machine.warn("race: two warps write with no barrier between", ins, int(bad.sum()))
         self.clock += 1
-        self.write_tag[cells] = self.clock * 64 + warp
+        self._rows("write_tag", width)[index] = self.clock * 64 + warp
 
     def check_overwrite(self, ins, index, warp, away=None):
         """A tensor copy into rows of 16 bytes begins: nobody else may have used them since the last barrier.
 
         away: which of the boxes go to another CTA, which only the cluster's barrier keeps from using them; None: none.
         """
-        cells, n = self._cells(index, 16)
-        warp = np.repeat(np.broadcast_to(warp, index.shape).reshape(-1), n)
-        since = self._since(cells)
+        warp = np.broadcast_to(warp, index.shape).reshape(-1, 1)
+        columns, index = index.shape[1], index.reshape(-1)
+        since = self._since(index, 16)
         if away is not None:
-            away = np.repeat(away, index.shape[1] * n)
-            warp, since = np.where(away, -1, warp), np.where(away, self.met[cells // (self.stride // 2)], since)
-        for tags in (self.read_tag[cells], self.write_tag[cells]):
+            away = np.repeat(away, columns)[:, None]
+            warp, since = np.where(away, -1, warp), np.where(away, self._since(index, 16, "met"), since)
+        for tags in (self._rows("read_tag", 16)[index], self._rows("write_tag", 16)[index]):
             bad = (tags >> 6 > since) & ((tags & 63) != warp)
             if bad.any():
                 what = "race: a tensor copy over what another warp uses with no barrier between"

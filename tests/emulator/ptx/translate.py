@@ -29,7 +29,7 @@ class Block:
     def __init__(self, code, end, index):
         self.code, self.end, self.index = code, end, index  # end: the terminator, or None to fall through
         self.target = None
-        self.full = self.masked = None
+        self.source = self.full = self.masked = None
 
 
 class Program:
@@ -46,7 +46,7 @@ class Program:
         self.param_size = at
         self.blocks = _blocks(kernel)
         for block in self.blocks:  # everything must be known before anything runs
-            Translator(self, block, False).source()
+            block.source = self._translated(block, False)
 
     def register(self, name: str) -> int:
         """The place of a register in the list."""
@@ -57,14 +57,17 @@ class Program:
         """The block as a function, compiled when it is first met."""
         found = block.masked if masked else block.full
         if found is None:
-            translator = Translator(self, block, masked)
-            scope = dict(NAMES, np=np, where=np.where, true=np.bool_(True), A=arithmetic)
-            source = translator.source()
-            scope |= translator.constants
+            source, constants = self._translated(block, True) if masked else block.source
+            scope = dict(NAMES, np=np, where=np.where, true=np.bool_(True), A=arithmetic) | constants
             exec(compile(source, f"<block {block.index} of {self.kernel.name}>", "exec"), scope)
             found = scope["block"]
             setattr(block, "masked" if masked else "full", found)
         return found
+
+    def _translated(self, block: Block, masked: bool) -> tuple[str, dict]:
+        """The source of a block, and its constants by name."""
+        translator = Translator(self, block, masked)
+        return translator.source(), translator.constants
 
 
 def _blocks(kernel: Kernel) -> list[Block]:

@@ -3,8 +3,8 @@
 from functools import wraps
 
 
-def latest(function):
-    """The function, which remembers its last answer: planning asks the same of each config that it tries many times. Whether they are the
+def recalled(function):
+    """The function, which knows its last answer: planning asks the same of each config that it tries many times. Whether they are the
     very same values takes no time to see; to find them among many, both would be hashed."""
     last = None, None, None
 
