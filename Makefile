@@ -23,7 +23,7 @@ demo: $(STAMP)  ## upsample a real MRI volume, compare with PyTorch, write demo.
 	$(PY) -m triton_conv3dt demo $(ARGS)
 
 test: $(STAMP)  ## run the test suite
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-quick: $(STAMP)  ## run every test with a few of its parameter sets, without the slow ones
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --quick $(ARGS)

@@ -30,6 +30,7 @@ PACKAGE = "triton_conv3dt"
 POISONED = ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty"),
             (torch.Tensor, "new_empty_strided"))
 MISSING_GPU = "no CUDA device"
+HEAVY = ("compiling", "emulator", "planning")  # rooms of which some files take minutes: first, or one process ends with them alone
 FEW = 2  # parameter sets of a test that --quick keeps
 gpu_tests = {"met": 0, "run": 0}
 left_out = {"parameter sets": 0, "slow tests": 0}  # by --quick
@@ -43,6 +44,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.parent.name not in HEAVY)
     if not config.getoption("--quick"):
         return
     kept = _quick(items)
