@@ -18,6 +18,9 @@ argument that is 1 is a constant, which has no `.to`), and no index needs to be 
 import triton
 import triton.language as tl
 
+# Where no axis has a run, Triton lays the threads of a warp along the last one; 3.6 takes the first.
+FIRST_OF_EQUALS = tl.constexpr(triton.__version__.startswith("3.6."))
+
 
 @triton.jit
 def axis_taps(AXIS: tl.constexpr, r):
@@ -172,6 +175,16 @@ def row_parts(row, CHANNELS: tl.constexpr, MD: tl.constexpr, MH: tl.constexpr, M
 
 
 @triton.jit
+def lanes_last(tile, RUN: tl.constexpr):
+    """A tile to load or store, of which an axis has this run, so turned that threads lie along the last axis where none has one; what is
+    loaded, turned back."""
+    if RUN == 1 and FIRST_OF_EQUALS:
+        return tl.trans(tile)
+    else:
+        return tile
+
+
+@triton.jit
 def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_column, y_size, y_stride, r_stride,
           AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, Y: tl.constexpr, R: tl.constexpr,
           ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr):
@@ -204,10 +217,12 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
         line = tl.max_contiguous(line, R_RUN if Y.last else 1)
         column = tl.multiple_of(place(n, 0, base_d, base_h, 0, r_stride) + base_w * r_stride[4], R_RUN)
         column = tl.max_contiguous(column, 1 if Y.last else R_RUN)
-        tile += tl.load(residual + (line[:, None] + column[None, :]), mask=live, other=0.0).to(tile.dtype)
+        at, there = lanes_last(residual + (line[:, None] + column[None, :]), R_RUN), lanes_last(live, R_RUN)
+        tile += lanes_last(tl.load(at, mask=there, other=0.0), R_RUN).to(tile.dtype)
+    at, there = lanes_last(y + offset, Y_RUN), lanes_last(live, Y_RUN)
     if pre is not None:
-        tl.store(pre + offset, tile.to(pre.dtype.element_ty), mask=live)
+        tl.store(lanes_last(pre + offset, Y_RUN), lanes_last(tile.to(pre.dtype.element_ty), Y_RUN), mask=there)
     if ACTIVATION is not None:
         tile = ACTIVATION(tile, PARAMETERS[0], PARAMETERS[1])
-    tl.store(y + offset, tile.to(y.dtype.element_ty), mask=live)
+    tl.store(at, lanes_last(tile.to(y.dtype.element_ty), Y_RUN), mask=there)
     return tile.to(y.dtype.element_ty).to(tile.dtype), live
