@@ -9,12 +9,14 @@ from ..problems.geometry import Axis, ceil_div
 from ..problems.problem import Problem
 from .config import Config, rows_and_reduction
 from .constants import Lanes, Reads
+from .device import Device
 
 SUMS = 32  # of fp32 that a thread keeps of a lane
 WEIGHTS = 100  # or sums of a weight gradient, by tap, that it keeps besides
 MOST_REGISTERS = 264  # fitted to what the compiler makes of defaults of layers.json on sm_80 and sm_90
 MOST_OF_CHANNELS = 200  # of a thread with several channels that lie side by side
 MOST_ALONE = 304  # by the same scale, of a thread with one lane of more than two columns
+MOST_ON_BLACKWELL = 190  # of a thread with more than one lane of two columns, but for weight gradients: its assemblers spill sooner
 
 
 def places(problem: Problem) -> tuple[int, int, int]:
@@ -128,12 +130,14 @@ def _taps(a: Axis, forward: bool, phase: int) -> list[tuple[int, int]]:
     return [(p.first + j * a.tap_step, p.offset - j * a.input_step) for j in range(p.taps)]
 
 
-def kept(problem: Problem, config: Config, values: int) -> bool:
+def kept(problem: Problem, config: Config, values: int, device: Device) -> bool:
     """Whether the registers of a thread hold what so many places of each of its lines need; of a single lane they should."""
     found = lanes(problem, config)
     columns, values = found.columns, max(values, found.channels // (32 * config.warps))
     several = found.last and values > 1
     alone, needed = values <= columns, registers(problem, config, max(1, values // columns))
+    if device.capability >= (10, 0) and problem.direction != "grad_weight":
+        return needed <= (MOST_REGISTERS if alone and columns <= 2 else MOST_ON_BLACKWELL)
     return needed <= (MOST_OF_CHANNELS if several else MOST_REGISTERS) or alone and (columns <= 2 or needed <= MOST_ALONE)
 
 

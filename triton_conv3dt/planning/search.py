@@ -201,7 +201,7 @@ def _direct(problem: Problem, device: Device, thorough: bool):
         for config in (shape.but(block_n=threads * lines) for lines in (1, 2, 4, 8)):
             fewer = config.block_n <= 2 * _power_of_two(_positions(problem), 1, 8192)
             whole = lanes.lanes(problem, config).lines * threads == config.block_n
-            if fewer and whole and lanes.kept(problem, config, values):
+            if fewer and whole and lanes.kept(problem, config, values, device):
                 found.append(config)
     for config in found or [Config("direct", 1, 32, warps=1)]:
         tiles = lowering.grid(problem, config)[0]
