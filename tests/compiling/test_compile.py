@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_rows import COPIES, FEW, FORWARD, LAYERS, PAIRS, WIDE
+from compile_rows import BLACKWELL, COPIES, FEW, FORWARD, LAYERS, PAIRS, WIDE
 
 from triton_conv3dt.compiling import compile
 from triton_conv3dt.launching import launch
@@ -33,6 +33,7 @@ ROWS += [(name, "backward", device) for device in ("nvidia_h200", "nvidia_b200")
 ROWS += [(name, direction, "nvidia_h200") for name in WIDE for direction in DIRECTIONS]
 ROWS += [(name, "forward", device) for name in FORWARD for device in ("nvidia_h200", "nvidia_a100")]
 FEW_ROWS = [(name, "grad_input", device) for device in TENSOR_CORES for name in FEW]
+BLACKWELL_ROWS = [(name, "grad_input", "nvidia_b200") for name in BLACKWELL]
 COPIED = [(name, "grad_weight", "nvidia_h200", "gather") for name in COPIES]
 PAIRED = [(name, "grad_weight", "nvidia_h200", "pair") for name in ("k2s2", "k2s2 tf32", *PAIRS, *COPIES)]
 # One step may read all channels: nothing to overlap, so loads may go by registers and not by asynchronous copy.
@@ -50,7 +51,7 @@ def compiled(tmp_path_factory) -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1",
                     "PYTHONPATH": str(ROOT)}
-    rows = map(",".join, ROWS + FEW_ROWS + COPIED + PAIRED)
+    rows = map(",".join, ROWS + FEW_ROWS + BLACKWELL_ROWS + COPIED + PAIRED)
     result = subprocess.run([sys.executable, ROOT / "tests" / "support" / "compile_rows.py", *rows], env=environment,
                             capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
@@ -98,6 +99,15 @@ def test_few_channels(compiled, row):
     assert sum(used["instructions"].get(name, 0) for name in ("HMMA", *TENSOR_CORES.values())) > 0, used
     if row[0] in ("k8s8 of three", "k32s32 of one"):
         assert used["widths"]["LDGSTS"] == [128], used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", BLACKWELL_ROWS, ids=" ".join)
+def test_memories_of_blackwell(compiled, row):
+    """Its assemblers spill sooner; and of products that want more tensor memory than there is a trap alone is compiled."""
+    used = compiled[row]
+    assert "error" not in used and used["spills"] == used["stack"] == 0 and used["shared"] <= used["budget"] <= used["limit"], used
+    assert used["widths"]["STG"] and (row[0].startswith("depthwise") or used["instructions"][TENSOR_CORES[row[2]]] > 0), used
 
 
 def check_loads(used: dict, row: tuple[str, str, str]) -> None:

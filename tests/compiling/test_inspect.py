@@ -92,6 +92,12 @@ def test_remarks(name):
     assert len(found) == 1 and found[0].startswith(expected), found
 
 
+def test_what_cannot_run_is_said():
+    assert "544 columns of tensor memory are needed, nvidia_b200 has 512" == machinecode.unfit(GOOD, 2, 544, B200)
+    assert "no block fits" in machinecode.unfit(GOOD, 0, 0, H200) and "no block fits" in machinecode.unfit(without(shared=300000), 2, 0, A100)
+    assert machinecode.unfit(GOOD, 2, 512, B200) is None
+
+
 def test_nothing_is_said_of_a_good_kernel():
     assert machinecode.warnings(GOOD, GATHER, HALF, H200) == []
     few = without(accesses={"LDG": {16: 8}, "UTMALDG": {machinecode.BOX_BITS: 2}, "STG": {128: 4}})

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton.language as tl
 
 from cases import CORPUS
 from launched import BY_NAME, EPILOGUES, RELU, check, random_config, use
+from triton_conv3dt.kernels import tiles
 from triton_conv3dt.launching import launch, tensors
 from triton_conv3dt.planning import search
 from triton_conv3dt.planning.config import Config, fits
@@ -25,6 +27,20 @@ def test_any_config_computes_the_same(name, layout, direction, device, monkeypat
     use(monkeypatch, random_config(rng))
     t = BY_NAME[name].tensors(torch.float16, layout, device=device)
     check(direction, BY_NAME[name], t, (True, True, RELU))
+
+
+@each_direction
+@pytest.mark.parametrize("layout", ("channels_first", "channels_last"))
+@pytest.mark.parametrize("name", ("k3s2p1op1", "TF SAME, odd output", "channels 17 and 7"))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is compiled keeps its constants")
+def test_tiles_without_runs_are_turned_and_turned_back(name, layout, direction, device, monkeypatch):
+    """As Triton 3.6 would have them, which lays threads along the first of two axes that have none."""
+    monkeypatch.setattr(tiles, "FIRST_OF_EQUALS", tl.constexpr(True))
+    case, flat = BY_NAME[name], direction == "grad_input"
+    t = case.tensors(torch.float32, layout, device=device)
+    for config in [Config("gather", 32, 16, 16)] + [Config("gather", 16, 32, 16, flat=2)] * flat:
+        use(monkeypatch, config)
+        check(direction, case, t, (True, True, RELU))
 
 
 def described():

@@ -164,6 +164,8 @@ REFUSED = {  # problem, device, config: the reason
     "joined rows": ({"kernel": 32, "stride": 32, "in_size": (1, 1, 2)}, "nvidia_h200",
                     Config("gather", 16, 16, 16, merge=(False, False, True)), "less than one joined run of 32 phases"),
     "registers": ({}, "nvidia_h200", Config("gather", 256, 256, 32), "leaves 4 warps without registers"),
+    "tensor memory": ({"direction": "grad_input", "dtype": "float32"}, "nvidia_b200", Config("gather", 128, 256, 16, 8, 3),
+                      "576 columns of tensor memory are needed, nvidia_b200 has 512"),
     "registers of a residual": (LAST | {"residual": True}, "nvidia_h200", Config("gather", 128, 256, 32, 8),
                                 "leaves 8 warps without registers"),
     "copy of channels last": (LAST | {"kernel": 4, "padding": 1}, "nvidia_h200", replace(GATHER, copy=True),

@@ -42,6 +42,9 @@ FEW = {  # input gradients alone: few channels, which are summed over with their
     "k9s2p3 of one channels_last tf32": dict(n=32, ci=32, co=1, in_size=32, kernel=9, stride=2, padding=3, dtype="float32",
                                              layout="channels_last"),
 }
+DEPTHWISE_K3 = DEPTHWISE | dict(ci=128, co=128, kernel=3, padding=1, output_padding=0, groups=128)
+BLACKWELL = {"depthwise k3": DEPTHWISE_K3, "k2s2 wide tiles tf32": dict(n=2, ci=128, co=32, in_size=(32, 32, 16), kernel=2, stride=2,
+                                                                        dtype="float32")}  # grad_input only
 COPIES = {"k4s2p1 tf32 weight": dict(n=2, ci=256, co=128, in_size=16, kernel=4, stride=2, padding=1, dtype="float32")}  # grad_weight only
 PAIRS = {"k3s2p1op1 tf32 weight": NNUNET_K3 | dict(dtype="float32")}  # as well
 WIDE = {"k4s2p1 wide channels_last": dict(n=1, ci=32, co=32, in_size=(256, 256, 152), kernel=4, stride=2, padding=1,
@@ -56,7 +59,7 @@ def compile_row(row: str) -> tuple[str, dict]:
     from triton_conv3dt.problems.problem import Problem
 
     name, direction, device, *path = row.split(",")
-    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | FEW | COPIES | PAIRS | WIDE)[name]
+    given = {"bias": direction == "backward"} | (LAYERS | FORWARD | FEW | BLACKWELL | COPIES | PAIRS | WIDE)[name]
     problem, device = Problem.of_layer(direction, **given), Device.named(device)
     if direction == "backward":
         given = search.one_pass(problem, device)

@@ -107,10 +107,8 @@ def compile_task(task: Task) -> Kernel:
         what = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         return Kernel(task, failure=what, triton=triton.__version__)
     config, device = task.config, task.device
-    blocks, failure = machinecode.blocks(used, config, device), None
-    if blocks == 0 or used.shared > device.shared_memory:
-        failure = (f"no block fits {device.name}: {used.registers} registers per thread, {used.shared} bytes of shared "
-                   "memory")
+    blocks = machinecode.blocks(used, config, device)
+    failure = machinecode.unfit(used, blocks, getattr(kernel.metadata, "tmem_size", None) or 0, device)
     remarks = machinecode.warnings(used, config, task.problem, device)
     return Kernel(task, used, blocks, machinecode.occupancy(used, config, device), bound, tuple(remarks), failure,
                   triton.__version__)

@@ -14,6 +14,7 @@ from .recall import recalled
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
 SHARED = ("gather", "descriptor", "pair")  # paths whose programs may share the steps of a tile of an input gradient
+TENSOR_MEMORY = 512  # columns that an SM of capability 10.0 has for accumulators, 128 rows of fp32 each
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 
 
@@ -220,7 +221,17 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
     single = problem.direction == "forward" and problem.y_layout == "channels_first" and problem.y_run == 1 and any(config.box)
     if accumulators > (64 if problem.wide or problem.epilogue.residual or single else 128) * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
+    if device.tensor_memory and (columns := _columns(config, problem, accumulators)) > TENSOR_MEMORY:
+        return f"{columns} columns of tensor memory are needed, {device.name} has {TENSOR_MEMORY}"
     return _fits_shared_memory(config, problem, device)
+
+
+def _columns(config: Config, problem: Problem, accumulators: int) -> int:
+    """Columns of tensor memory that a product takes: neighbours that are parted have an accumulator each, and first operands of 128 rows
+    that are rounded go there, too, in pairs."""
+    parted = taps.split_factor(problem, config) if problem.direction == "grad_input" else 1
+    rounded = 2 * config.block_m * config.block_k if problem.rounded and config.block_m >= 128 else 0
+    return parted * (accumulators + rounded) // 128
 
 
 def _fits_taps(config: Config, problem: Problem) -> str | None:

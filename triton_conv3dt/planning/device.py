@@ -51,6 +51,11 @@ class Device:
         return self.capability[0] in (9, 10)
 
     @property
+    def tensor_memory(self) -> bool:
+        """Accumulators are in a memory of their own (tcgen05)."""
+        return self.capability[0] == 10
+
+    @property
     def walks(self) -> bool:
         """The walking form compiles for it, with the Triton that is installed."""
         return self.capability == (9, 0) and not self.interpreted and (3, 6) <= gluon() < (3, 9)
