@@ -12,7 +12,7 @@ from . import banks, flat, lanes, lowering, pair_tiles, pairs, readings, taps, w
 from .config import SMALLEST_DOT, Config, copyable, fits, join_factor, rows_and_reduction, seen
 from .constraints import NONE, VARIABLE, Constraints
 from .costs import cost, loop_steps
-from .device import Device
+from .device import Device, gluon
 from .launches import schedule
 from .planned import Plan
 from .terms import terms
@@ -162,6 +162,11 @@ def _weight_gradients(problem: Problem, device: Device, constraints: Constraints
         for block_k in _around(_positions(problem), SMALLEST_DOT, longest, thorough):
             for warps in (2,) if few and not thorough else _warps(accumulators, thorough):
                 tried = tile.but(block_k=block_k, warps=warps)
+                turned = gluon() < (3, 7) and not device.warpgroups and taps.x_run(problem, tried) == 1  # kernels/tiles.py says how
+                if turned and tried.block_m * block_k >= 64 * 32 * warps:
+                    continue  # so many addresses leave fragments no registers
+                if device.tensor_memory and tried.copy and accumulators >= 4096 * warps and tried.taps[2] == "crossed":
+                    continue  # nor have so many beside masks of both operands, which come back from that memory all at once
                 many = accumulators >= 4096 * warps and taps.z_run(problem, tried) == 1
                 if many and (block_k > 16 and not tried.copy or tried.copy and weight_tiles.scattered(problem, tried)):
                     continue  # addresses of single elements leave such an accumulator no registers
@@ -253,10 +258,21 @@ def _crowded(problem: Problem, config: Config, device: Device) -> bool:
         return flat.crowded(problem, config, device)
     if device.warpgroups or config.path != "gather":
         return False
+    if _brief(problem, config):
+        return True
     if problem.rounded:
         return copyable(problem) and taps.split_factor(problem, config) >= 4
     many = config.block_k * config.block_n >= 32 * 32 * config.warps and config.block_m * config.block_n >= 64 * 32 * config.warps
     return many and problem.item == 2 and banks.source_run(config, problem) == 1
+
+
+def _brief(problem: Problem, config: Config) -> bool:
+    """Two accumulators of TF32, one after the other, by loops of so few steps that assemblers unroll them: only that of Triton 3.7 is known
+    to spill nothing then."""
+    joined = join_factor(problem, config.merge) > 1 and not config.merge[2]
+    if not joined or not problem.rounded or config.block_m * config.block_n < 32 * 32 * config.warps or gluon() == (3, 7):
+        return False
+    return loop_steps(config, problem) <= 16 * prod(lowering.grid(problem, config))
 
 
 def _step_shares(config: Config, problem: Problem, device: Device) -> int:
