@@ -17,6 +17,12 @@ def test_stores(apart, stored, operand, factor):
     assert conflicts(EACH.format(apart) + f"st.shared.{stored} [ %r2 + 0 ], {operand};", 1) == factor
 
 
+def test_a_bit_may_be_taken_with_its_sign():
+    """As a mask of the threads that have it: half of them lie in another bank."""
+    masked = "bfe.s32 %r3, %r1, 4, 1;\n and.b32 %r4, %r3, 4;\n or.b32 %r2, %r2, %r4;\n "
+    assert conflicts(EACH.format(128) + masked + "st.shared.b32 [%r2], %r9;", 1) == 16
+
+
 @pytest.mark.parametrize("access", [
     "ld.shared.v4.b32 {%r5, %r6, %r7, %r8}, [%r2+4096];", "cp.async.cg.shared.global [ %r2 + 0 ], [ %rd7 + 0 ], 0x10, %r30;",
     "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r5, %r6, %r7, %r8}, [%r2];",

@@ -13,8 +13,9 @@ import torch
 
 import triton_conv3dt as t3
 from triton_conv3dt.checking import trial_tensors
+from triton_conv3dt.compiling.conflicts import conflicts
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import costs, lowering, search, walk_memory, walk_reads, walk_tables, walk_tiles, walks
+from triton_conv3dt.planning import costs, lowering, search, terms, walk_memory, walk_reads, walk_tables, walk_tiles, walks
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -62,6 +63,17 @@ def test_lines_are_copied_once_and_read_without_conflicts(name):
     copied, most = counted["bytes_asked"]["copy"], costs.loop_steps(config, problem) * walks.step_bytes(problem, config)
     assert problem.item * problem.n * problem.ci * prod(problem.in_size) <= copied <= most
     assert walks.walk(problem, config).run == (4 if name == "runs" else 1)
+
+
+@pytest.mark.parametrize("name, most", (("as it lies", 1.15), ("as it lies, wide", 1.14), ("as it lies, gradient", 1.1), (
+    "groups by twos", 1.2), ("a halo, odd channels", 1.1)))
+def test_few_places_beside_a_patch_are_not_all_in_the_same_banks(name, most):
+    """Those of half of the units are in others. The emulator counts no banks of copies, but their addresses tell."""
+    problem, config = problem_and_config(name)
+    with emulated("nvidia_h200", exact=True) as emulator:
+        computed(problem, config, HOPPER)[1]()
+        ptx = next(launch.ptx for launch in emulator.launches if launch.name == "walk")
+    assert walks.walk(problem, config).copied and conflicts(ptx, terms.trips(launch.plan(problem, HOPPER, config))) < most
 
 
 @pytest.mark.parametrize("name", ("16 bits as they lie, by twos", "16 bits as they lie, wide", "16 bits as they lie, gradient", "a run, by twos",

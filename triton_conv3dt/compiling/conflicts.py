@@ -127,6 +127,7 @@ COMPUTED = {
     "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "mad": lambda a, b, c: a * b + c, "and": and_, "or": or_, "xor": xor,
     "shl": lambda a, b: a << min(b, 32), "shr": lambda a, b: a >> min(b, 32), "min": min, "max": max,
     "selp": lambda a, b, p: a if p else b, "bfe": lambda a, start, length: a >> start & (1 << length) - 1,
+    "bfe signed": lambda a, start, length: (a >> start & (1 << length) - 1 ^ 1 << length - 1) - (1 << length - 1),
     "bfi": lambda a, b, start, length: b & ~((1 << length) - 1 << start) | (a & (1 << length) - 1) << start}
 
 
@@ -142,7 +143,7 @@ def evaluate(op: str, sources: list[Lanes]) -> Lanes:
         table = sources[3][0]
         return tuple(sum((table >> (4 * (a >> i & 1) + 2 * (b >> i & 1) + (c >> i & 1)) & 1) << i for i in range(32))
                      for a, b, c in zip(*sources[:3]))
-    function = COMPUTED.get(name)
+    function = COMPUTED.get("bfe signed" if name == "bfe" and "s32" in modifiers else name)
     if function is None or "wide" in modifiers or "hi" in modifiers or modifiers[-1][0] == "f":
         return ZERO
     return tuple(function(*values) & MASK for values in zip(*sources))

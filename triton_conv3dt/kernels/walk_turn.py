@@ -8,6 +8,8 @@ from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_co
 
 from .gluon_names import seen_as
 
+FURTHER = gl.constexpr(4)  # places, which are half of the banks: as few beside patches are in all of them where units lie so far apart
+
 
 @gluon.constexpr_function
 def ring_layout():
@@ -25,6 +27,15 @@ def line_layout(rows, units, places, beside, more, channels):
     bases = [[(1 << bit) * (i == axis) for i in range(4)] for axis in (3, 2, 1, 0) for bit in range(shape[axis].bit_length() - 1)]
     gaps = [[places * channels, beside * channels], [2 * places * channels, channels]]
     return gl.PaddedSharedLayout(gaps if more else gaps[:1], bases, [], shape)
+
+
+@gluon.constexpr_function
+def further_layout(rows, units, places, channels):
+    """Lines without gaps, the second half of whose units lies FURTHER, for as few places of each."""
+    shape = [rows, units, places, channels]
+    bases = [[(1 << bit) * (i == axis) for i in range(4)] for axis in (3, 2, 1, 0) for bit in range(shape[axis].bit_length() - 1)]
+    bases[bases.index([0, units // 2, 0, 0])][2] = FURTHER.value
+    return gl.SharedLinearLayout(bases)
 
 
 @gluon.constexpr_function
@@ -85,6 +96,13 @@ def length_of(pairs, i):
     return pairs[i][1]
 
 
+@gluon.constexpr_function
+def halves(WALK, sheet):
+    """In how many parts the units of lines lie: the second half lies FURTHER where lines have room for that, which all copies go into that few
+    places beside a patch come with."""
+    return 2 if WALK.copied and 0 < WALK.sheets[sheet].reach <= FURTHER.value else 1
+
+
 @gluon.jit
 def lines_at(ring, line, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
              WALK: gl.constexpr):
@@ -93,7 +111,10 @@ def lines_at(ring, line, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.cons
     UNITS: gl.constexpr = WALK.channels // unit_of(ring.dtype.primitive_bitwidth)
     PITCH: gl.constexpr = WALK.sheets[SHEET].pitch
     TAKEN: gl.constexpr = PITCH // UNITS
-    if PITCH == UNITS * WALK.wide * 2:  # without gaps: what copies go into, and matrices are read from
+    if halves(WALK, SHEET) == 2:
+        lines = seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, TAKEN, CHANNELS], further_layout(ROWS, UNITS, TAKEN, CHANNELS))
+        return lines.slice(0, PLACES, 2)
+    elif PITCH == UNITS * WALK.wide * 2:  # without gaps: what copies go into, and matrices are read from
         lines = seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, TAKEN, CHANNELS], line_layout(ROWS, UNITS, TAKEN, 0, 0, CHANNELS))
         return lines.slice(0, PLACES, 2)
     else:
@@ -102,14 +123,31 @@ def lines_at(ring, line, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.cons
 
 
 @gluon.jit
-def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr,
-                SHEET: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
-    """Places FIRST up to FIRST + PLACES of ROWS lines, which begin there with the place (h, w) of x, STEP apart; zeros outside."""
-    UNIT: gl.constexpr = unit_of(ring.dtype.primitive_bitwidth)
-    UNITS: gl.constexpr = WALK.channels // UNIT
+def patch_at(ring, line, ROWS: gl.constexpr, HALF: gl.constexpr, HALVES: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr):
+    """The places of a patch of lines of ROWS rows, which begin there in the ring: of all units, or of half of them."""
+    if HALVES == 1:
+        return lines_at(ring, line, ring.dtype, ROWS, 0, WALK.wide, SHEET, WALK)
+    else:
+        UNIT: gl.constexpr = unit_of(ring.dtype.primitive_bitwidth)
+        UNITS: gl.constexpr = WALK.channels // UNIT
+        PLACES: gl.constexpr = WALK.wide * 2
+        LAYOUT: gl.constexpr = line_layout(ROWS, UNITS, PLACES, 0, 0, UNIT)
+        lines = seen_as(ring.index(line + HALF * FURTHER), ring.dtype, [ROWS, UNITS, PLACES, UNIT], LAYOUT)
+        return lines.slice(HALF * (UNITS // 2), UNITS // 2, 1).slice(0, WALK.wide, 2)
+
+
+@gluon.jit
+def copy_places(x, lines, live, h, w, channel, zero, x_size, x_stride, STEP: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
+    """Into lines [h, unit, w, channel of it], which begin with this channel of the place (h, w) of x, STEP apart; zeros outside."""
+    ROWS: gl.constexpr = lines.shape[0]
+    UNITS: gl.constexpr = lines.shape[1]
+    PLACES: gl.constexpr = lines.shape[2]
+    UNIT: gl.constexpr = lines.shape[3]
     RUN: gl.constexpr = WALK.run
-    LAYOUT: gl.constexpr = element_layout(ROWS, WALK.channels, WARPS, PLACES, RUN, UNIT)
-    h, w, channel = h + zero, w + (FIRST * STEP_W + zero), channel + zero
+    STEP_H: gl.constexpr = STEP[0]
+    STEP_W: gl.constexpr = STEP[1]
+    LAYOUT: gl.constexpr = element_layout(ROWS, UNITS * UNIT, WARPS, PLACES, RUN, UNIT)
+    h, w, channel = h + zero, w + zero, channel + zero
     o_h = gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[:, None, None, None] * STEP_H + zero
     unit = gl.arange(0, UNITS, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, LAYOUT))))[None, :, None, None]
     o_w = gl.arange(0, PLACES, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, LAYOUT))))[None, None, :, None] * STEP_W + zero
@@ -123,7 +161,7 @@ def copy_places(x, ring, line, live, h, w, channel, zero, x_size, x_stride, ROWS
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     if WALK.summed % WALK.channels != 0:
         inside = inside & ((unit * UNIT if RUN == UNIT else c) < WALK.summed - channel)
-    async_copy_global_to_shared(lines_at(ring, line, ring.dtype, ROWS, FIRST, PLACES, SHEET, WALK), begin + beside, inside)
+    async_copy_global_to_shared(lines, begin + beside, inside)
 
 
 @gluon.jit
@@ -132,6 +170,8 @@ def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET
     """The rows of one sheet of the plane x, for the patch of the coarse place (h, w), whose lines begin there."""
     S: gl.constexpr = WALK.sheets[SHEET]
     WIDE: gl.constexpr = WALK.wide
+    STEP: gl.constexpr = (STEP_H, STEP_W)
+    HALVES: gl.constexpr = halves(WALK, SHEET)
     RUNS: gl.constexpr = chunks(S.rows, WALK.high)
     COUNT: gl.constexpr = count_of(RUNS)
     BESIDE: gl.constexpr = chunks(S.reach, WIDE)
@@ -139,11 +179,13 @@ def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET
     at_w = (w + S.shift) * STEP_W + S.residue_w
     for i in gl.static_range(COUNT):
         at_h, first = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, line + start_of(RUNS, i) * S.pitch
-        copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), 0, WIDE, SHEET, WALK,
-                    STEP_H, STEP_W, WARPS)
+        for half in gl.static_range(HALVES):
+            copy_places(x, patch_at(ring, first, length_of(RUNS, i), half, HALVES, SHEET, WALK), live, at_h, at_w,
+                        channel + half * (WALK.channels // 2), zero, x_size, x_stride, STEP, WALK, WARPS)
         for j in gl.static_range(MORE):
-            copy_places(x, ring, first, live, at_h, at_w, channel, zero, x_size, x_stride, length_of(RUNS, i), WIDE + start_of(BESIDE, j),
-                        length_of(BESIDE, j), SHEET, WALK, STEP_H, STEP_W, WARPS)
+            lines = lines_at(ring, first, ring.dtype, length_of(RUNS, i), WIDE + start_of(BESIDE, j), length_of(BESIDE, j), SHEET, WALK)
+            copy_places(x, lines, live, at_h, at_w + (WIDE + start_of(BESIDE, j)) * STEP_W, channel, zero, x_size, x_stride, STEP, WALK,
+                        WARPS)
 
 
 @gluon.jit
@@ -152,9 +194,13 @@ def fragment(ring, line, SHEET: gl.constexpr, WALK: gl.constexpr, WARPS: gl.cons
     HIGH: gl.constexpr = WALK.high
     WIDE: gl.constexpr = WALK.wide
     BITS: gl.constexpr = ring.dtype.primitive_bitwidth
-    UNIT: gl.constexpr = unit_of(BITS)
-    LAYOUT: gl.constexpr = fragment_layout(HIGH, WALK.channels, WIDE, WARPS, BITS)
-    tile = lines_at(ring, line, ring.dtype, HIGH, 0, WIDE, SHEET, WALK).load(LAYOUT)
+    HALVES: gl.constexpr = halves(WALK, SHEET)
+    UNITS: gl.constexpr = WALK.channels // unit_of(BITS)
+    LAYOUT: gl.constexpr = fragment_layout(HIGH, WALK.channels // HALVES, WIDE, WARPS, BITS)
+    tile = patch_at(ring, line, HIGH, 0, HALVES, SHEET, WALK).load(LAYOUT)
+    if HALVES == 2:
+        tile = gl.join(tile, patch_at(ring, line, HIGH, 1, HALVES, SHEET, WALK).load(LAYOUT)).permute((0, 4, 1, 2, 3))
+        tile = tile.reshape([HIGH, UNITS, WIDE, unit_of(BITS)])
     if BITS == 32:
         tile = gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)
     return tile.permute((0, 2, 1, 3)).reshape([HIGH * WIDE, WALK.channels])

@@ -112,7 +112,7 @@ def multiplied(problem: Problem, config) -> int:
 
 def shared_bytes(problem: Problem, config) -> int:
     """Bytes that one step moves through shared memory: what copies write, what each warpgroup's products read, of TF32 each run of rows
-    once for all of them, and tiles on their way into another order. Few places beside a patch are written in no less time than a line."""
+    once for all of them, and tiles on their way into another order. Few places beside a patch count as a line: they take as many instructions."""
     w = walk(problem, config)
     places = w.high * w.wide
     read = sum(len(bundle) * width for group in w.products for bundle, width in zip(group, widths(w))) + WARPGROUP * runs(problem, w)
