@@ -25,11 +25,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     cluster, mbarrier, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
 )
 
-from .gluon_names import halves, parts_of, seen_as, shared_layout, spread
+from .gluon_names import barrier, halves, parts_of, seen_as, shared_layout, spread
 from .pair_fetch import chunks_of_share, fetch, most_taps, row_of, slabs, taps_of
 from .pair_fragments import by_registers, fragments, in_order, line_of, of_lines, operand, places_of
 from .pair_store import store
-from .tiles import axis_taps, widen
+from .tiles import axis_taps, quotient, widen
 
 
 @gluon.constexpr_function
@@ -122,8 +122,9 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
          Y: gl.constexpr, R: gl.constexpr, TILE: gl.constexpr, BOXES: gl.constexpr, ACTIVATION: gl.constexpr, PARAMETERS: gl.constexpr,
          WARPS: gl.constexpr, INDEX: gl.constexpr):
     """w, x, line: descriptors of the weight, of what is gathered and of its further rows, or None. size: coarse places (d, h, w), then the
-    factors and the shifts by which a flat index is divided to have its sample, plane and row; P: N times their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile fastest; and
-    shares of the channels that are summed over."""
+    factors and the shifts by which a flat index is divided to have its sample, plane and row: of planes that of a tile to have its sample;
+    P: N times their product. BOXES: how many make up the columns of a tile. Grid: (position tile, phase, column tile), the column tile
+    fastest; and shares of the channels that are summed over."""
     BITS: gl.constexpr = x.dtype.primitive_bitwidth
     STAGES: gl.constexpr = TILE.stages
     CHUNKS: gl.constexpr = chunks_of_share(RED, TILE)
@@ -139,8 +140,8 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     last = P
     if X.reading == "planes":
         last = size[0] * size[1] * size[2]
-        n, tile = parts_of(i_position, gl.cdiv(last, TILE.n))
-        origin = (n, 0, 0, tile * TILE.n)
+        n = quotient(i_position, size[3], size[6])
+        origin = (n, 0, 0, (i_position - n * gl.cdiv(last, TILE.n)) * TILE.n)
     elif BOX is None:
         origin = (0, 0, 0, i_position * TILE.n)
     else:
@@ -199,11 +200,11 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
                 fetch(w, x, line, positions, weights, ready, ahead % STAGES, ahead, ahead < steps, origin, i_row, taps, first, offset,
                       x_size, x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     acc = warpgroup_mma_wait(0, deps=[acc])
-    for i in gl.static_range(STAGES):
-        mbarrier.invalidate(ready.index(i))
+    mbarrier.invalidate(ready.index(0))
     if TILE.shares > 1:
         y += gl.program_id(1).to(gl.int64) * (gl.cast(P, gl.int64) * ROWS)  # shares lie one after the other
     y_stride, r_stride = widen(y_stride, Y.last, INDEX), widen(r_stride, R.last, INDEX)
     acc, row = in_order(acc, X, TILE, BITS), i_row * (TILE.m // TILE.join)
     store(acc, y, b, residual, pre, row, origin, phase, last, size, y_size, y_stride, r_stride, AXIS_D, AXIS_H, AXIS_W, ROWS, Y, R, TILE,
           side_parted(X, TILE), X.reading == "planes", ACTIVATION, PARAMETERS, WARPS)
+    ready._keep_alive()  # its place is never other memory, for which each would have to be made invalid

@@ -16,7 +16,7 @@ from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pa
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
-    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, divisions, index, pack, packed, parts_of, shares_to, sum_biases,
+    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, division, divisions, index, pack, packed, parts_of, shares_to, sum_biases,
     sum_weights, to_residues, with_sums)
 
 OPERANDS = {  # what a caller brings, in this order
@@ -289,9 +289,14 @@ def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
 
 
 def _factors(p: Problem, c: Config, steps: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What flat positions are divided by, where a kernel does so by factors: where no mask depends on their places."""
+    """What flat positions are divided by, where a kernel does so by factors: where no mask depends on their places. Tiles of planes, which
+    samples have so many of, are always."""
     masked = any(axis.edge or axis.halo and c.path != "pair" for axis in lowering.axis_constants(p, c))
-    return ((0, 0, 0),) * 2 if masked or p.wide or any(c.box) else divisions(steps)
+    factors, shifts = ((0, 0, 0),) * 2 if masked or p.wide or any(c.box) else divisions(steps)
+    if c.path == "pair" and lowering.reading(p, c) == "planes":
+        tiles = division(ceil_div(prod(steps), c.block_n))
+        factors, shifts = (tiles[0], *factors[1:]), (tiles[1], *shifts[1:])
+    return factors, shifts
 
 
 def _axes(p: Problem, c: Config) -> dict[str, object]:
