@@ -71,13 +71,13 @@ def offset_and_need(line, size, stride, CHANNELS: tl.constexpr, D: tl.constexpr,
 
 
 @triton.jit
-def outside(begin, o, size, AXIS: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr):
-    """Which shifts move the places begin + o of an axis outside, as bits from FIRST on; UNIT neighbours have one answer."""
+def outside(at, size, AXIS: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr):
+    """Which shifts move the places `at` of an axis outside, as bits from FIRST on; all are counted in units of UNIT places."""
     COUNT: tl.constexpr = AXIS.count
     LOW: tl.constexpr = AXIS.sure[0]
     HIGH: tl.constexpr = AXIS.sure[1]
     MOVE: tl.constexpr = AXIS.move // UNIT if COUNT > 1 else 1
-    at, most = begin // UNIT + o // UNIT, tl.cast(size, tl.int32) // UNIT
+    most = tl.cast(size, tl.int32) // UNIT
     if COUNT - HIGH + LOW > FEW:  # the shifts inside follow each other
         first, end = taps_within(at, MOVE, COUNT, most)
         if HIGH > 0:
@@ -87,7 +87,7 @@ def outside(begin, o, size, AXIS: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.co
         bits = ((1 << first) - 1) | ((1 << COUNT - HIGH + LOW) - (1 << end))
         return bits << FIRST
     else:
-        bits = tl.zeros_like(o)
+        bits = tl.zeros_like(at)
         for i in tl.static_range(COUNT):
             if i < LOW or i >= HIGH:
                 beyond = (at + i * MOVE).to(tl.uint32) >= most.to(tl.uint32)
@@ -113,13 +113,15 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
     if MASK:
         BIT_H: tl.constexpr = D.count - D.sure[1] + D.sure[0] if D.halo else 0
         BIT_W: tl.constexpr = BIT_H + (H.count - H.sure[1] + H.sure[0] if H.halo else 0)
-        lack = tl.zeros_like(o[0])
+        lack, o_w = tl.zeros_like(o[0]), o[2]
+        if UNIT > 1:  # whose neighbours have one answer, which the compiler does not see of o
+            o_w = tl.arange(0, o[0].shape[0]) // UNIT % (BOX[2] * SPLIT // UNIT)
         if D.halo:
-            lack |= outside(d, o[0] * D.step, size[0], D, 1, 0)
+            lack |= outside(d + o[0] * D.step, size[0], D, 1, 0)
         if H.halo:
-            lack |= outside(h, o[1] * H.step, size[1], H, 1, BIT_H)
+            lack |= outside(h + o[1] * H.step, size[1], H, 1, BIT_H)
         if W.halo:
-            lack |= outside(w, o[2] * STEP_W, size[2], W, UNIT, BIT_W)
+            lack |= outside(w // UNIT + o_w * STEP_W, size[2], W, UNIT, BIT_W)
         if BOX[0] * BOX[1] * BOX[2] * SPLIT < o[0].shape[0]:
             lack = tl.where(o[0] < BOX[0], lack, -1)
         if D.edge:
@@ -127,7 +129,7 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
         if H.edge:
             lack = tl.where(box[1] + o[1] < positions[1], lack, -1)
         if W.edge:
-            lack = tl.where(box[2] * SPLIT // UNIT + o[2] // UNIT < positions[2] * SPLIT // UNIT, lack, -1)
+            lack = tl.where(box[2] * SPLIT // UNIT + o_w < positions[2] * SPLIT // UNIT, lack, -1)
         met = (need[:, None] & (lack | LINE)[None, :]) == 0
         if M.reading == "row":
             return tl.load(p.reshape(p.numel), mask=met.reshape(p.numel), other=0.0).reshape(p.shape)
