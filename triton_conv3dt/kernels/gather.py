@@ -227,7 +227,7 @@ def gather(x, w, y, b, residual, pre, parts, P, size, magics, shifts, x_size, y_
     else:
         m_rd, m_rh, m_rw, m_channel = row_parts(i_row * BLOCK_M + o_m, ROWS, MD, MH, MW, PHASE_MINOR)
     EVEN_M: tl.constexpr = MD * MH * MW * ROWS % BLOCK_M == 0
-    m_live = (m_channel < ROWS) & (m_rd < MD)
+    m_live = i_row * BLOCK_M + o_m < MD * MH * MW * ROWS if PHASE_MINOR else (m_channel < ROWS) & (m_rd < MD)  # seen to be that of a run
     FIRST_TAP: tl.constexpr = -(AXIS_W.in_step // MW) if FLAT and MW > 1 else 1  # of a residue along w
     w_row_offset = m_channel * w_row
     if MD * MH * MW > 1:  # a mark is lost with a term that is folded away
