@@ -10,10 +10,12 @@ as they lie in either layout:
 - dz is copied asynchronously, four bytes at a time, with all rows and places that the taps of the patch reach: of TF32 the residues
   along w apart, each in a sheet of its own; of 16 bits two neighbours, which are two residues, together in one. A sheet is
   [row, channel // 8, place, channel % 8], such that eight channels of any four neighbouring places are all banks;
-- x passes by registers, which round TF32, and lies as products read their second operand: [channel, places of a patch].
+- x passes by registers, which round TF32, and lies as products read their second operand: [channel, places of a patch]. Of 16 bits it
+  lies there once for every shift of taps along w.
 
 Rows of products are (tap, output channel), in eights: a product's 64 are two tiles of 32, which may be of two taps. A tile is read from
-dz at the place that its tap shifts it to, and multiplied by as many planes of x as there are taps along d. Columns are input channels.
+dz, of TF32 at the place that its tap along w shifts it to, of 16 bits once for all of these; and multiplied by as many planes of x as
+there are taps along d. Columns are input channels.
 
 Sums of all taps stay in registers until a program has walked its share of the steps, patch after patch. They are written as one share of
 dw, and `reduce.sum_parts` adds the shares in order: same bits every run. So are sums of dz for the bias, of tiles as they are read
@@ -33,14 +35,20 @@ from .walk_weight import first_tap
 
 
 @gluon.constexpr_function
-def product_layout(TURN, WARPS, bits):
-    """64 rows, and columns of which every four warps have a part."""
-    return gl.NVMMADistributedLayout([3, 0], [4, WARPS // 4], [16, TURN.inputs // (WARPS // 4), 256 // bits])
+def product_layout(TURN, shifts, WARPS, bits):
+    """64 rows, and columns, those of so many shifts of x, of which every four warps have a part."""
+    return gl.NVMMADistributedLayout([3, 0], [4, WARPS // 4], [16, shifts * TURN.inputs // (WARPS // 4), 256 // bits])
 
 
 @gluon.constexpr_function
-def operand_layout(TURN, WARPS, bits):
-    return gl.DotOperandLayout(0, product_layout(TURN, WARPS, bits), 32 // bits)
+def operand_layout(TURN, shifts, WARPS, bits):
+    return gl.DotOperandLayout(0, product_layout(TURN, shifts, WARPS, bits), 32 // bits)
+
+
+@gluon.constexpr_function
+def place_layout(TURN, bits):
+    """What products read of x: [shift and channel, places]."""
+    return shared_layout(TURN.chunk * 8 // bits, bits, 2)
 
 
 @gluon.constexpr_function
@@ -65,7 +73,8 @@ def rounded(tile):
 
 @gluon.jit
 def store_plane(tiles, ring, slot, TURN: gl.constexpr):
-    """Put a patch of x where products read it. Of 16 bits neighbours of four places lie side by side, as words of dz are read."""
+    """Put a patch of x where products read it, shift by shift. Of 16 bits neighbours of four places lie side by side, as words of dz are
+    read."""
     CHUNKS: gl.constexpr = len(tiles)
     INPUTS: gl.constexpr = TURN.inputs
     BITS: gl.constexpr = ring.dtype.primitive_bitwidth
@@ -94,33 +103,45 @@ def lines(ring, word, half, offset, HIGH: gl.constexpr, STEP: gl.constexpr, TURN
 
 @gluon.jit
 def joined(first, second, HIGH: gl.constexpr, TURN: gl.constexpr):
-    """Two tiles as the 64 rows of a product [row, place]."""
+    """Two tiles as the 64 rows of a product [row, place]; of 16 bits each fourth place beside the other."""
     PLACES: gl.constexpr = HIGH * TURN.wide
-    tile = gl.join(first, second)  # [h, line // 8, place, line % 8, tile]
-    return tile.permute((1, 4, 3, 0, 2)).reshape([64, PLACES])
+    tile = gl.join(first, second).permute((1, 4, 3, 0, 2))  # of [h, line // 8, place, line % 8, tile]
+    if first.dtype.primitive_bitwidth == 16:
+        tile = tile.reshape([64, PLACES // 8, 2, 4]).permute((0, 1, 3, 2))
+    return tile.reshape([64, PLACES])
 
 
 @gluon.jit
-def half_words(words, RESIDUE: gl.constexpr, DTYPE: gl.constexpr, TURN: gl.constexpr):
-    """The lower or the upper half of words of [row, place], each fourth place beside the other."""
-    PLACES: gl.constexpr = words.shape[1]
-    tile = (words >> (16 * RESIDUE)).to(gl.int16).to(DTYPE, bitcast=True)
-    return tile.reshape([64, PLACES // 8, 2, 4]).permute((0, 1, 3, 2)).reshape([64, PLACES])
+def element(tile, RESIDUE: gl.constexpr, DTYPE: gl.constexpr):
+    """A tile of TF32, or the lower or the upper half of its words."""
+    if DTYPE.primitive_bitwidth == 16:
+        tile = (tile >> (16 * RESIDUE)).to(gl.int16).to(DTYPE, bitcast=True)
+    return tile
 
 
 @gluon.jit
-def add_products(sums, rows, xs, chunk, count, FIRST: gl.constexpr, PLANES: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
-    """Rows times what they meet of each plane of x."""
+def add_products(sums, first, second, xs, chunk, count, NUMBER: gl.constexpr, PLANES: gl.constexpr, TURN: gl.constexpr,
+                 WARPS: gl.constexpr):
+    """What product NUMBER has of two tiles times what it meets of each plane of x."""
+    PRODUCT: gl.constexpr = TURN.products[NUMBER]
+    FIRST: gl.constexpr = NUMBER * PLANES
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
+    SHIFTS: gl.constexpr = len(TURN.shifts)
+    WIDTH: gl.constexpr = len(PRODUCT.taps)
+    PLACES: gl.constexpr = TURN.chunk * 8 // BITS
     COUNT: gl.constexpr = len(TURN.products) * PLANES
-    rows = gl.convert_layout(rows, operand_layout(TURN, WARPS, BITS))
+    first, second = element(first, PRODUCT.residues[0], xs.dtype), element(second, PRODUCT.residues[1], xs.dtype)
+    rows = rounded(joined(first, second, high_of(TURN, BITS), TURN))
+    rows = gl.convert_layout(rows, operand_layout(TURN, WIDTH, WARPS, BITS))
     found = ()
     for i in gl.static_range(COUNT):
         if i < FIRST or i >= FIRST + PLANES:
             found = found + (sums[i],)
         else:
-            columns = xs.index((count + (PLANES + 1 - (i - FIRST))) % (PLANES + 1) * CHUNKS + chunk)
+            slot = (count + (PLANES + 1 - (i - FIRST))) % (PLANES + 1)
+            columns = xs.index((slot * CHUNKS + chunk) * SHIFTS + PRODUCT.shift)
+            columns = seen_as(columns, xs.dtype, [WIDTH * TURN.inputs, PLACES], place_layout(TURN, BITS))
             found = found + (warpgroup_mma(rows, columns.permute((1, 0)), sums[i], is_async=True),)
     return found
 
@@ -132,7 +153,7 @@ def add_group(sums, added, xs, ring, stage, chunk, count, G: gl.constexpr, PLANE
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
     SHEETS: gl.constexpr = len(TURN.sheets)
-    PRODUCTS: gl.constexpr = len(G.residues)
+    PRODUCTS: gl.constexpr = G.count
     ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
     row, sheet = chunk * (HIGH * AXIS_H.stride * ROW), stage * SHEETS
     first, second = row + (sheet + G.sheets[0]) * (TURN.height * ROW), row + (sheet + G.sheets[1]) * (TURN.height * ROW)
@@ -140,14 +161,8 @@ def add_group(sums, added, xs, ring, stage, chunk, count, G: gl.constexpr, PLANE
     second = lines(ring, second, G.halves[1], G.offsets[1], HIGH, AXIS_H.stride, TURN, WARPS)
     added = add_tile(added, first, G.adds[0], xs.dtype, TURN, WARPS)
     added = add_tile(added, second, G.adds[1], xs.dtype, TURN, WARPS)
-    tile = joined(first, second, HIGH, TURN)
-    if BITS == 32:
-        tile = rounded(tile)
     for i in gl.static_range(PRODUCTS):
-        rows = tile
-        if BITS == 16:
-            rows = half_words(tile, G.residues[i], xs.dtype, TURN)
-        sums = add_products(sums, rows, xs, chunk, count, (G.product + i) * PLANES, PLANES, TURN, WARPS)
+        sums = add_products(sums, first, second, xs, chunk, count, G.product + i, PLANES, TURN, WARPS)
     return waited(sums, PRODUCTS * PLANES), added
 
 
@@ -160,6 +175,12 @@ def multiply(sums, added, xs, ring, stage, count, PLANES: gl.constexpr, AXIS_H: 
         for g in gl.static_range(GROUPS):
             sums, added = add_group(sums, added, xs, ring, stage, c, count, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
     return waited(sums, 0), added
+
+
+@gluon.jit
+def nothing(SHIFTS: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
+    """The sums of a product before the first step."""
+    return gl.zeros([64, SHIFTS * TURN.inputs], gl.float32, product_layout(TURN, SHIFTS, WARPS, BITS))
 
 
 @gluon.jit
@@ -206,18 +227,17 @@ def walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, 
     for none."""
     DTYPE: gl.constexpr = x.dtype.element_ty
     BITS: gl.constexpr = DTYPE.primitive_bitwidth
-    CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
+    TILES: gl.constexpr = TURN.high // high_of(TURN, BITS) * len(TURN.shifts)
     ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
     SHEETS: gl.constexpr = len(TURN.sheets)
     PRODUCTS: gl.constexpr = len(TURN.products)
     INPUTS: gl.constexpr = TURN.inputs
-    ACCUMULATOR: gl.constexpr = product_layout(TURN, WARPS, BITS)
     first_d, residue_d, shift_d = program
 
     WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
     ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
     PLACES: gl.constexpr = TURN.chunk * 8 // BITS
-    xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * CHUNKS, INPUTS, PLACES], shared_layout(PLACES, BITS, 2))
+    xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * TILES, INPUTS, PLACES], place_layout(TURN, BITS))
     begin = share * EACH
     end = gl.minimum(STEPS, begin + EACH)
     for i in gl.static_range(PLANES):  # the planes that the first of dz meets beside its own, and what the first step has
@@ -236,7 +256,7 @@ def walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, 
             copy_plane(z, ring, i, begin < 0, h, w, co, z_size, z_stride, TURN.rows, TURN.height, AXIS_H, AXIS_W, CO, TURN, WARPS)
     sums, added = (), no_sums(TURN, WARPS)
     for i in gl.static_range(PRODUCTS * PLANES):
-        sums = sums + (gl.zeros([64, INPUTS], gl.float32, ACCUMULATOR),)
+        sums = sums + (nothing(len(TURN.products[i // PLANES].taps), TURN, WARPS, BITS),)
     for step in range(begin, end):
         count = step - begin
         store_plane(tiles, xs, count % (PLANES + 1), TURN)
@@ -286,13 +306,18 @@ def next_step(t, n, h, w, sizes, TURN: gl.constexpr):
 def write(tile, out, ci, co, kd, p_stride, PRODUCT: gl.constexpr, AXIS_D: gl.constexpr, AXIS_H: gl.constexpr, AXIS_W: gl.constexpr,
           CI: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr, BITS: gl.constexpr):
     """Store the sums of a product for one tap along d."""
-    LAYOUT: gl.constexpr = product_layout(TURN, WARPS, BITS)
-    row, column = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT)), ci + gl.arange(0, TURN.inputs, gl.SliceLayout(0, LAYOUT))
+    SHIFTS: gl.constexpr = len(TURN.products[PRODUCT].taps)
+    LAYOUT: gl.constexpr = product_layout(TURN, SHIFTS, WARPS, BITS)
+    row, column = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT)), gl.arange(0, SHIFTS * TURN.inputs, gl.SliceLayout(0, LAYOUT))
+    shift, column = column // TURN.inputs, ci + column % TURN.inputs
     second = row // 8 % 2 == 1
     line = gl.where(second, TURN.products[PRODUCT].halves[1], TURN.products[PRODUCT].halves[0]) * 32 + row // 16 * 8 + row % 8
-    kw = gl.where(second, TURN.products[PRODUCT].taps[1], TURN.products[PRODUCT].taps[0])
     kh, channel = line // TURN.outputs, co + line % TURN.outputs
-    live = ((kw >= 0) & (kh < AXIS_H.kernel) & (channel < CO) & (kd < AXIS_D.kernel))[:, None] & (column < CI)[None, :]
-    tap = (kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw
-    at = (channel.to(gl.int64) * p_stride[2] + tap.to(gl.int64) * p_stride[3])[:, None] + (column.to(gl.int64) * p_stride[1])[None, :]
+    kw = gl.where(second, TURN.products[PRODUCT].taps[0][1], TURN.products[PRODUCT].taps[0][0])[:, None]
+    for i in gl.static_range(1, SHIFTS):
+        other = gl.where(second, TURN.products[PRODUCT].taps[i][1], TURN.products[PRODUCT].taps[i][0])[:, None]
+        kw = gl.where((shift == i)[None, :], other, kw)
+    live = ((kh < AXIS_H.kernel) & (channel < CO) & (kd < AXIS_D.kernel))[:, None] & (column < CI)[None, :] & (kw >= 0)
+    tap = ((kd * AXIS_H.kernel + kh) * AXIS_W.kernel)[:, None] + kw
+    at = (channel.to(gl.int64) * p_stride[2])[:, None] + tap.to(gl.int64) * p_stride[3] + (column.to(gl.int64) * p_stride[1])[None, :]
     gl.store(out + at, tile.to(out.dtype.element_ty), mask=live)

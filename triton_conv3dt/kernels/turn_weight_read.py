@@ -30,6 +30,12 @@ def plane_layout(TURN, WARPS, high, last):
     """[channel, h, w] of x: neighbours in memory are lanes, of either layout, and no two of them share a bank."""
     if last:
         return gl.BlockedLayout([1, 1, 1], [8, 1, 4], [min(WARPS, TURN.inputs // 8), max(1, WARPS * 8 // TURN.inputs), 1], [0, 2, 1])
+    if high * TURN.wide == 32 and TURN.chunk == 64:  # of 16 bits: a thread has both places that lie side by side in shared memory
+        place = lambda i: [0, 0, i] if i < TURN.wide else [0, i // TURN.wide, 0]
+        channels = [[1 << i, 0, 0] for i in range(TURN.inputs.bit_length() - 1)]
+        first = WARPS.bit_length() - 1
+        return gl.DistributedLinearLayout([place(4), *channels[1 + first:]], [place(1), place(2), place(8), place(16), channels[0]],
+                                          channels[1:1 + first], [], [TURN.inputs, high, TURN.wide])
     lanes = min(32, TURN.wide)
     return gl.BlockedLayout([1, 1, 1], [1, 32 // lanes, lanes], [WARPS, 1, 1], [2, 1, 0])
 
@@ -105,12 +111,13 @@ def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, FROM: gl.conste
 
 @gluon.jit
 def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
-    """A patch of the plane of x at x, which has the channel ci at place (0, 0): in registers, TURN.chunk bytes of each channel
-    at a time."""
+    """A patch of the plane of x at x, which has the channel ci at place (0, 0), for every shift: in registers, TURN.chunk bytes of each
+    channel at a time."""
     BITS: gl.constexpr = x.dtype.element_ty.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
     CHUNKS: gl.constexpr = TURN.high // HIGH
     LAYOUT: gl.constexpr = plane_layout(TURN, WARPS, HIGH, LAST)
+    SHIFTS: gl.constexpr = len(TURN.shifts)
     channel = gl.arange(0, TURN.inputs, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None, None]
     row = gl.arange(0, HIGH, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :, None]
     place = gl.arange(0, TURN.wide, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))[None, None, :]
@@ -118,8 +125,10 @@ def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.c
     found = ()
     for i in gl.static_range(CHUNKS):
         at_h = h + i * HIGH
-        inside = live & (row < x_size[1] - at_h) & (place < x_size[2] - w)
-        if CI % TURN.inputs != 0:
-            inside = inside & (channel < CI - ci)
-        found = found + (gl.load(x + (at_h * x_stride[3] + w * x_stride[4]) + beside, mask=inside, other=0.0),)
+        at = x + (at_h * x_stride[3] + w * x_stride[4]) + beside
+        for s in gl.static_range(SHIFTS):  # whose addresses differ by what the compiler knows
+            inside = live & (row < x_size[1] - at_h) & ((place + (w - TURN.shifts[s])).to(gl.uint32) < x_size[2].to(gl.uint32))
+            if CI % TURN.inputs != 0:
+                inside = inside & (channel < CI - ci)
+            found = found + (gl.load(at - TURN.shifts[s] * x_stride[4], mask=inside, other=0.0),)
     return found

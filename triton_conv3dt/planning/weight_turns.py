@@ -43,7 +43,7 @@ def walk(problem: Problem, config) -> WeightTurn:
     _, high, wide = config.box
     h, halves = problem.axes[1], ceil_div(problem.kernel[1] * config.block_m, LINES)
     adds = _adds(problem, config) if sums(problem, config) else range(0)
-    sheets, groups, products = _tables(problem, wide, halves, adds)
+    sheets, shifts, groups, products = (_words if problem.item < WORD else _elements)(problem, wide, halves, adds)
     reach, most, d = max(sheet.places for sheet in sheets) - wide, planes(problem, config), problem.axes[0]
     whole, rest = divmod(d.kernel, d.stride * most)
     # Programs follow each other by residues, and all residues by what a program has of each.
@@ -53,13 +53,18 @@ def walk(problem: Problem, config) -> WeightTurn:
         high, wide, most, whole, min((n for n in beyond if n < most), default=0), config.block_m, config.block_n,
         ceil_div(problem.co, config.block_m), ceil_div(problem.ci, config.block_n), h.stride * (high - 1) + h.kernel,
         h.stride * (high - 1) + ceil_div(halves * LINES, config.block_m), 2 * wide if reach else wide, MOST,
-        chunk(problem, config, len(products)), problem.wide, sheets, groups, products, len(adds))
+        chunk(problem, config, _tiles(products)), shifts, problem.wide, sheets, groups, products, len(adds))
 
 
 def chunk(problem: Problem, config, products: int) -> int:
     """Bytes of a channel of x that are multiplied at once: of words that are parted, and beside many sums, few."""
     few = problem.item < WORD or _sums(config, products * planes(problem, config)) > MANY
     return CHUNKS[0] if few or config.block_k * problem.item % CHUNKS[1] else CHUNKS[1]
+
+
+def _tiles(products) -> int:
+    """Products of all input channels that a program has."""
+    return sum(len(product.taps) for product in products)
 
 
 def _sums(config, products: int) -> int:
@@ -88,51 +93,74 @@ def _adds(problem: Problem, config) -> range:
 
 
 @lru_cache(maxsize=1024)
-def _tables(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
-    """Sheets, groups and products. Of 16 bits a tile is of two residues, which have a product each where they have a tap."""
+def _elements(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
+    """Sheets, shifts of x, groups and products of single elements: a sheet for each residue, of which every tap along w is another tile."""
     w = problem.axes[2]
     shifted = [(*divmod(k - w.padding, w.stride), k) for k in range(w.kernel)]
-    joined = problem.item < WORD
-    reached = {}  # residue, 0 where two are together: shifts
+    reached = {}  # residue: shifts
     for shift, residue, _ in shifted:
-        reached.setdefault(0 if joined else residue, set()).add(shift)
+        reached.setdefault(residue, set()).add(shift)
     sheets = tuple(TurnSheet(r, min(found), wide + max(found) - min(found)) for r, found in sorted(reached.items()))
     number = {sheet.residue: i for i, sheet in enumerate(sheets)}
-    tiles = {}  # (sheet, how far it is shifted, which lines): the tap of each residue
-    for half in range(halves):
-        for shift, residue, k in shifted:
-            i = number[0 if joined else residue]
-            tiles.setdefault((i, shift - sheets[i].first, half), {})[residue if joined else 0] = k
+    tiles = [(number[r], half, shift - sheets[number[r]].first, k) for half in range(halves) for shift, r, k in shifted]
+    tiles.sort(key=lambda tile: (tile[1] == halves - 1 and halves % 2, tile[0], tile[2], tile[1]))
     groups, products = [], []
-    order = sorted(tiles, key=lambda tile: (-len(tiles[tile]), sorted(tiles[tile]), tile[2] == halves - 1 and halves % 2, tile))
-    for first, *others in _pairs(order, tiles):
-        second = others[0] if others else None
-        pair, taps = (first, second or first), (tiles[first], tiles[second] if second else {})
-        residues = tuple(sorted({*taps[0], *taps[1]}))
-        sheet, offset, half = zip(*pair)
-        added = [t[2] - adds.start if t and t[2] in adds and sheets[t[0]].first + t[1] == 0 else -1 for t in (first, second)]
-        groups.append(TurnGroup(sheet, half, offset, residues, len(products), tuple(added)))
-        products += [TurnProduct(half, tuple(one.get(r, -1) for one in taps)) for r in residues]
-    return sheets, tuple(groups), tuple(products)
+    for pair in _pairs(tiles):
+        sheet, half, offset, taps = zip(*pair)
+        added = [t[1] - adds.start if t[1] in adds and sheets[t[0]].first + t[2] == 0 else -1 for t in pair]
+        if pair[0] == pair[1]:
+            added, taps = (added[0], -1), (taps[0], -1)
+        groups.append(TurnGroup(sheet, half, offset, len(products), 1, tuple(added)))
+        products.append(TurnProduct(half, (taps,)))
+    return sheets, (0,), tuple(groups), tuple(products)
 
 
-def _pairs(order: list, tiles: dict) -> list:
-    """Tiles in pairs, each residue of which is a product: alike ones first, neighbours in this order; one is alone where they are odd."""
-    pairs, waiting = [], {}
-    for tile in order:
-        residues = tuple(tiles[tile])
-        if residues in waiting:
-            pairs.append((waiting.pop(residues), tile))
-        else:
-            waiting[residues] = tile
-    left = [*waiting.values()]
-    return pairs + [tuple(left[i:i + 2]) for i in range(0, len(left), 2)]
+@lru_cache(maxsize=1024)
+def _words(problem: Problem, wide: int, halves: int, adds: range) -> tuple:
+    """The same of words of two residues: one sheet, whose tiles are read once for all taps along w, and what these shift is x. Two tiles
+    are products of every residue, by the taps of neighbouring shifts at once; of one alone, both residues are, where taps shift x alike."""
+    w = problem.axes[2]
+    shifts = sorted({(k - w.padding) // w.stride for k in range(w.kernel)})
+    tap = lambda residue, i: k if 0 <= (k := shifts[i] * w.stride + residue + w.padding) < w.kernel else -1
+    groups, products = [], []
+    for half in _pairs(range(halves)):
+        alone, first = half[0] == half[1], len(products)
+        both = [i for i in range(len(shifts)) if min(tap(0, i), tap(1, i)) >= 0] if alone else []
+        if alone:
+            products += [TurnProduct(half, tuple((tap(0, i), tap(1, i)) for i in run), (0, 1), run[0]) for run in _runs(both)]
+        for r in range(w.stride):
+            left = [i for i in range(len(shifts)) if tap(r, i) >= 0 and i not in both]
+            products += [TurnProduct(half, tuple((tap(r, i), -1 if alone else tap(r, i)) for i in run), (r, r), run[0]) for run in _runs(left)]
+        added = [i - adds.start if i in adds else -1 for i in half]
+        groups.append(TurnGroup((0, 0), half, (0, 0), first, len(products) - first, (added[0], -1 if alone else added[1])))
+    return (TurnSheet(0, 0, wide),), tuple(shifts), tuple(groups), tuple(products)
+
+
+def _runs(shifts: list[int]) -> list[list[int]]:
+    """Neighbours among numbers that rise, in runs of powers of two."""
+    found = []
+    while shifts:
+        count = next(n for n in (8, 4, 2, 1) if shifts[:n] == list(range(shifts[0], shifts[0] + n)))
+        found.append(shifts[:count])
+        shifts = shifts[count:]
+    return found
+
+
+def _pairs(tiles) -> list[tuple]:
+    """Neighbours; the last is its own where they are odd."""
+    return [(tiles[i], tiles[min(i + 1, len(tiles) - 1)]) for i in range(0, len(tiles), 2)]
 
 
 def sizes(problem: Problem, config) -> tuple[int, int, int]:
     """Steps along d, of which the first read x alone, and patches along h and w."""
-    (_, h, w), (_, high, wide) = problem.in_size, config.box
+    h, w = _places(problem)
+    _, high, wide = config.box
     return ceil_div(problem.out_size[0], problem.stride[0]) + planes(problem, config) - 1, ceil_div(h, high), ceil_div(w, wide)
+
+
+def _places(problem: Problem) -> tuple[int, int]:
+    """Places of a plane along h, and along w: those of x, or words of dz, which x is shifted to."""
+    return problem.in_size[1], problem.out_size[2] // 2 if problem.item < WORD else problem.in_size[2]
 
 
 def steps(problem: Problem, config) -> int:
@@ -159,33 +187,40 @@ def _along(problem: Problem, turn: WeightTurn) -> int:
 def products(problem: Problem, config) -> float:
     """Products of all planes in a step, on average over programs."""
     turn = walk(problem, config)
-    return len(turn.products) * problem.kernel[0] / _along(problem, turn)
+    return _tiles(turn.products) * problem.kernel[0] / _along(problem, turn)
 
 
 def step_bytes(problem: Problem, config) -> int:
     """Bytes that a step reads: of whole patches, and of the rows and places beside them."""
     turn = walk(problem, config)
     words = turn.rows * config.block_m * sum(sheet.places for sheet in turn.sheets)
-    return WORD * words + problem.item * config.block_k * config.block_n
+    return WORD * words + problem.item * _x(config, turn)
+
+
+def _x(config, turn: WeightTurn) -> int:
+    """Elements of x that a step reads: for every shift, but those that all have once, as L1 keeps them."""
+    return turn.high * (turn.wide + turn.shifts[-1] - turn.shifts[0]) * config.block_n
 
 
 def fetched(problem: Problem, config) -> float:
     """Which part of what is copied is read: what lies beyond the last channel, plane, row or place is not."""
     turn, (depth, _, _) = walk(problem, config), sizes(problem, config)
-    x = problem.item * config.block_k * config.block_n
+    x = problem.item * _x(config, turn)
     z = step_bytes(problem, config) - x
-    inside = prod(n / (ceil_div(n, side) * side) for n, side in zip(problem.in_size[1:], config.box[1:]))
+    inside = prod(n / (ceil_div(n, side) * side) for n, side in zip(_places(problem), config.box[1:]))
     x *= problem.ci / (turn.input_tiles * config.block_n)
     z *= problem.co / (turn.output_tiles * config.block_m) * (depth - turn.planes + 1) / depth
     return inside * (x + z) / step_bytes(problem, config)
 
 
 def shared_bytes(problem: Problem, config) -> int:
-    """Bytes that a step moves through shared memory: what copies write, lines of dz that are read for each group by all warps, and x, which
-    is read anew for every product."""
+    """Bytes that a step moves through shared memory: what copies write, x for each shift, lines of dz that are read for each group by all
+    warps, and x, which is read anew for every product."""
     turn = walk(problem, config)
     lines = WORD * len(turn.groups) * ROWS * config.block_k * (config.warps // 4)
-    return step_bytes(problem, config) + lines + int(problem.item * config.block_k * products(problem, config) * config.block_n)
+    x = config.block_k * config.block_n
+    written = step_bytes(problem, config) + problem.item * (len(turn.shifts) * x - _x(config, turn))
+    return written + lines + int(problem.item * x * products(problem, config))
 
 
 def multiplied(problem: Problem, config) -> float:
@@ -200,8 +235,10 @@ def instructions(problem: Problem, config) -> float:
     halves = config.block_k * problem.item // turn.chunk
     words = turn.rows * config.block_m * sum(sheet.places for sheet in turn.sheets) / threads
     lines = len(turn.groups) * ROWS * config.block_k / 128 * 3
-    x = config.block_k * config.block_n / threads
+    x = len(turn.shifts) * config.block_k * config.block_n / threads
     lines += sum(to >= 0 for group in turn.groups for to in group.adds) * LINES * config.block_k / 128 * (4 if problem.item < WORD else 1)
+    if problem.item < WORD:  # whose lines are read once for several products, of which each has its registers
+        return 2 * words + lines / 2 + 1.8 * x + 15 * halves * len(turn.products) * products(problem, config) / _tiles(turn.products)
     return 3 * words + lines + 8 * x + products(problem, config) * config.block_k * problem.item / 32 + 16 * halves * len(turn.groups)
 
 
@@ -209,13 +246,14 @@ def shared_memory(problem: Problem, config) -> int:
     """Bytes that one program uses, an upper estimate."""
     turn = walk(problem, config)
     sheets = WORD * turn.height * config.block_m * turn.pitch * len(turn.sheets)
-    return 2 * sheets + (turn.planes + 1) * problem.item * config.block_k * config.block_n + SLACK
+    x = len(turn.shifts) * problem.item * config.block_k * config.block_n
+    return 2 * sheets + (turn.planes + 1) * x + SLACK
 
 
 def registers(problem: Problem, config) -> int:
     """Of a thread, for the sums of all taps and for its places of x."""
     turn = walk(problem, config)
-    return _sums(config, len(turn.products) * turn.planes) + config.block_k * config.block_n // (32 * config.warps)
+    return _sums(config, _tiles(turn.products) * turn.planes) + len(turn.shifts) * config.block_k * config.block_n // (32 * config.warps)
 
 
 def fits(config, problem: Problem, device: Device) -> str | None:
