@@ -43,6 +43,7 @@ REFUSED = {  # what the layer has otherwise, what the config has, the device: th
 TAPS = {"k3s2p1": {}, "k4s2p1": dict(kernel=4, output_padding=0), "k5s2p2": dict(kernel=5, padding=2), "k3s1p1": dict(stride=1, output_padding=0),
         "k1x4x4": dict(kernel=(1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1), output_padding=0), "k3s4": dict(stride=4, padding=0),
         "k2x3x2": dict(kernel=(2, 3, 2), stride=(3, 2, 3), padding=1, output_padding=1)}
+STORED = [(name, 4) for name in TAPS] + [(name, 2) for name in TAPS if name not in ("k3s1p1", "k3s4", "k2x3x2")]  # words are two residues
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -57,8 +58,7 @@ def test_refusals_say_why(name, monkeypatch):
 
 @pytest.mark.parametrize("block_m", (8, 16, 32, 64))
 @pytest.mark.parametrize("ways", weight_turns.WAYS)
-@pytest.mark.parametrize("item", (4, 2))
-@pytest.mark.parametrize("name", TAPS)
+@pytest.mark.parametrize("name, item", STORED)
 def test_every_tap_has_one_sum(name, item, ways, block_m):
     """The taps of the grid's programs are those of the kernel, once for each line, and what is multiplied is where their places are."""
     problem = Problem.of_layer("grad_weight", **LAYER | TAPS[name] | (HALF if item == 2 else {}))
@@ -66,16 +66,16 @@ def test_every_tap_has_one_sum(name, item, ways, block_m):
     turn, (d, h, w) = weight_turns.walk(problem, config), problem.axes
     found = Counter()
     for group in turn.groups:
-        for i, residue in enumerate(group.residues):
-            product = turn.products[group.product + i]
+        for product in turn.products[group.product:group.product + group.count]:
             assert product.halves == group.halves
-            for sheet, half, offset, k in zip(group.sheets, group.halves, group.offsets, product.taps):
-                place = (turn.sheets[sheet].first + offset) * w.stride + (residue if item == 2 else turn.sheets[sheet].residue)
-                assert k < 0 or place == k - w.padding
-                assert 0 <= offset <= turn.sheets[sheet].places - turn.wide <= turn.pitch - turn.wide
-                for line in range(32 * half, 32 * half + 32) if k >= 0 else ():
-                    found[line // block_m, k, line % block_m] += 1
-                    assert (turn.high - 1) * h.stride + line // block_m < turn.height
+            for i, taps in enumerate(product.taps):
+                for sheet, half, offset, residue, k in zip(group.sheets, group.halves, group.offsets, product.residues, taps):
+                    place = (turn.sheets[sheet].first + offset + turn.shifts[product.shift + i]) * w.stride
+                    assert k < 0 or place + (residue if item == 2 else turn.sheets[sheet].residue) == k - w.padding
+                    assert 0 <= offset <= turn.sheets[sheet].places - turn.wide <= turn.pitch - turn.wide
+                    for line in range(32 * half, 32 * half + 32) if k >= 0 else ():
+                        found[line // block_m, k, line % block_m] += 1
+                        assert (turn.high - 1) * h.stride + line // block_m < turn.height
     inside = {tap: n for tap, n in found.items() if tap[0] < h.kernel}
     assert len(inside) == h.kernel * w.kernel * block_m and set(inside.values()) == {1}
     programs = weight_turns.grid(problem, config, problem.in_size) // turn.output_tiles // turn.input_tiles
@@ -84,8 +84,7 @@ def test_every_tap_has_one_sum(name, item, ways, block_m):
 
 
 @pytest.mark.parametrize("block_m", (8, 16, 32, 64))
-@pytest.mark.parametrize("item", (4, 2))
-@pytest.mark.parametrize("name", TAPS)
+@pytest.mark.parametrize("name, item", STORED)
 def test_tiles_that_are_summed_for_the_bias_are_all_of_dz_once(name, item, block_m):
     """Of every channel and residue along h and w, one line of one tile that is not shifted; the lines that count are in sums."""
     problem = Problem.of_layer("grad_weight", **LAYER | TAPS[name] | (HALF if item == 2 else {}), bias=True)
@@ -120,12 +119,28 @@ def test_defaults_come_near_the_roofline(name, ci, co):
     assert max(terms(found).over.values()) < (3.5 if few else 2.2), (found.config, terms(found))
 
 
-def test_eight_channels_are_eight_lines():
-    """Of so few a tile has taps along h of four rows, and no product is half of zeros."""
+def test_eight_channels_may_be_eight_lines():
+    """Of so few a tile has taps along h of four rows, and both residues are a product where taps shift x alike."""
     problem = Problem.of_layer("grad_weight", **LAYER | TAPS["k4s2p1"] | HALF | dict(ci=16, co=8, in_size=48))
     found = plan(problem, H200)
-    assert found.config.path == "walk" and found.config.block_m == 8 and terms(found).over["shared"] < 2
-    assert len(weight_turns.walk(problem, found.config).groups) == 2
+    assert found.config.path == "walk" and terms(found).over["shared"] < 2
+    turn = weight_turns.walk(problem, replace(found.config, block_m=8))
+    assert [(p.residues, p.taps) for p in turn.products] == [((0, 1), ((1, 2),)), ((0, 0), ((3, -1),)), ((1, 1), ((0, -1),))]
+
+
+def test_taps_of_neighbouring_shifts_are_columns_of_one_product():
+    """Lines of 16 bits are read once for all taps along w, and each residue of them is multiplied by what few products can have."""
+    problem = Problem.of_layer("grad_weight", **LAYER | TAPS["k5s2p2"] | HALF)
+    turn = weight_turns.walk(problem, replace(WALK, block_m=64))
+    assert turn.shifts == (-1, 0, 1) and len(turn.groups) == 5
+    assert [(p.residues[0], p.shift, len(p.taps)) for p in turn.products[:3]] == [(0, 0, 2), (0, 2, 1), (1, 0, 2)]
+
+
+def test_patches_of_words_have_all_of_dz():
+    """Where taps reach beyond x, or what they reach is cut off, patches along w are of what there is of dz."""
+    for padding, words in ((0, 33), (1, 32), (3, 30)):
+        problem = Problem.of_layer("grad_weight", **LAYER | HALF | dict(kernel=4, padding=padding, output_padding=0))
+        assert weight_turns.sizes(problem, replace(WALK, box=(1, 8, 8)))[2] == -(-words // 8)
 
 
 def test_whoever_may_not_walk_does_not():

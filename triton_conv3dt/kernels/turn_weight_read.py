@@ -26,16 +26,15 @@ def copied_layout(TURN, WARPS):
 
 
 @gluon.constexpr_function
-def plane_layout(TURN, WARPS, high, last):
+def plane_layout(TURN, WARPS, high, last, bits):
     """[channel, h, w] of x: neighbours in memory are lanes, of either layout, and no two of them share a bank."""
     if last:
         return gl.BlockedLayout([1, 1, 1], [8, 1, 4], [min(WARPS, TURN.inputs // 8), max(1, WARPS * 8 // TURN.inputs), 1], [0, 2, 1])
-    if high * TURN.wide == 32 and TURN.chunk == 64:  # of 16 bits: a thread has both places that lie side by side in shared memory
-        place = lambda i: [0, 0, i] if i < TURN.wide else [0, i // TURN.wide, 0]
-        channels = [[1 << i, 0, 0] for i in range(TURN.inputs.bit_length() - 1)]
-        first = WARPS.bit_length() - 1
-        return gl.DistributedLinearLayout([place(4), *channels[1 + first:]], [place(1), place(2), place(8), place(16), channels[0]],
-                                          channels[1:1 + first], [], [TURN.inputs, high, TURN.wide])
+    if bits == 16:  # a thread has both places that lie side by side in shared memory
+        places = [[0, 0, i] if i < TURN.wide else [0, i // TURN.wide, 0] for i in (4, 1, 2, 8, 16, 32)[:(high * TURN.wide).bit_length() - 1]]
+        lanes = places[1:] + [[1 << i, 0, 0] for i in range(TURN.inputs.bit_length() - 1)]
+        warps = 4 + WARPS.bit_length()
+        return gl.DistributedLinearLayout(places[:1] + lanes[warps:], lanes[:5], lanes[5:warps], [], [TURN.inputs, high, TURN.wide])
     lanes = min(32, TURN.wide)
     return gl.BlockedLayout([1, 1, 1], [1, 32 // lanes, lanes], [WARPS, 1, 1], [2, 1, 0])
 
@@ -116,7 +115,7 @@ def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.c
     BITS: gl.constexpr = x.dtype.element_ty.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
     CHUNKS: gl.constexpr = TURN.high // HIGH
-    LAYOUT: gl.constexpr = plane_layout(TURN, WARPS, HIGH, LAST)
+    LAYOUT: gl.constexpr = plane_layout(TURN, WARPS, HIGH, LAST, BITS)
     SHIFTS: gl.constexpr = len(TURN.shifts)
     channel = gl.arange(0, TURN.inputs, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None, None]
     row = gl.arange(0, HIGH, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :, None]

@@ -31,7 +31,7 @@ def tiles(problem: Problem, device: Device, thorough: bool):
         steps = weight_turns.loop_steps(problem, config, problem.in_size)
         found.append((steps * _step(config, problem, device), config))
     for _, config in sorted(found, key=lambda one: one[0])[:MOST if thorough else TRIED]:
-        yield from (config.but(shares=n) for n in shares(config, problem, device, (0.5, 1, 2, 4) if thorough else (0.5, 1, 2)))
+        yield from (config.but(shares=n) for n in shares(config, problem, device, (0.25, 0.5, 1, 2, 4) if thorough else (0.25, 0.5, 1, 2)))
 
 
 def _step(config: Config, problem: Problem, device: Device) -> float:

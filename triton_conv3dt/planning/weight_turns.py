@@ -74,8 +74,8 @@ def _sums(config, products: int) -> int:
 
 def sums(problem: Problem, config) -> bool:
     """Whether dz is summed for the bias on the way: it is wanted, and taps that are not shifted have all of dz, once. They are as many as
-    the stride, and their patches reach the end of dz."""
-    d, *others = problem.axes
+    the stride, and their patches reach the end of dz, as those of words do along w."""
+    d, *others = problem.axes[:2 if problem.item < WORD else 3]
     whole = all(0 <= a.padding <= a.kernel - a.stride and a.out <= a.stride * ceil_div(a.size, side) * side
                 for a, side in zip(others, config.box[1:]))
     return problem.epilogue.bias and whole and d.kernel >= d.stride
@@ -238,7 +238,7 @@ def instructions(problem: Problem, config) -> float:
     x = len(turn.shifts) * config.block_k * config.block_n / threads
     lines += sum(to >= 0 for group in turn.groups for to in group.adds) * LINES * config.block_k / 128 * (4 if problem.item < WORD else 1)
     if problem.item < WORD:  # whose lines are read once for several products, of which each has its registers
-        return 2 * words + lines / 2 + 1.8 * x + 15 * halves * len(turn.products) * products(problem, config) / _tiles(turn.products)
+        return 2 * words + lines / 2 + 1.8 * x + 17 * halves * len(turn.products) * products(problem, config) / _tiles(turn.products)
     return 3 * words + lines + 8 * x + products(problem, config) * config.block_k * problem.item / 32 + 16 * halves * len(turn.groups)
 
 
