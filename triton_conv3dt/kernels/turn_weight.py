@@ -27,9 +27,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import wait_group
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from .gluon_names import barrier, seen_as, shared_layout
+from .gluon_names import barrier, seen_as
 from .tiles import round_up_tf32
-from .turn_weight_read import copy_plane, high_of, load_plane, plane_at, sheet_layout
+from .turn_weight_read import copy_plane, high_of, load_plane, place_layout, plane_at, sheet_layout
 from .turn_weight_sums import add_tile, no_sums, write_sums
 from .walk_weight import first_tap
 
@@ -43,12 +43,6 @@ def product_layout(TURN, shifts, WARPS, bits):
 @gluon.constexpr_function
 def operand_layout(TURN, shifts, WARPS, bits):
     return gl.DotOperandLayout(0, product_layout(TURN, shifts, WARPS, bits), 32 // bits)
-
-
-@gluon.constexpr_function
-def place_layout(TURN, bits):
-    """What products read of x: [shift and channel, places]."""
-    return shared_layout(TURN.chunk * 8 // bits, bits, 2)
 
 
 @gluon.constexpr_function

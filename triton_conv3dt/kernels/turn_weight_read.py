@@ -7,7 +7,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared, commit_group
 
-from .gluon_names import seen_as
+from .gluon_names import seen_as, shared_layout
 from .walk_fetch import here
 from .walk_turn import chunks, count_of, length_of, start_of
 
@@ -23,6 +23,12 @@ def copied_layout(TURN, WARPS):
     """[row, channel // 8, place, channel % 8] of what is copied: eight channels of four places are a warp's."""
     across = min(WARPS, TURN.outputs // 8)
     return gl.BlockedLayout([1, 1, 1, 1], [1, 1, 4, 8], [WARPS // across, across, 1, 1], [3, 2, 1, 0])
+
+
+@gluon.constexpr_function
+def place_layout(TURN, bits):
+    """[shift and channel, place] of x, as products read it."""
+    return shared_layout(TURN.chunk * 8 // bits, bits, 2)
 
 
 @gluon.constexpr_function
