@@ -132,7 +132,7 @@ def load_plane(x, live, h, w, ci, x_size, x_stride, CI: gl.constexpr, LAST: gl.c
         at_h = h + i * HIGH
         at = x + (at_h * x_stride[3] + w * x_stride[4]) + beside
         for s in gl.static_range(SHIFTS):  # whose addresses differ by what the compiler knows
-            inside = live & (row < x_size[1] - at_h) & ((place + (w - TURN.shifts[s])).to(gl.uint32) < x_size[2].to(gl.uint32))
+            inside = live & (row < x_size[1] - at_h) & ((place + (w - TURN.shifts[s])).to(gl.uint32) < gl.cast(x_size[2], gl.uint32))
             if CI % TURN.inputs != 0:
                 inside = inside & (channel < CI - ci)
             found = found + (gl.load(at - TURN.shifts[s] * x_stride[4], mask=inside, other=0.0),)
