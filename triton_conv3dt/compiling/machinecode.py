@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..planning.config import TENSOR_MEMORY, Config
+from ..planning.config import Config
 from ..planning.device import REGISTERS, Device
 from ..problems.problem import Problem
 
@@ -126,8 +126,8 @@ def blocks(used: Resources, config: Config, device: Device) -> int | None:
 
 def unfit(used: Resources, blocks: int | None, columns: int, device: Device) -> str | None:
     """Why a kernel cannot run, or None. columns: of tensor memory, beyond which Triton compiles a trap alone."""
-    if columns > TENSOR_MEMORY:
-        return f"{columns} columns of tensor memory are needed, {device.name} has {TENSOR_MEMORY}"
+    if columns > device.tensor_memory:
+        return f"{columns} columns of tensor memory are needed, {device.name} has {device.tensor_memory}"
     if blocks == 0 or used.shared > device.shared_memory:
         return f"no block fits {device.name}: {used.registers} registers per thread, {used.shared} bytes of shared memory"
     return None

@@ -14,7 +14,6 @@ from .recall import recalled
 PATHS = ("gather", "descriptor", "direct", "onepass", "walk", "pair")
 STATISTICS = ("gather", "descriptor", "direct")  # paths whose kernels leave partial statistics of what they write
 SHARED = ("gather", "descriptor", "pair")  # paths whose programs may share the steps of a tile of an input gradient
-TENSOR_MEMORY = 512  # columns that an SM of capability 10.0 has for accumulators, 128 rows of fp32 each
 SMALLEST_DOT = 16  # rows, columns and reduction of the smallest product on tensor cores
 
 
@@ -221,8 +220,8 @@ def _fits_tensor_cores(config: Config, problem: Problem, device: Device) -> str 
     single = problem.direction == "forward" and problem.y_layout == "channels_first" and problem.y_run == 1 and any(config.box)
     if accumulators > (64 if problem.wide or problem.epilogue.residual or single else 128) * 32 * config.warps:
         return f"an accumulator of {accumulators} values leaves {config.warps} warps without registers"
-    if device.tensor_memory and (columns := _columns(config, problem, accumulators)) > TENSOR_MEMORY:
-        return f"{columns} columns of tensor memory are needed, {device.name} has {TENSOR_MEMORY}"
+    if device.tensor_memory and (columns := _columns(config, problem, accumulators)) > device.tensor_memory:
+        return f"{columns} columns of tensor memory are needed, {device.name} has {device.tensor_memory}"
     return _fits_shared_memory(config, problem, device)
 
 

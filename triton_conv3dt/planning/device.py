@@ -51,9 +51,9 @@ class Device:
         return self.capability[0] in (9, 10)
 
     @property
-    def tensor_memory(self) -> bool:
-        """Accumulators are in a memory of their own (tcgen05)."""
-        return self.capability[0] == 10
+    def tensor_memory(self) -> int:
+        """Columns, 128 rows of fp32 each, that an SM has for accumulators in a memory of their own (tcgen05); 0 without one."""
+        return 512 if self.capability[0] == 10 else 0
 
     @property
     def walks(self) -> bool:
