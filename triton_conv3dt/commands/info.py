@@ -80,7 +80,8 @@ def _gpu(index: int) -> str:
 
     gpu = device.current(index)
     return (f"{torch.cuda.get_device_name(index)} ({gpu.name}), capability {gpu.capability[0]}.{gpu.capability[1]}, "
-            f"{gpu.sms} SMs, {gpu.shared_memory >> 10} KiB of shared memory for a block")
+            f"{gpu.sms} SMs, {gpu.shared_memory >> 10} KiB of shared memory for a block"
+            + f"; plans as with the rates of {gpu.rates_of}" * bool(gpu.rates_of))
 
 
 def _tuned(files: list[Path]) -> str:

@@ -19,7 +19,7 @@ from ..files import replace
 from ..problems import case
 from ..problems.problem import Problem
 from .config import Config
-from .device import KNOWN, Device
+from .device import Device
 
 SCHEMA = 1
 
@@ -75,8 +75,7 @@ def device_of(path: Path) -> Device:
     try:
         about = content["device"]
         major, minor = about["capability"].split(".")
-        return KNOWN.get(about["name"]) or Device(about["name"], (int(major), int(minor)), int(about["sms"]),
-                                                  int(about["shared_memory"]))
+        return Device.of(about["name"], (int(major), int(minor)), int(about["sms"]), int(about["shared_memory"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         what = '"device" must have a name, a capability such as "9.0", sms and shared_memory'
         raise _refused(path, _line_of(text, '"device"'), what) from None

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,9 +20,9 @@ class Device:
     """A GPU: canonical name, compute capability, and the limits that tiles must respect.
 
     shared_memory is what one block may use, in bytes. bandwidth (bytes/s) and matmul rates (FLOP/s, dense) are the
-    vendor's figures, for the cost model and the roofline; clock (Hz, of an SM under load) and l2 (bytes/s that all SMs
-    read, by micro-benchmarks) are for bounds. 0 where they are not known. interpreted: it is Triton's
-    interpreter that stands for it, which has no Gluon.
+    vendor's figures; clock (Hz, of an SM under load) and l2 (bytes/s that all SMs read) are by micro-benchmarks. The cost
+    model, rooflines and bounds go by them; 0 where they are not known. rates_of: the GPU whose figures, by SM, stand for
+    those of one that is not known. interpreted: it is Triton's interpreter that stands for it, which has no Gluon.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Device:
     rate_tf32: float = 0.0
     clock: float = 0.0
     l2: float = 0.0
+    rates_of: str | None = None
     interpreted: bool = False
 
     @property
@@ -64,6 +65,18 @@ class Device:
     def pairs(self) -> bool:
         """Two programs of a cluster may share what one of them fetches, with the Triton that is installed."""
         return self.capability == (9, 0) and not self.interpreted and (3, 7) <= gluon() < (3, 9)
+
+    @staticmethod
+    def of(name: str, capability: tuple[int, int], sms: int, shared_memory: int) -> "Device":
+        """What a driver, or a file, says of a GPU, with the rates of the one that is known by this name; else, by SM, with those of the
+        nearest in capability."""
+        found = KNOWN.get(name)
+        if found is None:
+            near = min(KNOWN.values(), key=lambda known: (abs(known.arch - 10 * capability[0] - capability[1]), abs(known.sms - sms)))
+            part = sms / near.sms
+            found = replace(near, name=name, rates_of=near.name, bandwidth=near.bandwidth * part, rate_16bit=near.rate_16bit * part,
+                            rate_tf32=near.rate_tf32 * part, l2=near.l2 * part)
+        return replace(found, capability=capability, sms=sms, shared_memory=shared_memory)
 
     @staticmethod
     def named(name: str) -> "Device":
@@ -140,8 +153,5 @@ def current(index: int = 0) -> Device:
     if not torch.cuda.is_available():
         raise RuntimeError("no CUDA device is available; pass Device.named(...) to plan for one that is not here")
     properties = torch.cuda.get_device_properties(index)
-    capability = (properties.major, properties.minor)
-    name = canonical_name(properties.name)
-    known = KNOWN.get(name)
-    return Device(name, capability, properties.multi_processor_count, properties.shared_memory_per_block_optin,
-                  *((known.bandwidth, known.rate_16bit, known.rate_tf32) if known else ()))
+    return Device.of(canonical_name(properties.name), (properties.major, properties.minor), properties.multi_processor_count,
+                     properties.shared_memory_per_block_optin)

@@ -27,7 +27,8 @@ class Plan:
 
     def __str__(self) -> str:
         p, d = self.problem, self.device
-        lines = [f"problem   {p}", f"device    {d.name}, capability {d.capability[0]}.{d.capability[1]}, {d.sms} SMs"]
+        lines = [f"problem   {p}", f"device    {d.name}, capability {d.capability[0]}.{d.capability[1]}, {d.sms} SMs"
+                 + f"; its rates are taken to be, by SM, those of {d.rates_of}" * bool(d.rates_of)]
         lines += [f"phases    {name}: {axis.describe()}" for name, axis in zip("dhw", p.axes)]
         lines += [f"epilogue  {p.epilogue}"] if p.direction == "forward" else []
         lines += [f"without   {self.constraints}"] if self.constraints else []
@@ -36,7 +37,8 @@ class Plan:
         lines.append(f"work      {p.flops / 1e9:.3f} GFLOP, {p.bytes / 1e6:.3f} MB moved at least")
         if self.roofline:
             time, bound = self.roofline
-            lines.append(f"roofline  {time * 1e6:.1f} us by the vendor's rates, {bound} bound")
+            rates = "these" if d.rates_of else "the vendor's"
+            lines.append(f"roofline  {time * 1e6:.1f} us by {rates} rates, {bound} bound")
         return "\n".join(lines)
 
     @property
