@@ -74,6 +74,8 @@ def _reports(item, lines, said):
     """The reports of one test; a failure that tells what was said where the process has ended before them."""
     while line := lines.readline():
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=json.loads(line))
+        if isinstance(report.longrepr, list):  # JSON has no tuples, of which pytest makes its summary of what was skipped
+            report.longrepr = tuple(report.longrepr)
         yield report
         if report.when == "teardown":
             return

@@ -24,7 +24,7 @@ class TensorMap:
 
     def __init__(self, address, swizzle, item, kind, box, shape, strides, fill_nan):
         rank = len(box)
-        self.address, self.swizzle, self.item, self.fill_nan = address, swizzle, item, bool(fill_nan)
+        self.address, self.swizzle, self.item, self.kind, self.fill_nan = address, swizzle, item, kind, bool(fill_nan)
         self.box, self.shape = list(box)[::-1], [int(s) for s in shape][::-1]
         self.strides = [item] + [item * int(s) for s in list(strides)[-2::-1]]  # bytes
         self.bytes = item * int(np.prod(self.box))
