@@ -14,7 +14,8 @@ that a run of them is the operand of each tap along h. Programs then part planes
 Lines have positions side by side, TILE.split neighbours of each. Products of 16 bits take them from shared memory as they lie; TF32,
 and neighbours that are parted, pass by registers (pair_fragments.py).
 
-Steps go round a ring of TILE.stages; where it has room for all of a tile, these are fetched at once, and no program waits for another.
+Steps go round a ring of TILE.stages. A few are written one after the other, whose slots and places are constants, and no program waits
+for another but before a slot is filled again; of more, which are a loop, in every step.
 
 A tile is TILE.n positions by TILE.m columns, reduced by TILE.k channels at a time.
 """
@@ -30,6 +31,8 @@ from .pair_fetch import chunks_of_share, fetch, most_taps, row_of, slabs, taps_o
 from .pair_fragments import by_registers, fragments, in_order, line_of, of_lines, operand, places_of
 from .pair_store import store
 from .tiles import axis_taps, quotient, widen
+
+FEW = gl.constexpr(17)  # steps that are written one after the other
 
 
 @gluon.constexpr_function
@@ -109,11 +112,17 @@ def add_products(acc, positions, weights, slot, BAND: gl.constexpr, X: gl.conste
 
 
 @gluon.constexpr_function
-def steps_at_once(AXIS_D, AXIS_H, AXIS_W, RED, TILE):
-    """All steps of a tile, where every phase has as many and the ring has room for them; else 0."""
+def steps_known(AXIS_D, AXIS_H, AXIS_W, RED, TILE):
+    """All steps of a tile, where every phase has as many and they are few; else 0."""
     taps = AXIS_D.taps, AXIS_H.taps, AXIS_W.taps
     steps = taps[0] * taps[1] * taps[2] * chunks_of_share(RED, TILE)
-    return steps if min(taps) > 0 and not TILE.bands and steps <= TILE.stages else 0
+    return steps if min(taps) > 0 and not TILE.bands and steps <= FEW else 0
+
+
+@gluon.constexpr_function
+def refills(step, steps, TILE):
+    """Whether a step fills the slot of the one before it again."""
+    return 0 < step <= steps - TILE.stages
 
 
 @gluon.jit
@@ -170,8 +179,8 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     for i in gl.static_range(STAGES):
         mbarrier.init(ready.index(i), count=1)
     mbarrier.sync_cluster_init()
-    AT_ONCE: gl.constexpr = steps_at_once(AXIS_D, AXIS_H, AXIS_W, RED, TILE)
-    FETCHED: gl.constexpr = AT_ONCE if AT_ONCE else STAGES - 1
+    FEW_STEPS: gl.constexpr = steps_known(AXIS_D, AXIS_H, AXIS_W, RED, TILE)
+    FETCHED: gl.constexpr = min(FEW_STEPS, STAGES) if FEW_STEPS else STAGES - 1
     for i in gl.static_range(FETCHED):
         fetch(w, x, line, positions, weights, ready, i, i, i < steps, origin, i_row, taps, first, offset, x_size, x_w, AXIS_D,
               AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
@@ -179,12 +188,16 @@ def pair(w, x, line, y, b, residual, pre, P, size, x_size, y_size, x_stride, y_s
     COLUMNS: gl.constexpr = TILE.m
     SUM: gl.constexpr = sum_layout(COLUMNS, WARPS, BITS, PROGRAMS)
     acc = gl.zeros([POSITIONS, COLUMNS], gl.float32, SUM)
-    if AT_ONCE:
+    if FEW_STEPS:
         if by_registers(X, TILE, BITS):
             acc = warpgroup_mma_init(acc)
-        for i in gl.static_range(AT_ONCE):
-            mbarrier.wait(ready.index(i), 0)
-            acc = add_products(acc, positions, weights, i, 0, X, TILE, FLAT, BOXES, False, WARPS)
+        for i in gl.static_range(FEW_STEPS):
+            mbarrier.wait(ready.index(i % STAGES), i // STAGES % 2)
+            acc = add_products(acc, positions, weights, i % STAGES, 0, X, TILE, FLAT, BOXES, refills(i, FEW_STEPS, TILE), WARPS)
+            if refills(i, FEW_STEPS, TILE):
+                cluster.wait()  # all programs have multiplied what the slot of the last step held
+                fetch(w, x, line, positions, weights, ready, (i - 1) % STAGES, i - 1 + STAGES, True, origin, i_row, taps, first, offset,
+                      x_size, x_w, AXIS_D, AXIS_H, AXIS_W, ROWS, RED, X, W, TILE, BOXES)
     else:
         for band in gl.static_range(BANDS):
             if band > 0:

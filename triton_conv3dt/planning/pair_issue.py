@@ -1,10 +1,15 @@
 """How many instructions the programs of a cluster issue for a tile of the gather product, about: a part of pairs.py."""
 
+from math import prod
+
+from ..problems.geometry import ceil_div
 from ..problems.problem import Problem
-from . import halos, pairs
+from . import halos, lowering, pairs
+from .phases import rows_and_reduction
 
 COSTS = 292, 80, 1.9, 2.6  # instructions of a warp: once, of a step, and as features says; fitted to counts of H200
-AT_ONCE = 0.25  # of what a step costs, where the ring holds all of them and nothing is fetched into it again
+FEW = 17  # steps that are written one after the other: FEW of kernels/pair.py
+IN_LINE = 0.25  # of what a step of a loop costs, where they are
 
 
 def instructions(problem: Problem, config, steps: float) -> float:
@@ -21,9 +26,16 @@ def features(problem: Problem, config, steps: float) -> tuple[float, float, floa
     fetches += halos.rows(problem, config) / halos.together(problem, config)
     fragments = taps * config.block_k * pairs.positions(config) * parts / threads * pairs.by_registers(problem, config)
     run = written_run(problem, config)
-    looped = halos.busy(problem, config) * steps * (AT_ONCE if pairs.at_once(problem, config) else 1)
+    looped = halos.busy(problem, config) * steps * (IN_LINE if in_line(problem, config) else 1)
     elements = config.block_m * pairs.positions(config) / threads * (1 + (2.5 if run > 1 else 9) / run)
     return 1.0, looped, steps * (10 * fetches + fragments), elements
+
+
+def in_line(problem: Problem, config) -> bool:
+    """Whether the steps of a tile are written one after the other: every phase has as many, and they are few."""
+    taps = [axis.taps for axis in lowering.axis_constants(pairs.seen(problem, config), config)]
+    steps = prod(taps) * ceil_div(rows_and_reduction(problem)[1], config.block_k * config.shares)
+    return min(taps) > 0 and not config.halo and steps <= FEW
 
 
 def written_run(problem: Problem, config) -> int:

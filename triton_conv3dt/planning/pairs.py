@@ -170,11 +170,6 @@ def in_place(problem: Problem) -> bool:
     return problem.direction == "forward" and all(axis.reads_in_place for axis in problem.axes)
 
 
-def at_once(problem: Problem, config) -> bool:
-    """Whether the ring holds all steps of a tile, of a forward whose taps lie in place."""
-    return in_place(problem) and ceil_div(rows_and_reduction(problem)[1], config.block_k) <= config.stages
-
-
 def written_bytes(problem: Problem, config) -> float:
     """Bytes that a step writes there, on average over steps."""
     return _bytes(problem, config, config.ctas, halos.taps(problem, config), halos.rows(problem, config))
