@@ -29,6 +29,7 @@ CASES = {  # problem, columns and positions of a tile, merged axes, box, a copy 
     "planes, more phases than lines": ("forward n2 ci24 co3 in2x4x8 k4x8x8 s4x8x8 float16 channels_first bias", 256, 128, ALL, None, False),
     "planes, phases of two programs": (f"forward n2 ci24 co6 in2x4x8 k2x8x8 s2x8x8 bfloat16 channels_first {EPILOGUE}", 128, 128, ALL, None, False),
     "planes, a ring": ("forward n2 ci72 co16 in3x5x8 k2 s2 float16 channels_first bias", 64, 128, ALL, None, False, 16),
+    "planes, a loop": ("forward n1 ci296 co8 in2x4x4 k1x2x2 s1x2x2 float16 channels_first bias", 32, 128, ALL, None, False, 16),
     "rows": ("forward n2 ci72 co16 in3x5x7 k2 s2 float16 channels_last", 128, 256, ALL, None, False),
     "rows, epilogue": (f"forward n3 ci40 co24 in2x5x3 k2 s2 bfloat16 channels_last {EPILOGUE}", 64, 128, ALL, None, False),
     "rows, a ring": (f"forward n2 ci72 co16 in3x5x7 k2 s2 bfloat16 channels_last {EPILOGUE}", 128, 128, ALL, None, False, 16),
@@ -47,6 +48,7 @@ CASES = {  # problem, columns and positions of a tile, merged axes, box, a copy 
     "lines": ("forward n2 ci32 co16 in3x5x16 k3 s2 p1 op1 float16 channels_first", 64, 256, W, (2, 4, 32), False, 32),
     "lines of TF32": (f"forward n2 ci16 co16 in3x5x8 k3 s2 p1 op1 float32 tf32 channels_first {EPILOGUE}", 32, 128, W, (2, 8, 8), False, 16),
     "lines of TF32, kernel = stride": ("forward n2 ci48 co16 in2x3x4 k2 s2 float32 tf32 channels_first", 128, 256, ALL, (2, 16, 8), False, 16),
+    "lines of TF32, a ring": ("forward n2 ci48 co16 in2x3x4 k2 s2 float32 tf32 channels_first", 128, 256, ALL, (2, 16, 8), False, 8),
     "lines, stride 1": ("forward n1 ci40 co24 in3x5x24 k3x1x5 p1x0x2 bfloat16 channels_first", 32, 128, NONE, (1, 4, 32), False, 32),
     "strided lines": ("grad_input n2 ci64 co32 in3x5x8 k2 s2 float16 channels_first", 64, 256, NONE, (1, 16, 16), False, 32),
     "strided lines, deep": ("grad_input n2 ci64 co32 in5x4x8 k2 s2 bfloat16 channels_first", 64, 128, NONE, (4, 4, 8), False, 32),
@@ -165,10 +167,19 @@ FAULTS = {  # what is planted, and how it is found
 }
 
 
-@pytest.mark.parametrize("name", ("boxes", "strided lines, overlapping", "planes"))
+@pytest.mark.parametrize("name", ("boxes", "strided lines, overlapping", "planes", "planes, a loop"))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_found(name, fault):
     problem, config = problem_and_config(name)
     edit, found = FAULTS[fault]
     with pytest.raises(Failed, match=found):
         run_with(edit, problem, config, HOPPER)
+
+
+@pytest.mark.parametrize("name", ("boxes", "planes, a ring", "rows, a ring", "lines of TF32, a ring"))
+def test_a_slot_that_is_filled_again_too_early_is_found(name):
+    """The first barrier of a cluster, after which its programs may write to one another, is kept."""
+    kept = iter(("arrive", "wait"))
+    edit = lambda ptx: re.sub(r"barrier\.cluster\.(?:arrive|wait)\.aligned;", lambda found: found[0] if next(kept, None) else "", ptx)
+    with pytest.raises(Failed, match="warned|race"):
+        run_with(edit, *problem_and_config(name), HOPPER)

@@ -111,10 +111,10 @@ def addresses(t, line, column, stride, T: gl.constexpr, LAST: gl.constexpr):
     row = gl.multiple_of(rows[1] * stride[2] + rows[2] * stride[3] + rows[3] * stride[4], RUN) + rows[0] * s_c
     if LAST:
         row = gl.max_contiguous(gl.multiple_of(row, RUN), RUN)
-        return t + (gl.multiple_of(place, RUN)[:, None] + row[None, :])
+        return (t + gl.multiple_of(place, RUN))[:, None] + row[None, :]
     else:
         place = gl.max_contiguous(gl.multiple_of(place, RUN), RUN)
-        return t + (gl.multiple_of(row, RUN)[:, None] + place[None, :])
+        return (t + place)[None, :] + gl.multiple_of(row, RUN)[:, None]
 
 
 @gluon.jit
