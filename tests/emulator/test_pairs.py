@@ -29,7 +29,7 @@ CASES = {  # problem, columns and positions of a tile, merged axes, box, a copy 
     "planes, more phases than lines": ("forward n2 ci24 co3 in2x4x8 k4x8x8 s4x8x8 float16 channels_first bias", 256, 128, ALL, None, False),
     "planes, phases of two programs": (f"forward n2 ci24 co6 in2x4x8 k2x8x8 s2x8x8 bfloat16 channels_first {EPILOGUE}", 128, 128, ALL, None, False),
     "planes, a ring": ("forward n2 ci72 co16 in3x5x8 k2 s2 float16 channels_first bias", 64, 128, ALL, None, False, 16),
-    "planes, a loop": ("forward n1 ci296 co8 in2x4x4 k1x2x2 s1x2x2 float16 channels_first bias", 32, 128, ALL, None, False, 16),
+    "planes, a loop": ("forward n1 ci536 co8 in2x4x4 k1x2x2 s1x2x2 float16 channels_first bias", 32, 128, ALL, None, False, 16),
     "rows": ("forward n2 ci72 co16 in3x5x7 k2 s2 float16 channels_last", 128, 256, ALL, None, False),
     "rows, epilogue": (f"forward n3 ci40 co24 in2x5x3 k2 s2 bfloat16 channels_last {EPILOGUE}", 64, 128, ALL, None, False),
     "rows, a ring": (f"forward n2 ci72 co16 in3x5x7 k2 s2 bfloat16 channels_last {EPILOGUE}", 128, 128, ALL, None, False, 16),

@@ -32,7 +32,7 @@ from .pair_fragments import by_registers, fragments, in_order, line_of, of_lines
 from .pair_store import store
 from .tiles import axis_taps, quotient, widen
 
-FEW = gl.constexpr(17)  # steps that are written one after the other
+FEW = gl.constexpr(17)  # steps that are written one after the other: FEW of planning/pair_issue.py
 
 
 @gluon.constexpr_function
