@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from .lanes import taps_within
-from .tiles import apart, box_origin, inside, lanes_last, place, round_up_tf32, widen
+from .tiles import apart, box_origin, inside, load_tile, place, round_up_tf32, widen
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
 FEW = tl.constexpr(4)  # shifts that are compared one by one
@@ -133,9 +133,9 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
         met = (need[:, None] & (lack | LINE)[None, :]) == 0
         if M.reading == "row":
             return tl.load(p.reshape(p.numel), mask=met.reshape(p.numel), other=0.0).reshape(p.shape)
-        return lanes_last(tl.load(lanes_last(p, RUN), mask=lanes_last(met, RUN), other=0.0), RUN)
+        return load_tile(p, met, RUN)
     else:
-        return lanes_last(tl.load(lanes_last(p, RUN)), RUN)
+        return load_tile(p, None, RUN)
 
 
 @triton.jit
