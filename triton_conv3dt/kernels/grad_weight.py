@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from .lanes import taps_within
-from .tiles import apart, box_origin, inside, load_tile, place, round_up_tf32, widen
+from .tiles import FIRST_OF_EQUALS, apart, box_origin, inside, load_tile, place, round_up_tf32, widen
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
 FEW = tl.constexpr(4)  # shifts that are compared one by one
@@ -97,10 +97,10 @@ def outside(at, size, AXIS: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexp
 
 @triton.jit
 def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-             M: tl.constexpr, BOX: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr):
+             M: tl.constexpr, BOX: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr, TURNED: tl.constexpr):
     """[line, place]: what the lines of x or dz read at the places o (d, h, w) of the box of positions that begins at `box`.
 
-    first: the place of position 0 before a line shifts it. Along w, o counts SPLIT neighbours for every position.
+    first: the place of position 0 before a line shifts it. Along w, o counts SPLIT neighbours for every position. TURNED: [place, line].
     """
     RUN: tl.constexpr = M.run
     UNIT: tl.constexpr = 1 if M.last else M.run
@@ -133,7 +133,12 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
         met = (need[:, None] & (lack | LINE)[None, :]) == 0
         if M.reading == "row":
             return tl.load(p.reshape(p.numel), mask=met.reshape(p.numel), other=0.0).reshape(p.shape)
-        return load_tile(p, met, RUN)
+        if TURNED:
+            return load_tile(tl.trans(p), tl.trans(met), RUN)
+        else:
+            return load_tile(p, met, RUN)
+    elif TURNED:
+        return load_tile(tl.trans(p), None, RUN)
     else:
         return load_tile(p, None, RUN)
 
@@ -178,6 +183,15 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     Z_EDGE: tl.constexpr = ZD.edge or ZH.edge or ZW.edge
     X_MASK: tl.constexpr = CUT or X_EDGE or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
     Z_MASK: tl.constexpr = CUT or Z_EDGE or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
+    # Threads have as many neighbours of a tile as of another one of its shape and order. Single elements would then be copied to few
+    # banks, so what has longer runs is turned; lanes_last does, where it turns at all. Of channels that lie side by side no product's operand
+    # is read turned without meeting in a bank.
+    TF32: tl.constexpr = PRECISION == "tf32" and x.dtype.element_ty == tl.float32
+    TURNS: tl.constexpr = FIRST_OF_EQUALS and (X_RUN == 1 or Z_RUN == 1)
+    ALIKE: tl.constexpr = TF32 and BLOCK_M == BLOCK_N * SPLIT and not X.last and not Z.last and not TURNS
+    X_TURNED: tl.constexpr = ALIKE and X_RUN > Z_RUN
+    Z_TURNED: tl.constexpr = ALIKE and SPLIT == 1 and Z_RUN > X_RUN or TF32 and Z.last and Z_RUN > 1
+    OUT_TURNED: tl.constexpr = TF32 and BLOCK_N * SPLIT == BLOCK_K and X_RUN == 1 and not TURNS
     ROW_TILES: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
     COLUMN_TILES: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
     pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -204,8 +218,10 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     for i_box in tl.range(begin, end, num_stages=TILE.stages):
         n, d, h, w = box_origin(i_box, size, BOX)
         n, box = n.to(INDEX), (d.to(tl.int32), h.to(tl.int32), w.to(tl.int32))
-        b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK)
-        b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK)
+        b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK, X_TURNED)
+        b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK, Z_TURNED)
+        if X_TURNED:
+            b_x = tl.trans(b_x)
         if DOT.round:
             b_x, b_z = round_up_tf32(b_x), round_up_tf32(b_z)
         if HALVES == 2:  # parted in registers, where neighbours lie in one thread: pairs are what is written to shared memory
@@ -215,7 +231,7 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
         else:
             if SPLIT > 1:  # residue after residue: where they are neighbours, Triton 3.7 fails to compile some tiles
                 b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
-            else:
+            elif not Z_TURNED:
                 b_z = tl.trans(b_z)
             acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
     if HALVES == 2:
@@ -247,4 +263,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     out = parts + group.to(tl.int64) * CI * p_stride[1]
     r_at = part * p_stride[0] + ci.to(tl.int64) * p_stride[1] + r_tap.to(tl.int64) * p_stride[3]
     s_at = co.to(tl.int64) * p_stride[2] + s_tap.to(tl.int64) * p_stride[3]
-    tl.store(out + (r_at[:, None] + s_at[None, :]), acc.to(parts.dtype.element_ty), mask=m_dw)
+    p_dw, dw = out + (r_at[:, None] + s_at[None, :]), acc.to(parts.dtype.element_ty)
+    if OUT_TURNED:
+        tl.store(tl.trans(p_dw), tl.trans(dw), mask=tl.trans(m_dw))
+    else:
+        tl.store(p_dw, dw, mask=m_dw)
