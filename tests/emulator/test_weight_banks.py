@@ -46,3 +46,23 @@ def test_tiles_of_one_shape_and_channels_side_by_side(layer, target):
     problem = case.parse(f"grad_weight {layer}")
     assert (taps.x_run(problem, config), taps.z_run(problem, config)) == (x_run, z_run)
     exact(layer, config, target, MOST if target == AMPERE or config.block_m < taps.WARPGROUP else 16)
+
+
+PARTED = {  # layer, tile: runs of 4 and of 8, places that end within a box and in its midst, lines that are none
+    "n2 ci32 co20 in3x4x8 k4 s4 float32 tf32": Config("gather", 64, 16, 32, 4, 3, taps=("programs", "columns", "programs")),
+    "ci20 co16 in2x5x6 k4 s4 float32 tf32": Config("gather", 32, 32, 32, 4, 3, shares=2),
+    "n2 ci32 co5 in2x3x8 k2x2x8 s2x2x8 float32 tf32": Config("gather", 32, 16, 32, 4, 3, taps=("columns", "columns", "programs")),
+    "ci128 co16 in4x4x8 k8 s8 float32 tf32": Config("gather", 128, 16, 32, 8, 3),
+    "n2 ci64 co16 in2x5x6 k4 s4 float16": Config("gather", 64, 32, 64, 4, 3, taps=("programs", "columns", "programs")),
+    "ci24 co40 in3x3x8 k1x4x4 s1x4x4 bfloat16": Config("gather", 32, 16, 64, 2, 3),
+    "ci48 co3 in2x4x32 k4x8x8 s4x8x8 bfloat16": Config("gather", 64, 16, 64, 4, 3, taps=("columns", "columns", "programs"), shares=2),
+    "ci128 co12 in2x5x7 k2x2x8 s2x2x8 p1x0x0 float16": Config("gather", 128, 16, 64, 8, 3, taps=("columns", "columns", "programs"))}
+
+
+@pytest.mark.parametrize("target", (AMPERE, HOPPER))
+@pytest.mark.parametrize("layer", PARTED)
+def test_what_is_parted_into_four_or_eight(layer, target):
+    """Of 16 bits, what a product of Hopper's warpgroups is stored for, and what of eight parts a wide tile of Ampere's reads, may meet."""
+    config, half = PARTED[layer], "float16" in layer
+    assert taps.turned(case.parse(f"grad_weight {layer}"), config)
+    exact(layer, config, target, 1.4 if half and config.block_m >= taps.WARPGROUP else MOST)
