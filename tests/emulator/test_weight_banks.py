@@ -1,9 +1,10 @@
 """Weight gradients whose tiles are read, copied and written in an order in which no lanes meet in a bank, as compiled: exact on integers."""
 
-from dataclasses import replace
+import re
 
 import pytest
 
+from triton_conv3dt.checking.trial_tensors import Wrong
 from triton_conv3dt.compiling.conflicts import conflicts
 from triton_conv3dt.planning import taps
 from triton_conv3dt.planning.config import Config, fits
@@ -12,6 +13,7 @@ from triton_conv3dt.problems import case
 
 from .cases import Cases
 from .library import emulated
+from .machine.faults import Fault
 from .parts.problems import computed
 
 HOPPER, AMPERE = "nvidia_h200", "nvidia_a100"
@@ -66,3 +68,12 @@ def test_what_is_parted_into_four_or_eight(layer, target):
     config, half = PARTED[layer], "float16" in layer
     assert taps.turned(case.parse(f"grad_weight {layer}"), config)
     exact(layer, config, target, 1.4 if half and config.block_m >= taps.WARPGROUP else MOST)
+
+
+@pytest.mark.parametrize("layer", (next(iter(ALIKE)), next(iter(PARTED))))
+def test_a_removed_wait_is_noticed(layer):
+    problem, config = case.parse(f"grad_weight {layer}"), PARTED[layer] if layer in PARTED else ALIKE[layer][0]
+    with emulated(AMPERE, exact=True, races=True) as emulator:
+        emulator.edit = lambda ptx: re.sub(r"cp\.async\.wait_group\s+\d+;", "", ptx) if ".entry grad_weight" in ptx else ptx
+        with pytest.raises((Wrong, Fault)):
+            computed(problem, config, Device.named(AMPERE))[1]()
