@@ -94,13 +94,15 @@ def test_a_copied_dz(path, box, target, dtype):
     assert cases.forms["tensor copies" if path == "descriptor" else "cp.async"]
 
 
-TURNED = {  # layer, tile: runs of four and of two, channels that end within a step, places within a tile; parted and shared
+TURNED = {  # layer, tile: runs of four, of two and of one, channels that end within a step, places within a tile; parted and shared
     "forward n2 ci64 co16 in3x5x8 k2 s2 bias float32 tf32": Config("gather", 128, 64, 32, 4, 3, merge=(True,) * 3),
     "forward ci20 co16 in3x5x6 k2 s2 float32 tf32": Config("gather", 128, 64, 16, 4, 2, merge=(True,) * 3),
     "grad_input n2 ci64 co24 in3x5x8 k2 s2 float32 tf32": Config("gather", 64, 64, 32, 4, 3),
     "grad_input n2 ci64 co40 in2x4x6 k2 s2 float32 tf32": Config("gather", 64, 32, 16, 4, 3, shares=3),
     "grad_input n2 ci64 co24 in3x5x8 k3 s2 p1 op1 float32 tf32": Config("gather", 64, 64, 32, 4, 3),
     "grad_input ci32 co40 in3x3x6 k4 s2 p1 float16": Config("gather", 32, 64, 16, 4, 3),
+    "grad_input n2 ci32 co24 in3x4x8 k3 s2 float32 tf32": Config("gather", 32, 64, 16, 4, 3),
+    "grad_input ci24 co20 in2x3x5 k3x2x4 s2x2x4 p1x0x0 float32 tf32": Config("gather", 32, 16, 32, 4, 3),
     "forward ci24 co64 in6x5x4 k4x1x1 s2x1x1 p1x0x0 float32 tf32": Config("gather", 64, 64, 32, 4, 3, merge=(True, False, False)),
     "grad_input ci32 co24 in3x5x8 k2x2x4 s2x2x4 float32 tf32": Config("gather", 32, 32, 16, 4, 3),
     "grad_input n2 ci64 co40 in3x5x8 k2 s2 float16": Config("gather", 64, 64, 32, 4, 3),

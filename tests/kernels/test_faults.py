@@ -11,7 +11,8 @@ from launched import check, use
 from layouts import RedZone
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.checking.trial_tensors import Wrong
-from triton_conv3dt.kernels import gather, reduce
+from triton_conv3dt.kernels import gather, grad_weight, reduce
+from triton_conv3dt.kernels.turned import parted
 from triton_conv3dt.launching import binding, launch
 from triton_conv3dt.planning import lanes, launches, lowering, passes
 from triton_conv3dt.planning.config import Config
@@ -34,6 +35,11 @@ PLANES = Config("descriptor", 32, 32, 16, box=(1, 4, 8))
 @triton.jit
 def everywhere(place, size):
     return place == place
+
+
+@triton.jit
+def runs_in_half(LINES: tl.constexpr, PLACES: tl.constexpr, TURNED: tl.constexpr):
+    return parted(LINES, PLACES, (TURNED[0] // 2, TURNED[1] * 2, TURNED[2]))
 
 
 @triton.jit
@@ -109,6 +115,10 @@ def residues_elsewhere(patch):
     patch.setattr(launches, "to_residues", wrong)
 
 
+def parted_otherwise(patch):
+    patch.setattr(grad_weight, "parted", runs_in_half)
+
+
 def kernel(name, fault):
     return lambda patch: patch.setitem(binding.load(), name, fault)
 
@@ -136,6 +146,7 @@ FAULTS = {  # the fault, and a check that must notice: case, direction, layout, 
     "neighbours that are none": (constant(x=lambda axis: axis.x._replace(halo=False)), "k3s2p1op1", "grad_weight", "sliced", NEIGHBOURS),
     "residues of a copy taken for neighbours": (constant(z=lambda axis: axis.z._replace(residues=1)), "k3s2p1op1", "grad_weight",
                                                 "channels_first", COPIES),
+    "what is parted in another order": (parted_otherwise, "k4s4", "grad_weight", "channels_first", GATHER),
     "residues of a copy in another order": (residues_elsewhere, "k4s2p1", "grad_weight", "channels_first", COPIES),
     "a copy that begins elsewhere": (copies(lambda axis: axis._replace(first=axis.first + 1)), "k3s2p1op1", "grad_weight",
                                      "channels_first", COPIES),

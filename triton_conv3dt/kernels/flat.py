@@ -13,7 +13,7 @@ by which it meets what is outside is kept: one instruction tells for a tap and a
 import triton
 import triton.language as tl
 
-from .tiles import inside, lanes_last, round_up_tf32, tap_of_step
+from .tiles import inside, load_tile, round_up_tf32, tap_of_step
 
 DEAD, BEYOND = tl.constexpr(1 << 29), tl.constexpr(1 << 30)  # bits of a position that is none, and of an r that is none
 
@@ -119,8 +119,7 @@ def accumulate_flat(x, w, x_offset, x_live, origin, w_row_offset, m_live, residu
         dd, dh, dw = AXIS_D.offset + kd * AXIS_D.move, AXIS_H.offset + kh * AXIS_H.move, AXIS_W.offset + kw * AXIS_W.move
         shift = c * x_stride[1] + dd * x_stride[2] + dh * x_stride[3] + dw * x_stride[4]
         shift = tl.max_contiguous(tl.multiple_of(shift, X_RUN), X_RUN)
-        p_x = lanes_last(x + (along(x_offset, LANES, False) + along(shift, LANES, True)), X_RUN)
-        b_x = lanes_last(tl.load(p_x, mask=lanes_last(m_x, X_RUN), other=0.0), X_RUN)
+        b_x = load_tile(x + (along(x_offset, LANES, False) + along(shift, LANES, True)), m_x, X_RUN)
         column = c * w_red + ((kd * AXIS_H.kernel + kh) * AXIS_W.kernel + kw) * w_tap
         column = tl.max_contiguous(tl.multiple_of(column, W_RUN), 1 if W.minor == "row" else W_RUN)
         if FIRST_X and W_RUN == 1:  # in one row: of two axes the compiler would lay a buffer out so that lanes meet in a bank

@@ -19,7 +19,7 @@ import triton.language as tl
 from .flat import accumulate_flat
 from .statistics import in_sample, leave_tile, tiles_of_sample
 from .tiles import (
-    axis_taps, box_origin, gathered, inside, lanes_last, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts,
+    axis_taps, box_origin, gathered, inside, load_tile, phase_of_program, place, position, position_by_factors, round_up_tf32, row_parts,
     tap_of_step, whole_runs, widen, write
 )
 from .turned import turned, turned_back
@@ -130,7 +130,7 @@ def accumulate(x, w, box, group, x_offset, x_live, origin, w_row_offset, m_live,
                 offset = tl.max_contiguous(tl.multiple_of(x_offset + shift, X_RUN), 1 if X.last else X_RUN)
                 channel = tl.multiple_of((c0 + o_c) * x_stride[1], 1 if X.last else X_RUN)
                 p_x = x + offset[None, :] + channel[:, None]
-                b_x = lanes_last(tl.load(lanes_last(p_x, X_RUN), mask=lanes_last(m_x, X_RUN), other=0.0), X_RUN)  # [BLOCK_K, BLOCK_N * SPLIT]
+                b_x = load_tile(p_x, m_x, X_RUN)  # [BLOCK_K, BLOCK_N * SPLIT]
         else:
             c = (group * RED + c0).to(tl.int32)  # phases, and so steps, are as wide as offsets; coordinates have 32 bits
             b_x = described(x, box, (dd, dh, dw), c, x_size, x_stride[4], AXIS_D, AXIS_H, AXIS_W, X, TILE)

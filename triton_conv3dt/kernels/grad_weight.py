@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 
 from .lanes import taps_within
-from .tiles import apart, box_origin, inside, lanes_last, place, round_up_tf32, widen
+from .tiles import FIRST_OF_EQUALS, apart, box_origin, inside, load_tile, place, round_up_tf32, widen
+from .turned import parted, parted_back
 
 SEEN = tl.constexpr(1 << 29)  # the bit that every line needs: a place that does not count lacks all bits
 FEW = tl.constexpr(4)  # shifts that are compared one by one
@@ -97,10 +98,11 @@ def outside(at, size, AXIS: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexp
 
 @triton.jit
 def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-             M: tl.constexpr, BOX: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr):
+             M: tl.constexpr, BOX: tl.constexpr, SPLIT: tl.constexpr, MASK: tl.constexpr, TURNED: tl.constexpr, ROW: tl.constexpr):
     """[line, place]: what the lines of x or dz read at the places o (d, h, w) of the box of positions that begins at `box`.
 
-    first: the place of position 0 before a line shifts it. Along w, o counts SPLIT neighbours for every position.
+    first: the place of position 0 before a line shifts it. Along w, o counts SPLIT neighbours for every position. TURNED: it is
+    [place, line]. ROW: it is a row, of whose elements line, need and o are.
     """
     RUN: tl.constexpr = M.run
     UNIT: tl.constexpr = 1 if M.last else M.run
@@ -109,12 +111,17 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
     at = place(n, 0, d + o[0] * D.step, h + o[1] * H.step, 0, stride)
     at = tl.multiple_of(at + (w + o[2] * STEP_W) * stride[4], RUN)
     at = tl.max_contiguous(at, 1 if M.last else RUN)
-    p = tensor + (line[:, None] + at[None, :])
+    if ROW:
+        p = tensor + tl.max_contiguous(tl.multiple_of(line + at, RUN), RUN)
+    else:
+        p = tensor + (line[:, None] + at[None, :])
     if MASK:
         BIT_H: tl.constexpr = D.count - D.sure[1] + D.sure[0] if D.halo else 0
         BIT_W: tl.constexpr = BIT_H + (H.count - H.sure[1] + H.sure[0] if H.halo else 0)
         lack, o_w = tl.zeros_like(o[0]), o[2]
-        if UNIT > 1:  # whose neighbours have one answer, which the compiler does not see of o
+        if UNIT > 1 and ROW:
+            o_w = o[2] // UNIT
+        elif UNIT > 1:  # whose neighbours have one answer, which the compiler does not see of o
             o_w = tl.arange(0, o[0].shape[0]) // UNIT % (BOX[2] * SPLIT // UNIT)
         if D.halo:
             lack |= outside(d + o[0] * D.step, size[0], D, 1, 0)
@@ -130,19 +137,28 @@ def load_box(tensor, line, need, n, box, o, first, size, positions, stride, D: t
             lack = tl.where(box[1] + o[1] < positions[1], lack, -1)
         if W.edge:
             lack = tl.where(box[2] * SPLIT // UNIT + o_w < positions[2] * SPLIT // UNIT, lack, -1)
-        met = (need[:, None] & (lack | LINE)[None, :]) == 0
-        if M.reading == "row":
-            return tl.load(p.reshape(p.numel), mask=met.reshape(p.numel), other=0.0).reshape(p.shape)
-        return lanes_last(tl.load(lanes_last(p, RUN), mask=lanes_last(met, RUN), other=0.0), RUN)
+        if ROW:
+            return tl.load(p, mask=tl.max_constancy((need & (lack | LINE)) == 0, RUN), other=0.0)
+        else:
+            met = (need[:, None] & (lack | LINE)[None, :]) == 0
+            if M.reading == "row":
+                return tl.load(p.reshape(p.numel), mask=met.reshape(p.numel), other=0.0).reshape(p.shape)
+            elif TURNED:
+                return load_tile(tl.trans(p), tl.trans(met), RUN)
+            else:
+                return load_tile(p, met, RUN)
+    elif ROW:
+        return tl.load(p)
+    elif TURNED:
+        return load_tile(tl.trans(p), None, RUN)
     else:
-        return lanes_last(tl.load(lanes_last(p, RUN)), RUN)
+        return load_tile(p, None, RUN)
 
 
 @triton.jit
-def box_places(BOX: tl.constexpr, SPLIT: tl.constexpr, COUNT: tl.constexpr):
+def box_places(o, BOX: tl.constexpr, SPLIT: tl.constexpr):
     """The places (d, h, w) of a box whose positions are SPLIT neighbours along w each; beyond the last, d is BOX[0] or more."""
     WIDTH: tl.constexpr = BOX[2] * SPLIT
-    o = tl.arange(0, COUNT)
     return o // (WIDTH * BOX[1]), o // WIDTH % BOX[1], o % WIDTH
 
 
@@ -161,6 +177,7 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     BLOCK_N: tl.constexpr = TILE.n
     BLOCK_K: tl.constexpr = TILE.k
     SPLIT: tl.constexpr = TILE.split
+    ROW: tl.constexpr = TILE.turned
     BOX: tl.constexpr = TILE.box
     X_RUN: tl.constexpr = X.run
     Z_RUN: tl.constexpr = Z.run
@@ -178,6 +195,15 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     Z_EDGE: tl.constexpr = ZD.edge or ZH.edge or ZW.edge
     X_MASK: tl.constexpr = CUT or X_EDGE or XD.halo or XH.halo or XW.halo or ROWS % BLOCK_M != 0
     Z_MASK: tl.constexpr = CUT or Z_EDGE or ZD.halo or ZH.halo or ZW.halo or COLUMNS % BLOCK_N != 0
+    # The compiler gives a thread as many neighbours of a tile as of another of the same shape and order, and then copies single elements
+    # to few banks: what has longer runs is turned, where lanes_last turns none. So are channels that lie side by side, which a copy would
+    # else turn element by element.
+    TF32: tl.constexpr = PRECISION == "tf32" and x.dtype.element_ty == tl.float32
+    TURNS: tl.constexpr = FIRST_OF_EQUALS and (X_RUN == 1 or Z_RUN == 1)
+    ALIKE: tl.constexpr = TF32 and BLOCK_M == BLOCK_N * SPLIT and not X.last and not Z.last and not TURNS
+    X_TURNED: tl.constexpr = ALIKE and X_RUN > Z_RUN
+    Z_TURNED: tl.constexpr = ALIKE and SPLIT == 1 and Z_RUN > X_RUN or TF32 and Z.last and Z_RUN > 1
+    OUT_TURNED: tl.constexpr = TF32 and BLOCK_N * SPLIT == BLOCK_K and X_RUN == 1 and not TURNS
     ROW_TILES: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
     COLUMN_TILES: tl.constexpr = (COLUMNS + BLOCK_N - 1) // BLOCK_N
     pid, share, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -191,11 +217,16 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     x += tl.multiple_of(group.to(tl.int64) * CI * x_stride[1], X_RUN)
     z += tl.multiple_of(group.to(tl.int64) * CO * z_stride[1], Z_RUN)
     row = i_row * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = i_column * BLOCK_N + tl.arange(0, BLOCK_N)
+    if ROW is None:
+        o_column, o_z = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K * SPLIT)
+    else:
+        o_column, o_z = parted(BLOCK_N, BLOCK_K * SPLIT, ROW)
+    column = i_column * BLOCK_N + o_column
     x_line, x_need = offset_and_need(row, x_size, x_stride, CI, XD, XH, XW, X)
     z_line, z_need = offset_and_need(column, z_size, z_stride, CO, ZD, ZH, ZW, Z)
-    x_places, z_places = box_places(BOX, 1, BLOCK_K), box_places(BOX, SPLIT, BLOCK_K * SPLIT)
+    x_places, z_places = box_places(tl.arange(0, BLOCK_K), BOX, 1), box_places(o_z, BOX, SPLIT)
 
+    FAR: tl.constexpr = 2 if SPLIT == 8 else 1  # those of eight residues that are four apart are neighbours: a warp's threads have four
     HALVES: tl.constexpr = 2 if SPLIT == 2 else 1  # of the columns, each with a product of its own
     acc = tl.zeros((BLOCK_M, BLOCK_N * SPLIT // HALVES), tl.float32)
     odd = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -204,8 +235,13 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     for i_box in tl.range(begin, end, num_stages=TILE.stages):
         n, d, h, w = box_origin(i_box, size, BOX)
         n, box = n.to(INDEX), (d.to(tl.int32), h.to(tl.int32), w.to(tl.int32))
-        b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK)
-        b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK)
+        b_x = load_box(x, x_line, x_need, n, box, x_places, x_first, x_size, size, x_stride, XD, XH, XW, X, BOX, 1, X_MASK, X_TURNED, False)
+        b_z = load_box(z, z_line, z_need, n, box, z_places, z_first, z_size, size, z_stride, ZD, ZH, ZW, Z, BOX, SPLIT, Z_MASK, Z_TURNED,
+                       ROW is not None)
+        if ROW is not None:
+            b_z = parted_back(b_z, BLOCK_N, BLOCK_K * SPLIT, ROW)
+        if X_TURNED:
+            b_x = tl.trans(b_x)
         if DOT.round:
             b_x, b_z = round_up_tf32(b_x), round_up_tf32(b_z)
         if HALVES == 2:  # parted in registers, where neighbours lie in one thread: pairs are what is written to shared memory
@@ -214,21 +250,22 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
             odd = tl.dot(b_x, tl.trans(odd_z), odd, input_precision=PRECISION, out_dtype=tl.float32)
         else:
             if SPLIT > 1:  # residue after residue: where they are neighbours, Triton 3.7 fails to compile some tiles
-                b_z = b_z.reshape(BLOCK_N, BLOCK_K, SPLIT).permute(1, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
-            else:
+                b_z = b_z.reshape(BLOCK_N, BLOCK_K, FAR, SPLIT // FAR).permute(1, 3, 2, 0).reshape(BLOCK_K, SPLIT * BLOCK_N)
+            elif not Z_TURNED:
                 b_z = tl.trans(b_z)
             acc = tl.dot(b_x, b_z, acc, input_precision=PRECISION, out_dtype=tl.float32)
     if HALVES == 2:
         acc = tl.join(acc, odd).permute(0, 2, 1).reshape(BLOCK_M, 2 * BLOCK_N)
 
     line = tl.arange(0, BLOCK_N * SPLIT)
+    residue = line // BLOCK_N % FAR * (SPLIT // FAR) + line // (BLOCK_N * FAR)
     xd, xh, xw, ci = line_parts(row, CI, XD, XH, XW)
     zd, zh, zw, co = line_parts(i_column * BLOCK_N + line % BLOCK_N, CO, ZD, ZH, ZW)
     m_dw = (xd < XD.count)[:, None] & (zd < ZD.count)[None, :]
     r_d, r_h = AXIS_D.tap_first + xd * AXIS_D.tap_row, AXIS_H.tap_first + xh * AXIS_H.tap_row
     r_w = AXIS_W.tap_first + xw * AXIS_W.tap_row
     s_d, s_h = (jd + zd) * AXIS_D.tap_column, (jh + zh) * AXIS_H.tap_column
-    s_w = (jw + zw) * AXIS_W.tap_column + line // BLOCK_N
+    s_w = (jw + zw) * AXIS_W.tap_column + residue
     if AXIS_D.guard:
         m_dw = m_dw & inside(r_d[:, None] + s_d[None, :], AXIS_D.kernel)
     if AXIS_H.guard:
@@ -247,4 +284,8 @@ def grad_weight(x, z, parts, BOXES, SHARE, size, x_size, z_size, x_stride, z_str
     out = parts + group.to(tl.int64) * CI * p_stride[1]
     r_at = part * p_stride[0] + ci.to(tl.int64) * p_stride[1] + r_tap.to(tl.int64) * p_stride[3]
     s_at = co.to(tl.int64) * p_stride[2] + s_tap.to(tl.int64) * p_stride[3]
-    tl.store(out + (r_at[:, None] + s_at[None, :]), acc.to(parts.dtype.element_ty), mask=m_dw)
+    p_dw, dw = out + (r_at[:, None] + s_at[None, :]), acc.to(parts.dtype.element_ty)
+    if OUT_TURNED:
+        tl.store(tl.trans(p_dw), tl.trans(dw), mask=tl.trans(m_dw))
+    else:
+        tl.store(p_dw, dw, mask=m_dw)

@@ -185,6 +185,15 @@ def lanes_last(tile, RUN: tl.constexpr):
 
 
 @triton.jit
+def load_tile(p, live, RUN: tl.constexpr):
+    """What such a tile of pointers reads, 0 where it is not live; live may be None: all of it is."""
+    if live is None:
+        return lanes_last(tl.load(lanes_last(p, RUN)), RUN)
+    else:
+        return lanes_last(tl.load(lanes_last(p, RUN), mask=lanes_last(live, RUN), other=0.0), RUN)
+
+
+@triton.jit
 def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_column, y_size, y_stride, r_stride,
           AXIS_D: tl.constexpr, AXIS_H: tl.constexpr, AXIS_W: tl.constexpr, Y: tl.constexpr, R: tl.constexpr,
           ACTIVATION: tl.constexpr, PARAMETERS: tl.constexpr):
@@ -217,8 +226,7 @@ def write(tile, y, residual, pre, b, channel, residue, n, base, live_line, live_
         line = tl.max_contiguous(line, R_RUN if Y.last else 1)
         column = tl.multiple_of(place(n, 0, base_d, base_h, 0, r_stride) + base_w * r_stride[4], R_RUN)
         column = tl.max_contiguous(column, 1 if Y.last else R_RUN)
-        at, there = lanes_last(residual + (line[:, None] + column[None, :]), R_RUN), lanes_last(live, R_RUN)
-        tile += lanes_last(tl.load(at, mask=there, other=0.0), R_RUN).to(tile.dtype)
+        tile += load_tile(residual + (line[:, None] + column[None, :]), live, R_RUN).to(tile.dtype)
     at, there = lanes_last(y + offset, Y_RUN), lanes_last(live, Y_RUN)
     if pre is not None:
         tl.store(lanes_last(pre + offset, Y_RUN), lanes_last(tile.to(pre.dtype.element_ty), Y_RUN), mask=there)

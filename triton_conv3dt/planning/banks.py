@@ -42,8 +42,8 @@ def conflicting(config: Config, problem: Problem, device: Device) -> int:
 
 
 def masked(config: Config, problem: Problem) -> bool:
-    """Whether what is gathered is parted and turned, and some places are outside."""
-    parted = problem.rounded and taps.split_factor(problem, config) > 1 and lowering.turned(problem, config)
+    """Whether runs of what is gathered are parted and turned, and some places are outside."""
+    parted = problem.rounded and taps.split_factor(problem, config) > 1 and lowering.turned(problem, config) and source_run(config, problem) > 1
     return bool(parted) and any(axis.halo for axis in lowering.axis_constants(problem, config))
 
 

@@ -206,7 +206,7 @@ def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
         z_size = tuple(axis.places for axis in taps.copies(p, c)[1]) if c.copy else p.out_size
         sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, z_size
         constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c), taps.reading(p, c)),
-                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c)),
+                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c), turned=taps.turned(p, c)),
                           DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
         boxes, found = lanes.boxes(p, c), lanes.lanes(p, c)

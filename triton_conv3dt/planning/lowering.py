@@ -252,15 +252,19 @@ def turned(problem: Problem, config: Config) -> tuple[int, int, int] | None:
     """Runs of what a forward or an input gradient gathers go by registers to their product: those that lie across what products of TF32
     want side by side, and those of which neighbours are parted. They are then read in an order in which no lanes meet in a bank
     (kernels/turned.py): so many neighbours of 32 bytes, so many of these runs, and of so many times eight channels. Of 16 bits whole lines,
-    where there are some; of TF32 as few as leave a warp channels enough, whose elements it stores side by side."""
+    where there are some; of TF32 as few as leave a warp channels enough, whose elements it stores side by side; of single elements as many
+    as leave a thread few places, whose masks it works out."""
     forward, split = problem.direction == "forward", taps.split_factor(problem, config)
     layout, run = (problem.x_layout, problem.x_run) if forward else (problem.y_layout, problem.y_run)
     by_registers = problem.rounded or problem.item == 2 and split > 1
     if config.path != "gather" or config.copy or config.flat or not by_registers or layout == "channels_last":
         return None
-    if gathered_run(problem, config, layout, run) == 1:
+    single = gathered_run(problem, config, layout, run) == 1
+    if single and (split == 1 or problem.item == 2):
         return None
     length = 32 // problem.item
+    if single:
+        return length, min(8, config.block_n * split // length), 1
     return (length, split, max(1, 2 // split)) if problem.item == 4 else (length, min(4, config.block_n * split // length), 1)
 
 

@@ -88,6 +88,18 @@ def reading(problem: Problem, config) -> str:
     return "row" if narrow and any(way in FOLDED for way in config.taps) else "pointers"
 
 
+def turned(problem: Problem, config) -> tuple[int, int, int] | None:
+    """In which order dz is read whose neighbours are parted into four residues or eight, so that no lanes meet in a bank on its way to
+    registers (kernels/turned.py): so many neighbours that a lane of a fragment reads at once, so many such runs until those of the next
+    lane, and so many lines that follow each other. Of 16 bits in eight parts, products of fewer rows have a half of them in each warp."""
+    split = split_factor(problem, config)
+    if config.path != "gather" or split < 4 or not (problem.rounded or problem.item == 2):
+        return None
+    if split == 4 or problem.item == 4:
+        return 16 // problem.item, split // 4, 2
+    return (4, 4, 4) if config.block_m <= WARPGROUP else (8, 2, 2)
+
+
 def parted(problem: Problem, config) -> int:
     """How many residues of dz along w a pair of programs parts in registers, that lie side by side as no copy has them apart: all, or 1."""
     return problem.stride[2] if config.path == "pair" and not config.copy else 1
@@ -213,7 +225,8 @@ def z_run(problem: Problem, config) -> int:
         return 1
     shift = axis.z.move if axis.z.count * axis.programs > 1 else 0
     width = gcd(size * split, box(problem, config)[2] * split, problem.out_size[2])
-    return gcd(problem.y_run, width, axis.z.first, shift)
+    order = turned(problem, config)
+    return gcd(problem.y_run, width, axis.z.first, shift, *order[:1] if order else ())
 
 
 @lru_cache(maxsize=4096)
