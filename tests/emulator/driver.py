@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from unittest import mock
 
+import quick_compiler
 from absent_driver import AbsentDriver
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler.compiler import CompiledKernel
@@ -27,6 +28,8 @@ from .machine.faults import Options, Warnings
 from .machine.machine import launch
 from .ptx.parse import parse
 from .ptx.translate import Program
+
+quick_compiler.install()
 
 TARGETS = {"nvidia_h200": (90, 232448, 132), "nvidia_a100": (80, 166912, 108)}  # capability, shared memory, SMs
 

@@ -78,6 +78,9 @@ def compile_row(row: str) -> tuple[str, dict]:
 
 
 if __name__ == "__main__":
+    import quick_compiler
+
+    quick_compiler.install()
     with ProcessPoolExecutor(2) as pool:
         for row, used in pool.map(compile_row, sys.argv[1:]):
             print(json.dumps([row, used]), flush=True)

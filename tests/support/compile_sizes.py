@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 
+import quick_compiler
 import torch
 
 from triton_conv3dt.compiling import compile
@@ -301,6 +302,7 @@ def faults(name: str) -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
+    quick_compiler.install()
     print(json.dumps(["kernels without a row", kernels_without_a_row()]))
     with ProcessPoolExecutor(2) as pool:
         for answer in pool.map(faults, sys.argv[1:]):

@@ -73,7 +73,7 @@ class Products:
         active = self._warpgroups(ins, mask)
         if not active.any():
             return
-        state = self._accumulator(ins, tuple(registers), n)
+        state = self._accumulator(ins, tuple(registers), n, active)
         each = lambda v, what: self._per_group(ins, v, active, what)
         left = a if isinstance(a, list) else each(a, "descriptors of A")
         adds = each(np.asarray(scale_d).astype(np.uint8), "scale-d").astype(bool)
@@ -88,13 +88,11 @@ class Products:
             op.run(self, active)
             op.done = True
         elif self.shared.races:
-            op.operands(self, active.nonzero()[0])  # they must be there now, and nobody may write them from now on
+            op.operands(self, active.nonzero()[0], values=False)  # they must be there now, and nobody may write them from now on
         self.wide_pending.append(op)
-        nan = np.full(self.n, 0xFFFFFFFF, np.uint32)
-        whole = active.all()
-        threads = None if whole else np.repeat(active, 128)
+        nan, whole = np.full(self.n, 0xFFFFFFFF, np.uint32), active.all()
         for r in registers:
-            self.registers[r] = nan if whole else np.where(threads, nan, self.registers[r])
+            self.registers[r] = nan if whole else self._changed(self.registers[r], active, nan[0])
 
     def _per_group(self, ins, value, active, what):
         if np.ndim(value) == 0:
@@ -104,20 +102,29 @@ class Products:
             raise Fault(f"threads of a warpgroup give different {what}; {ins}")
         return rows[:, 0].copy()
 
-    def _accumulator(self, ins, key, n):
-        """The accumulators of these registers as a matrix, in flight or read from them now."""
+    def _changed(self, register, groups, values):
+        """A register with these values, an item for each thread or one for all, in some warpgroups."""
+        changed = np.array(self.wide(register)).reshape(-1, 128)
+        changed[groups] = values
+        return changed.reshape(-1)
+
+    def _accumulator(self, ins, key, n, active):
+        """The accumulators of these registers as a matrix, in flight or, of the warpgroups that take part, read from them now."""
         state = self.accumulators.get(key)
         for other, there in self.accumulators.items():
             if other != key and there.outstanding.any() and set(other) & set(key):
                 raise Fault(f"accumulators of a product in flight are used by another shape of product; {ins}")
         if state is None:
             state = self.accumulators[key] = _Accumulators(self.groups)
-        fresh = state.outstanding == 0
+        fresh = active & (state.outstanding == 0)
         if fresh.any():
             changed = any(self.registers[r] is not v for r, v in zip(key, state.arrays))
-            if state.matrix is None or not state.arrays or changed:
-                matrix = tensorcore.accumulator([self.wide(self.registers[r]) for r in key], n)
-                state.matrix = matrix if fresh.all() else np.where(fresh[:, None, None], matrix, state.matrix)
+            if state.matrix is None:
+                state.matrix = np.zeros((self.groups, 64, n), np.float32)
+            if not state.arrays or changed:
+                some = slice(None) if fresh.all() else fresh
+                rows = [self.wide(self.registers[r]).reshape(-1, 128)[some] for r in key]
+                state.matrix[some] = tensorcore.accumulator(rows, n)
         return state
 
     def wide_commit(self, mask):
@@ -153,13 +160,13 @@ class Products:
         ready = groups & (state.outstanding == 0)
         if not ready.any():
             return
-        arrays = tensorcore.accumulator_registers(state.matrix)
-        if not ready.all():
-            threads = np.repeat(ready, 128)
-            arrays = [np.where(threads, new, self.registers[r]) for r, new in zip(key, arrays)]
+        whole = ready.all()
+        arrays = tensorcore.accumulator_registers(state.matrix if whole else state.matrix[ready])
+        if not whole:
+            arrays = [self._changed(self.registers[r], ready, new.reshape(-1, 128)) for r, new in zip(key, arrays)]
         for r, v in zip(key, arrays):
             self.registers[r] = v
-        state.arrays = arrays if ready.all() else ()  # others may have changed theirs meanwhile: read again
+        state.arrays = arrays if whole else ()  # others may have changed theirs meanwhile: read again
 
 
 class _Accumulators:
@@ -188,12 +195,14 @@ class _Product:
             if now is not before and (machine.wide(now) != machine.wide(before)).reshape(-1, 128)[which].any():
                 raise Fault(f"a register of A was written while a product in flight reads it; {self.ins}")
 
-    def operands(self, machine, some):
-        """A [groups, 64, k] and B [groups, n, k] of these warpgroups, as shared memory and registers are now."""
+    def operands(self, machine, some, values=True):
+        """A [groups, 64, k] and B [groups, n, k] of these warpgroups, as shared memory and registers are now; or as read_operand."""
         groups, ctas = machine.group_in_cta[some], machine.group_cta[some]
         read = lambda descriptors, extent, transposed: tensorcore.read_operand(
-            machine, self.ins, descriptors[some], extent, self.kind, transposed, groups, ctas)
-        if isinstance(self.a, list):
+            machine, self.ins, descriptors[some], extent, self.kind, transposed, groups, ctas, values)
+        if isinstance(self.a, list) and not values:
+            left = None
+        elif isinstance(self.a, list):
             registers = [machine.wide(machine.registers[r]).reshape(-1, 128)[some].reshape(-1) for r in self.a]
             left = tensorcore.wide_a_fragment(registers, self.kind)
         else:
@@ -209,7 +218,6 @@ class _Product:
         product = np.matmul(left, right.transpose(0, 2, 1))
         state, adds = machine.accumulators[self.key], self.adds[some]
         if len(some) == machine.groups and adds.all():
-            state.matrix = product + state.matrix
+            np.add(product, state.matrix, out=state.matrix)
             return
-        state.matrix = state.matrix.copy()  # others hold the one before
         state.matrix[some] = product + np.where(adds[:, None, None], state.matrix[some], np.float32(0))

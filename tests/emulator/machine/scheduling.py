@@ -131,12 +131,13 @@ class Scheduling:
         if len(end.args) > 1:
             raise NotImplementedError(f"a barrier of some threads; {end}")
         held = self._held()
-        where = np.where(self.waiting, self.pcs, -1).reshape(self.count, self.threads)
-        for cta in held.nonzero()[0]:
-            ends = [self.program.blocks[place - 1].end for place in np.unique(where[cta]) if place >= 0]
-            numbers = {barrier.args[0][1] for barrier in ends}
-            if len(numbers) > 1:
-                raise Deadlock(f"threads of CTA {int(self.ctas[cta])} wait at different barriers {numbers}; {end}")
+        where = np.where(self.waiting, self.pcs, -1).reshape(self.count, self.threads)[held]
+        if where.size and (where != where[0, 0]).any():  # else all of them wait at the same barrier
+            for cta, places in zip(held.nonzero()[0], where):
+                ends = [self.program.blocks[place - 1].end for place in np.unique(places) if place >= 0]
+                numbers = {barrier.args[0][1] for barrier in ends}
+                if len(numbers) > 1:
+                    raise Deadlock(f"threads of CTA {int(self.ctas[cta])} wait at different barriers {numbers}; {end}")
         self.shared.note_barrier(held)
         self.waiting &= ~np.repeat(held, self.threads)
 

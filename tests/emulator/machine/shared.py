@@ -95,7 +95,7 @@ class Shared:
         at_once(self.machine, ins, view, index, rows, "shared memory")
 
     def note_read(self, ins, index, mask, width, warp):
-        """Rows of `width` bytes are read. warp: who reads, broadcast to index."""
+        """Rows of `width` bytes are read. warp: who reads, broadcast to index. Returns when they were written, as `race_read` does."""
         item = min(width, 8)
         rows = self.view(item, width // item, "ready")[index]
         bad = (rows != all_bytes(item)) if width <= 8 else (rows != all_bytes(item)).any(-1)
@@ -104,7 +104,8 @@ class Shared:
         if bad.any():
             self.machine.warn("read of shared memory that nobody wrote", ins, int(bad.sum()))
         if self.races and width > 1:
-            self.race_read(ins, index, mask, width, warp)
+            return self.race_read(ins, index, mask, width, warp)
+        return None
 
     def note_write(self, ins, index, width, warp, changes=None, copied=False):
         """Rows of `width` bytes are written, by an asynchronous copy or not. changes: which get another value; two writers of the same
@@ -143,39 +144,37 @@ class Shared:
         return getattr(self, of)[index // (self.stride // width), None]
 
     def race_read(self, ins, index, mask, width, warp):
+        """Warn of what other warps wrote here since the last barrier, and tag the rows. Returns the tags of who wrote them."""
         warp = np.broadcast_to(warp, index.shape)
         if mask is not None:
             mask = np.broadcast_to(mask, index.shape)
             index, warp = index[mask], warp[mask]
         index, warp = index.reshape(-1), warp.reshape(-1, 1)
-        tags, since, reads = self._rows("write_tag", width)[index], self._since(index, width), self._rows("read_tag", width)
-        bad = (tags >> 6 > since) & ((tags & 63) != warp)
-        if bad.any():
+        tags, reads = self._rows("write_tag", width).take(index, 0), self._rows("read_tag", width)
+        latest = self._since(index, width) * 64 + 63  # no tag from before the barrier is greater
+        bad = _others(tags, latest, warp)
+        if bad is not None and bad.any():
             self.machine.warn("race: read of what another warp wrote with no barrier between", ins, int(bad.sum()))
-        old = reads[index]
-        several = (old >> 6 > since) & ((old & 63) != warp)
+        several = _others(reads.take(index, 0), latest, warp)
         self.clock += 1
         # One instruction may read a cell by several warps; what is left then is the last of them, so mark twice.
-        marks = self.clock * 64 + np.where(several, SEVERAL, warp)
+        marks = self.clock * 64 + (warp if several is None else np.where(several, SEVERAL, warp))
         reads[index] = marks
-        mixed = reads[index] != marks
+        mixed = reads.take(index, 0) != marks
         if mixed.any():
             row, cell = mixed.nonzero()
             reads[index[row], cell] = self.clock * 64 + SEVERAL
+        return tags
 
     def race_write(self, ins, index, width, warp, changes=None):
         """Warn of what other warps did here since the last barrier, and tag the rows."""
         index, warp = index.reshape(-1), np.broadcast_to(warp, index.shape).reshape(-1, 1)
         changes = True if changes is None else changes.reshape(-1, 1)
-        since = self._since(index, width)
-        old = self._rows("read_tag", width)[index]
-        bad = (old >> 6 > since) & ((old & 63) != warp) & changes
-        if bad.any():
-            self.machine.warn("race: write over what another warp read with no barrier between", ins, int(bad.sum()))
-        old = self._rows("write_tag", width)[index]
-        bad = (old >> 6 > since) & ((old & 63) != warp) & changes
-        if bad.any():
-            self.machine.warn("race: two warps write with no barrier between", ins, int(bad.sum()))
+        latest = self._since(index, width) * 64 + 63
+        for of, what in (("read_tag", "write over what another warp read"), ("write_tag", "two warps write")):
+            bad = _others(self._rows(of, width).take(index, 0), latest, warp)
+            if bad is not None and (bad & changes).any():
+                self.machine.warn(f"race: {what} with no barrier between", ins, int((bad & changes).sum()))
         self.clock += 1
         self._rows("write_tag", width)[index] = self.clock * 64 + warp
 
@@ -190,9 +189,9 @@ class Shared:
         if away is not None:
             away = np.repeat(away, columns)[:, None]
             warp, since = np.where(away, -1, warp), np.where(away, self._since(index, 16, "met"), since)
-        for tags in (self._rows("read_tag", 16)[index], self._rows("write_tag", 16)[index]):
-            bad = (tags >> 6 > since) & ((tags & 63) != warp)
-            if bad.any():
+        for of in ("read_tag", "write_tag"):
+            bad = _others(self._rows(of, 16).take(index, 0), since * 64 + 63, warp)
+            if bad is not None and bad.any():
                 what = "race: a tensor copy over what another warp uses with no barrier between"
                 self.machine.warn(what, ins, int(bad.sum()))
 
@@ -201,3 +200,9 @@ class Shared:
         item = min(width, 8)
         self.view(item, width // item)[index] = np.uint64(2 ** (8 * item) - 1).astype(UNSIGNED[item])
         self.view(item, width // item, "ready")[index] = 0
+
+
+def _others(tags, latest, warp):
+    """Which tags are newer than `latest` and another warp's; None where none is newer."""
+    newer = tags > latest
+    return newer & ((tags & 63) != warp) if newer.any() else None

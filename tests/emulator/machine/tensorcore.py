@@ -77,8 +77,8 @@ def wide_a_fragment(registers, kind: str):
 
 def accumulator(registers, n: int):
     """[groups, 64, n] fp32 from n / 2 registers: d[4 j + 2 i + c] is row 16 w + 8 i + g, column 8 j + 2 t + c."""
-    stacked = np.stack(registers, -1).reshape(-1, 4, 8, 4, n // 8, 2, 2)  # G, w, g, t, j, i, c
-    return np.ascontiguousarray(stacked.transpose(0, 1, 5, 2, 4, 3, 6)).reshape(-1, 64, n).view(np.float32)
+    stacked = np.stack(registers).reshape(n // 8, 2, 2, -1, 4, 8, 4)  # j, i, c, G, w, g, t
+    return np.ascontiguousarray(stacked.transpose(3, 4, 1, 5, 0, 6, 2)).reshape(-1, 64, n).view(np.float32)
 
 
 def accumulator_registers(matrix):
@@ -132,20 +132,24 @@ def descriptor_chunks(descriptor, extent: int, item: int, transposed: bool):
     return swizzled(start + offset, mask)
 
 
-def read_operand(machine, ins, descriptor, extent: int, kind: str, transposed: bool, groups, ctas):
-    """[groups, extent, k] float32 of an operand in shared memory. descriptor, groups (in their CTA), ctas: one each."""
+def read_operand(machine, ins, descriptor, extent: int, kind: str, transposed: bool, groups, ctas, values=True):
+    """[groups, extent, k] float32 of an operand in shared memory. descriptor, groups (in their CTA), ctas: one each.
+
+    values: False to check that it may be read now, and note that it is.
+    """
     item = 4 if kind == "tf32" else 2
     address = descriptor_chunks(descriptor, extent, item, transposed)
     shared = machine.shared
     index = shared.index(ins, address, None, 16, ctas[:, None, None])
-    shared.note_read(ins, index, None, 16, (groups * 4)[:, None, None])
+    written = shared.note_read(ins, index, None, 16, (groups * 4)[:, None, None])
     if shared.races:
-        written = shared.write_tag.reshape(-1, 8)[index] >> 6
         if not FENCES_COPIES:
-            written = np.where(shared.copied.reshape(-1, 8)[index], 0, written)
-        late = written.max((1, 2, 3)) > shared.fence[ctas]
+            written = np.where(shared.copied.reshape(-1, 8)[index.reshape(-1)], 0, written)
+        late = written.reshape(len(ctas), -1).max(1) >> 6 > shared.fence[ctas]
         if late.any():
             machine.warn("wgmma reads what was written with no fence.proxy.async after", ins, int(late.sum()))
+    if not values:
+        return None
     rows = shared.view(8, 2)[index]
     bits = np.ascontiguousarray(rows).view(np.uint32 if item == 4 else np.uint16)
     values = decode(bits, kind)
