@@ -1,5 +1,6 @@
 """What kernels in Gluon share: what its versions, from Triton 3.6 to 3.9, call by other names, and how operands lie in shared memory."""
 
+import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
@@ -7,6 +8,7 @@ from triton.experimental.gluon.language.nvidia.hopper import tma
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 seen_as = getattr(gl.shared_memory_descriptor, "reinterpret", None) or gl.shared_memory_descriptor._reinterpret
+STRICT = gl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9))  # no view is larger than what it is one of
 
 
 @gluon.constexpr_function
@@ -39,6 +41,54 @@ def columns_of_16_bytes(lines, columns, bits, halved):
     across, down = [[0, 1 << i] for i in range(columns.bit_length() - 1)], [[1 << i, 0] for i in range(own.bit_length() - 1)]
     first, parts = run.bit_length() - 1, [[own * base, 0] for base, _ in halves(2, halved)["cga_layout"]]
     return gl.SharedLinearLayout(across[:first] + down + across[first:], parts, alignment=128)
+
+
+@gluon.constexpr_function
+def bytes_of(shape, bits, count, rows):
+    """The shape of so many times so many rows of a ring, as bytes."""
+    for length in list(shape)[1:]:
+        bits *= length
+    return [count, rows * bits // 8]
+
+
+@gluon.constexpr_function
+def in_order():
+    return gl.SwizzledSharedLayout(1, 1, 1, [0])
+
+
+@gluon.jit
+def stage_of(ring, stage, STAGES: gl.constexpr):
+    """A stage of a ring: its rows, and a number that is added to that of each. Where views must not grow, nothing tells what begins at any row
+    but a slice: a stage is one then, chosen from all, and what is added is zero, though the compiler may not know."""
+    EACH: gl.constexpr = ring.shape[0] // STAGES
+    if STRICT:
+        rows = ring.slice(0, EACH)
+        for i in gl.static_range(1, STAGES):
+            if stage == i:
+                rows = ring.slice(i * EACH, EACH)
+        return rows, gl.to_tensor(0)
+    else:
+        return ring, gl.to_tensor(stage * EACH)
+
+
+@gluon.jit
+def rows_at(rows, FIRST: gl.constexpr, COUNT: gl.constexpr):
+    """So many rows of a stage, as `stage_of` has it, to be seen as a tensor."""
+    if STRICT:
+        BYTES: gl.constexpr = bytes_of(rows[0].shape, rows[0].dtype.primitive_bitwidth, 1, COUNT)
+        return seen_as(rows[0].slice(FIRST, COUNT), gl.int8, BYTES, in_order()).index(rows[1])
+    else:
+        return rows[0].index(rows[1] + FIRST)
+
+
+@gluon.jit
+def rows_of(rows, i, EACH: gl.constexpr, COUNT: gl.constexpr):
+    """EACH rows of a stage, number i of so many that lie side by side from its first row on."""
+    if STRICT:
+        BYTES: gl.constexpr = bytes_of(rows[0].shape, rows[0].dtype.primitive_bitwidth, COUNT, EACH)
+        return seen_as(rows[0].slice(0, COUNT * EACH), gl.int8, BYTES, in_order()).index(i)
+    else:
+        return rows[0].index(rows[1] + i * EACH)
 
 
 @gluon.jit
