@@ -17,9 +17,9 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .gluon_names import barrier, rows_at, seen_as, shared_layout, stage_of
 from .walk_fetch import await_plane, begin_plane, fetch_plane, fetch_weights, here
-from .walk_store import as_written, both, first_twin, waits_for_twin, write
+from .walk_store import both, first_twin, waits_for_twin, write
 from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
-from .walk_turn import fragment, ring_layout, unit_of
+from .walk_turn import fragment, ring_layout, tail_of, unit_of
 
 
 @gluon.constexpr_function
@@ -159,7 +159,7 @@ def finish(sums, kept, twin, y, b, residual, pre, wanted, n, t, h0, w0, i_column
             twin = done[:1]
         else:
             write(both(twin, done[0], WALK), y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
-                  first_twin(WALK, TURN * EACH + i), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
+                  first_twin(WALK, TURN * EACH + i), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
         kept = kept + done[1:]
     return kept, twin
 
@@ -181,6 +181,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     LAST: gl.constexpr = left(WALK, readers(WALK, TURNS - 1, run_of(WALK, TURNS - 1, RESIDUES - 1, -1)), BITS)
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
     UNIT: gl.constexpr = unit_of(BITS)
+    TAIL: gl.constexpr = tail_of(WALK)
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
     i_column, rest = pid % tiles, pid // tiles
@@ -192,7 +193,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     t0, n = rest % tiles * planes, rest // tiles
 
     if WALK.turned:
-        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, 1, UNIT], ring_layout())
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS + TAIL, 1, UNIT], ring_layout())
     else:
         ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
     weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
@@ -220,7 +221,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
             next_t, wanted = t0 + step + (WALK.low + (r + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
             next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, True, WALK, AXIS_D, AXIS_H,
                                AXIS_W, WARPS)
-            sums = add_plane(sums, stage_of(ring, number % STAGES, STAGES), weights, number, 0, r, WALK, OPERAND, WARPS)
+            sums = add_plane(sums, stage_of(ring, number % STAGES, STAGES, TAIL), weights, number, 0, r, WALK, OPERAND, WARPS)
             sums = wait_for(sums, left(WALK, readers(WALK, 0, run_of(WALK, 0, r, -1)), BITS))
             barrier()
             fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
@@ -230,7 +231,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         next_t, wanted = t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
         next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (RESIDUES - 1 + STAGES) % RESIDUES, True, WALK, AXIS_D,
                            AXIS_H, AXIS_W, WARPS)
-        plane, kept, twin = stage_of(ring, number % STAGES, STAGES), (), ()
+        plane, kept, twin = stage_of(ring, number % STAGES, STAGES, TAIL), (), ()
         for turn in gl.static_range(TURNS):
             if turn > 0:
                 sums = begun(older, turn, WALK, WARPS, BITS)

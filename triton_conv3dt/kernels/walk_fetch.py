@@ -8,7 +8,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 from .gluon_names import barrier, load_box, rows_at, rows_of, seen_as, stage_of
 from .walk_lines import load_plane, store_plane
-from .walk_turn import copy_sheet
+from .walk_turn import copy_sheet, tail_of
 
 
 @gluon.constexpr_function
@@ -89,7 +89,7 @@ def fetch_plane(begun, patch, line, ring, ready, slot, wanted, n, t, h, w, x_siz
     SHEETS: gl.constexpr = len(WALK.sheets)
     RUN: gl.constexpr = WALK.run
     BITS: gl.constexpr = ring.dtype.primitive_bitwidth
-    rows = stage_of(ring, slot, WALK.stages)
+    rows = stage_of(ring, slot, WALK.stages, tail_of(WALK))
     if loaded(WALK):
         begun += begin_plane(patch, ring, wanted, n, t, h, w, x_size, x_stride, RESIDUE, False, WALK, AXIS_D, AXIS_H, AXIS_W, WARPS)
         store_plane(begun, rows, WALK, AXIS_W.in_step, WARPS)

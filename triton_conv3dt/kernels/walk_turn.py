@@ -4,9 +4,8 @@ and 16 bits where channels come last: element by element, or unit by unit, async
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared
 
-from .gluon_names import rows_at, seen_as
+from .gluon_names import STRICT, copy_elements, rows_at, seen_as
 
 FURTHER = gl.constexpr(4)  # places, which are half of the banks: as few beside patches are in all of them where units lie so far apart
 
@@ -14,6 +13,12 @@ FURTHER = gl.constexpr(4)  # places, which are half of the banks: as few beside 
 @gluon.constexpr_function
 def ring_layout():
     return gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+
+
+@gluon.constexpr_function
+def tail_of(WALK):
+    """Rows of 16 bytes that a ring has more than those of its planes: what patches are seen in that begin beside the first place of lines."""
+    return max(max((run.shift for turn in WALK.runs for run in turn), default=0), FURTHER.value) if STRICT.value and WALK.turned else 0
 
 
 @gluon.constexpr_function
@@ -115,7 +120,7 @@ def lines_at(rows, LINE: gl.constexpr, dtype: gl.constexpr, ROWS: gl.constexpr, 
         lines = rows_at(rows, LINE, ROWS * PITCH)
         lines = seen_as(lines, dtype, [ROWS, UNITS, TAKEN, CHANNELS], further_layout(ROWS, UNITS, TAKEN, CHANNELS))
         return lines.slice(FIRST, PLACES, 2)
-    elif PITCH == UNITS * WALK.wide * 2:  # without gaps: what copies go into, and matrices are read from
+    elif PITCH == UNITS * TAKEN and TAKEN & (TAKEN - 1) == 0:  # without gaps: what copies go into, and matrices are read from
         lines = rows_at(rows, LINE, ROWS * PITCH)
         lines = seen_as(lines, dtype, [ROWS, UNITS, TAKEN, CHANNELS], line_layout(ROWS, UNITS, TAKEN, 0, 0, CHANNELS))
         return lines.slice(FIRST, PLACES, 2)
@@ -164,7 +169,7 @@ def copy_places(x, lines, live, h, w, channel, zero, x_size, x_stride, STEP: gl.
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     if WALK.summed % WALK.channels != 0:
         inside = inside & ((unit * UNIT if RUN == UNIT else c) < WALK.summed - channel)
-    async_copy_global_to_shared(lines, begin + beside, inside)
+    copy_elements(lines, begin + beside, inside)
 
 
 @gluon.jit

@@ -59,7 +59,7 @@ class Device:
     @property
     def walks(self) -> bool:
         """The walking form compiles for it, with the Triton that is installed."""
-        return self.capability == (9, 0) and not self.interpreted and (3, 6) <= gluon() < (3, 9)
+        return self.capability == (9, 0) and not self.interpreted and gluon() >= (3, 6)
 
     @property
     def pairs(self) -> bool:
