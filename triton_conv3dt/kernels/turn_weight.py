@@ -29,7 +29,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .gluon_names import barrier, rows_at, seen_as, stage_of
 from .tiles import round_up_tf32
-from .turn_weight_read import copy_plane, high_of, load_plane, place_layout, plane_at, sheet_layout
+from .turn_weight_read import copy_plane, high_of, load_plane, place_layout, plane_at, sheet_layout, tail_of
 from .turn_weight_sums import add_tile, no_sums, write_sums
 from .walk_weight import first_tap
 
@@ -165,7 +165,7 @@ def multiply(sums, added, xs, ring, stage, count, PLANES: gl.constexpr, AXIS_H: 
     """Add the products of a step."""
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, xs.dtype.primitive_bitwidth)
     GROUPS: gl.constexpr = len(TURN.groups)
-    plane = stage_of(ring, stage, 2)
+    plane = stage_of(ring, stage, 2, tail_of(TURN, AXIS_H.stride, xs.dtype.primitive_bitwidth))
     for c in gl.static_range(CHUNKS):
         for g in gl.static_range(GROUPS):
             sums, added = add_group(sums, added, xs, plane, count, c, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
@@ -230,7 +230,7 @@ def walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, 
     first_d, residue_d, shift_d = program
 
     WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
-    ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
+    ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW + tail_of(TURN, AXIS_H.stride, BITS), 1, 1, 1, 8], sheet_layout())
     PLACES: gl.constexpr = TURN.chunk * 8 // BITS
     xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * TILES, INPUTS, PLACES], place_layout(TURN, BITS))
     begin = share * EACH

@@ -7,7 +7,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group
 
-from .gluon_names import copy_elements, rows_at, seen_as, shared_layout, stage_of
+from .gluon_names import STRICT, copy_elements, rows_at, seen_as, shared_layout, stage_of
 from .walk_fetch import here
 from .walk_turn import chunks, count_of, length_of, start_of
 
@@ -16,6 +16,16 @@ from .walk_turn import chunks, count_of, length_of, start_of
 def sheet_layout():
     """[row, channel // 8, place, channel % 8], as they are counted."""
     return gl.SwizzledSharedLayout(1, 1, 1, [3, 2, 1, 0])
+
+
+@gluon.constexpr_function
+def tail_of(TURN, step, bits):
+    """Words of eight that a ring has more than those of its planes: what tiles are seen in that begin beside the first place of lines."""
+    high, row, lines = TURN.chunk * 8 // bits // TURN.wide, TURN.outputs // 8 * TURN.pitch, step * TURN.outputs // 8
+    last = (TURN.high - high + high - 1) * step * row + max(4, lines) * TURN.pitch
+    ends = [last + sheet * TURN.height * row + half * 4 * TURN.pitch + offset
+            for group in TURN.groups for sheet, half, offset in zip(group.sheets, group.halves, group.offsets)]
+    return max(0, max(ends) - len(TURN.sheets) * TURN.height * row) if STRICT.value else 0
 
 
 @gluon.constexpr_function
@@ -109,7 +119,7 @@ def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, FROM: gl.conste
                AXIS_W: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """Rows of all sheets of the plane of dz at z."""
     SHEETS: gl.constexpr = len(TURN.sheets)
-    plane = stage_of(ring, stage, 2)
+    plane = stage_of(ring, stage, 2, tail_of(TURN, AXIS_H.stride, z.dtype.element_ty.primitive_bitwidth))
     for s in gl.static_range(SHEETS):
         copy_sheet(z, plane, live, h, w, co, z_size, z_stride, s, FROM, TO, AXIS_H, AXIS_W, CO, TURN, WARPS)
     commit_group()

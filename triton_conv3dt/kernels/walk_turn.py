@@ -18,7 +18,7 @@ def ring_layout():
 @gluon.constexpr_function
 def tail_of(WALK):
     """Rows of 16 bytes that a ring has more than those of its planes: what patches are seen in that begin beside the first place of lines."""
-    return max(max((run.shift for turn in WALK.runs for run in turn), default=0), FURTHER.value) if STRICT.value and WALK.turned else 0
+    return max(run.shift for turn in WALK.runs for run in turn) + FURTHER.value if STRICT.value and WALK.turned else 0
 
 
 @gluon.constexpr_function
