@@ -27,9 +27,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere.async_copy import wait_group
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from .gluon_names import barrier, seen_as
+from .gluon_names import barrier, rows_at, seen_as, stage_of
 from .tiles import round_up_tf32
-from .turn_weight_read import copy_plane, high_of, load_plane, place_layout, plane_at, sheet_layout
+from .turn_weight_read import copy_plane, high_of, load_plane, place_layout, plane_at, sheet_layout, tail_of
 from .turn_weight_sums import add_tile, no_sums, write_sums
 from .walk_weight import first_tap
 
@@ -80,17 +80,19 @@ def store_plane(tiles, ring, slot, TURN: gl.constexpr):
 
 
 @gluon.jit
-def lines(ring, word, half, offset, HIGH: gl.constexpr, STEP: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
-    """Tile `half` of 32 lines of the sheet that begins there, for HIGH rows of x, from place `offset` on. Rows that begin less than 32
+def lines(plane, WORD: gl.constexpr, HALF: gl.constexpr, OFFSET: gl.constexpr, HIGH: gl.constexpr, STEP: gl.constexpr, TURN: gl.constexpr,
+          WARPS: gl.constexpr):
+    """Tile HALF of 32 lines of the sheet that begins there, for HIGH rows of x, from place OFFSET on. Rows that begin less than 32
     lines one after the other are read one by one."""
     EIGHTS: gl.constexpr = STEP * TURN.outputs // 8
     if HIGH == 1 or EIGHTS >= 4:
         EACH: gl.constexpr = max(4, EIGHTS)
-        whole = seen_as(ring.index(word + half * 4 * TURN.pitch + offset), ring.dtype, [HIGH, EACH, TURN.pitch, 8], sheet_layout())
+        whole = rows_at(plane, WORD + HALF * 4 * TURN.pitch + OFFSET, HIGH * EACH * TURN.pitch)
+        whole = seen_as(whole, plane[0].dtype, [HIGH, EACH, TURN.pitch, 8], sheet_layout())
         return whole.slice(0, 4, 1).slice(0, TURN.wide, 2).load(tile_layout(TURN, WARPS, HIGH))
     else:
-        first = lines(ring, word, half, offset, HIGH // 2, STEP, TURN, WARPS)
-        second = lines(ring, word + HIGH // 2 * EIGHTS * TURN.pitch, half, offset, HIGH // 2, STEP, TURN, WARPS)
+        first = lines(plane, WORD, HALF, OFFSET, HIGH // 2, STEP, TURN, WARPS)
+        second = lines(plane, WORD + HIGH // 2 * EIGHTS * TURN.pitch, HALF, OFFSET, HIGH // 2, STEP, TURN, WARPS)
         tile = gl.join(first, second).permute((4, 0, 1, 2, 3)).reshape([HIGH, 4, TURN.wide, 8])
         return gl.convert_layout(tile, tile_layout(TURN, WARPS, HIGH), assert_trivial=True)
 
@@ -114,13 +116,12 @@ def element(tile, RESIDUE: gl.constexpr, DTYPE: gl.constexpr):
 
 
 @gluon.jit
-def add_products(sums, first, second, xs, chunk, count, NUMBER: gl.constexpr, PLANES: gl.constexpr, TURN: gl.constexpr,
+def add_products(sums, first, second, xs, count, CHUNK: gl.constexpr, NUMBER: gl.constexpr, PLANES: gl.constexpr, TURN: gl.constexpr,
                  WARPS: gl.constexpr):
     """What product NUMBER has of two tiles times what it meets of each plane of x."""
     PRODUCT: gl.constexpr = TURN.products[NUMBER]
     FIRST: gl.constexpr = NUMBER * PLANES
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
-    CHUNKS: gl.constexpr = TURN.high // high_of(TURN, BITS)
     SHIFTS: gl.constexpr = len(TURN.shifts)
     WIDTH: gl.constexpr = len(PRODUCT.taps)
     PLACES: gl.constexpr = TURN.chunk * 8 // BITS
@@ -134,29 +135,28 @@ def add_products(sums, first, second, xs, chunk, count, NUMBER: gl.constexpr, PL
             found = found + (sums[i],)
         else:
             slot = (count + (PLANES + 1 - (i - FIRST))) % (PLANES + 1)
-            columns = xs.index((slot * CHUNKS + chunk) * SHIFTS + PRODUCT.shift)
+            columns = rows_at(stage_of(xs, slot, PLANES + 1), CHUNK * SHIFTS + PRODUCT.shift, WIDTH)
             columns = seen_as(columns, xs.dtype, [WIDTH * TURN.inputs, PLACES], place_layout(TURN, BITS))
             found = found + (warpgroup_mma(rows, columns.permute((1, 0)), sums[i], is_async=True),)
     return found
 
 
 @gluon.jit
-def add_group(sums, added, xs, ring, stage, chunk, count, G: gl.constexpr, PLANES: gl.constexpr, AXIS_H: gl.constexpr,
+def add_group(sums, added, xs, plane, count, CHUNK: gl.constexpr, G: gl.constexpr, PLANES: gl.constexpr, AXIS_H: gl.constexpr,
               TURN: gl.constexpr, WARPS: gl.constexpr):
     """The products of a group, which go on while those of the group before have been waited for; and what its tiles add to db."""
     BITS: gl.constexpr = xs.dtype.primitive_bitwidth
     HIGH: gl.constexpr = high_of(TURN, BITS)
-    SHEETS: gl.constexpr = len(TURN.sheets)
     PRODUCTS: gl.constexpr = G.count
     ROW: gl.constexpr = TURN.outputs // 8 * TURN.pitch
-    row, sheet = chunk * (HIGH * AXIS_H.stride * ROW), stage * SHEETS
-    first, second = row + (sheet + G.sheets[0]) * (TURN.height * ROW), row + (sheet + G.sheets[1]) * (TURN.height * ROW)
-    first = lines(ring, first, G.halves[0], G.offsets[0], HIGH, AXIS_H.stride, TURN, WARPS)
-    second = lines(ring, second, G.halves[1], G.offsets[1], HIGH, AXIS_H.stride, TURN, WARPS)
+    BEGIN: gl.constexpr = CHUNK * (HIGH * AXIS_H.stride * ROW)
+    SHEET: gl.constexpr = TURN.height * ROW
+    first = lines(plane, BEGIN + G.sheets[0] * SHEET, G.halves[0], G.offsets[0], HIGH, AXIS_H.stride, TURN, WARPS)
+    second = lines(plane, BEGIN + G.sheets[1] * SHEET, G.halves[1], G.offsets[1], HIGH, AXIS_H.stride, TURN, WARPS)
     added = add_tile(added, first, G.adds[0], xs.dtype, TURN, WARPS)
     added = add_tile(added, second, G.adds[1], xs.dtype, TURN, WARPS)
     for i in gl.static_range(PRODUCTS):
-        sums = add_products(sums, first, second, xs, chunk, count, G.product + i, PLANES, TURN, WARPS)
+        sums = add_products(sums, first, second, xs, count, CHUNK, G.product + i, PLANES, TURN, WARPS)
     return waited(sums, PRODUCTS * PLANES), added
 
 
@@ -165,9 +165,10 @@ def multiply(sums, added, xs, ring, stage, count, PLANES: gl.constexpr, AXIS_H: 
     """Add the products of a step."""
     CHUNKS: gl.constexpr = TURN.high // high_of(TURN, xs.dtype.primitive_bitwidth)
     GROUPS: gl.constexpr = len(TURN.groups)
+    plane = stage_of(ring, stage, 2, tail_of(TURN, AXIS_H.stride, xs.dtype.primitive_bitwidth))
     for c in gl.static_range(CHUNKS):
         for g in gl.static_range(GROUPS):
-            sums, added = add_group(sums, added, xs, ring, stage, c, count, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
+            sums, added = add_group(sums, added, xs, plane, count, c, TURN.groups[g], PLANES, AXIS_H, TURN, WARPS)
     return waited(sums, 0), added
 
 
@@ -229,7 +230,7 @@ def walk_and_write(x, z, parts, db_parts, STEPS, EACH, share, row, program, ci, 
     first_d, residue_d, shift_d = program
 
     WORD: gl.constexpr = gl.float32 if BITS == 32 else gl.int32
-    ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW, 1, 1, 1, 8], sheet_layout())
+    ring = gl.allocate_shared_memory(WORD, [2 * SHEETS * TURN.height * ROW + tail_of(TURN, AXIS_H.stride, BITS), 1, 1, 1, 8], sheet_layout())
     PLACES: gl.constexpr = TURN.chunk * 8 // BITS
     xs = gl.allocate_shared_memory(DTYPE, [(PLANES + 1) * TILES, INPUTS, PLACES], place_layout(TURN, BITS))
     begin = share * EACH

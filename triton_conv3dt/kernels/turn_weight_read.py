@@ -5,9 +5,9 @@ A sheet is [row, channel // 8, place, channel % 8], such that eight channels of 
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared, commit_group
+from triton.experimental.gluon.language.nvidia.ampere.async_copy import commit_group
 
-from .gluon_names import seen_as, shared_layout
+from .gluon_names import STRICT, copy_elements, rows_at, seen_as, shared_layout, stage_of
 from .walk_fetch import here
 from .walk_turn import chunks, count_of, length_of, start_of
 
@@ -16,6 +16,16 @@ from .walk_turn import chunks, count_of, length_of, start_of
 def sheet_layout():
     """[row, channel // 8, place, channel % 8], as they are counted."""
     return gl.SwizzledSharedLayout(1, 1, 1, [3, 2, 1, 0])
+
+
+@gluon.constexpr_function
+def tail_of(TURN, step, bits):
+    """Words of eight that a ring has more than those of its planes: what tiles are seen in that begin beside the first place of lines."""
+    high, row, lines = TURN.chunk * 8 // bits // TURN.wide, TURN.outputs // 8 * TURN.pitch, step * TURN.outputs // 8
+    last = (TURN.high - high + high - 1) * step * row + max(4, lines) * TURN.pitch
+    ends = [last + sheet * TURN.height * row + half * 4 * TURN.pitch + offset
+            for group in TURN.groups for sheet, half, offset in zip(group.sheets, group.halves, group.offsets)]
+    return max(0, max(ends) - len(TURN.sheets) * TURN.height * row) if STRICT.value else 0
 
 
 @gluon.constexpr_function
@@ -64,7 +74,7 @@ def plane_at(tensor, n, d, stride):
 
 
 @gluon.jit
-def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.constexpr, PLACES: gl.constexpr, CO: gl.constexpr,
+def copy_places(z, plane, live, h, w, co, z_size, z_stride, WORD: gl.constexpr, ROWS: gl.constexpr, PLACES: gl.constexpr, CO: gl.constexpr,
                 TURN: gl.constexpr, STEP: gl.constexpr, WARPS: gl.constexpr):
     """Places of rows that begin with (h, w) of dz, STEP apart, into a sheet; zeros outside. z has the channel co at place (0, 0)."""
     EIGHTS: gl.constexpr = TURN.outputs // 8
@@ -83,14 +93,15 @@ def copy_places(z, ring, word, live, h, w, co, z_size, z_stride, ROWS: gl.conste
         begin = begin.to(gl.pointer_type(gl.int32), bitcast=True)
     beside = offset(channel, z_stride[1], TURN) + offset(place, z_stride[4], TURN)
     at = begin + ((offset(row + here(gl.maximum(w, 0)), z_stride[3], TURN) + beside) // WORDS)
-    target = seen_as(ring.index(word), ring.dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
+    target = rows_at(plane, WORD, ROWS * EIGHTS * TURN.pitch)
+    target = seen_as(target, plane[0].dtype, [ROWS, EIGHTS, TURN.pitch, 8], sheet_layout())
     for i in gl.static_range(0, PLACES, 4):  # whose addresses differ by what the compiler knows
         inside = (place + (w + i * STEP)).to(gl.uint32) < end.to(gl.uint32)
-        async_copy_global_to_shared(target.slice(i, 4, 2), at + i * STEP * z_stride[4] // WORDS, inside)
+        copy_elements(target.slice(i, 4, 2), at + i * STEP * z_stride[4] // WORDS, inside)
 
 
 @gluon.jit
-def copy_sheet(z, ring, word, live, h, w, co, z_size, z_stride, SHEET: gl.constexpr, FROM: gl.constexpr, TO: gl.constexpr,
+def copy_sheet(z, plane, live, h, w, co, z_size, z_stride, SHEET: gl.constexpr, FROM: gl.constexpr, TO: gl.constexpr,
                AXIS_H: gl.constexpr, AXIS_W: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """Rows of one sheet of the plane of dz at z, for the patch of x that begins with (h, w)."""
     RUNS: gl.constexpr = chunks(TO - FROM, TURN.most)
@@ -99,7 +110,7 @@ def copy_sheet(z, ring, word, live, h, w, co, z_size, z_stride, SHEET: gl.conste
     at_w = (w + TURN.sheets[SHEET].first) * AXIS_W.stride + TURN.sheets[SHEET].residue
     for i in gl.static_range(COUNT):
         at_h = h * AXIS_H.stride + (FROM + start_of(RUNS, i) - AXIS_H.padding)
-        copy_places(z, ring, word + (FROM + start_of(RUNS, i)) * ROW, live, at_h, at_w, co, z_size, z_stride, length_of(RUNS, i),
+        copy_places(z, plane, live, at_h, at_w, co, z_size, z_stride, (SHEET * TURN.height + FROM + start_of(RUNS, i)) * ROW, length_of(RUNS, i),
                     TURN.sheets[SHEET].places, CO, TURN, AXIS_W.stride, WARPS)
 
 
@@ -108,9 +119,9 @@ def copy_plane(z, ring, stage, live, h, w, co, z_size, z_stride, FROM: gl.conste
                AXIS_W: gl.constexpr, CO: gl.constexpr, TURN: gl.constexpr, WARPS: gl.constexpr):
     """Rows of all sheets of the plane of dz at z."""
     SHEETS: gl.constexpr = len(TURN.sheets)
-    WORDS: gl.constexpr = TURN.height * (TURN.outputs // 8) * TURN.pitch
+    plane = stage_of(ring, stage, 2, tail_of(TURN, AXIS_H.stride, z.dtype.element_ty.primitive_bitwidth))
     for s in gl.static_range(SHEETS):
-        copy_sheet(z, ring, (stage * SHEETS + s) * WORDS, live, h, w, co, z_size, z_stride, s, FROM, TO, AXIS_H, AXIS_W, CO, TURN, WARPS)
+        copy_sheet(z, plane, live, h, w, co, z_size, z_stride, s, FROM, TO, AXIS_H, AXIS_W, CO, TURN, WARPS)
     commit_group()
 
 

@@ -15,11 +15,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma
 
-from .gluon_names import barrier, seen_as, shared_layout
+from .gluon_names import barrier, rows_at, seen_as, shared_layout, stage_of
 from .walk_fetch import await_plane, begin_plane, fetch_plane, fetch_weights, here
-from .walk_store import as_written, both, first_twin, waits_for_twin, write
+from .walk_store import both, first_twin, waits_for_twin, write
 from .walk_sums import begun, first_of, nothing, product_layout, unbundled, wait_for, width_of
-from .walk_turn import fragment, ring_layout, unit_of
+from .walk_turn import fragment, ring_layout, tail_of, unit_of
 
 
 @gluon.constexpr_function
@@ -86,19 +86,19 @@ def left(WALK, last, bits):
 
 
 @gluon.jit
-def first_operand(ring, row, RUN: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
-    """The places of a run [places, channels] of the plane whose rows begin there: in shared memory or in registers, TF32 rounded."""
+def first_operand(plane, ROW: gl.constexpr, RUN: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
+    """The places of a run [places, channels] of a block of a plane whose rows begin there: in shared memory or in registers, TF32 rounded."""
     M: gl.constexpr = WALK.high * WALK.wide
-    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
+    BITS: gl.constexpr = plane[0].dtype.primitive_bitwidth
     if WALK.turned:
-        return fragment(ring, row + RUN.row + RUN.shift, RUN.sheet, WALK, WARPS)
+        return fragment(plane, ROW + RUN.row + RUN.shift, RUN.sheet, WALK, WARPS)
     else:
-        rows = seen_as(ring.index(row + RUN.row), ring.dtype, [M, WALK.channels], OPERAND)
+        rows = seen_as(rows_at(plane, ROW + RUN.row, WALK.high), plane[0].dtype, [M, WALK.channels], OPERAND)
         return rows.load(operand_layout(8, WARPS, BITS)) if by_registers(WALK, BITS) else rows
 
 
 @gluon.jit
-def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr,
+def add_product(acc, a, weights, zero, GROUP: gl.constexpr, BUNDLE: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr,
                 WALK: gl.constexpr, OPERAND: gl.constexpr, WARPS: gl.constexpr):
     """acc + the product of a run for a bundle of ages, where there is one."""
     NUMBER: gl.constexpr = number_of(WALK, GROUP, BUNDLE, RUN)
@@ -106,7 +106,8 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
         WIDTH: gl.constexpr = width_of(WALK, BUNDLE)
         OLDER: gl.constexpr = first_of(WALK, BUNDLE) < WALK.span - 1
         BEGUN: gl.constexpr = OLDER or BLOCK > 0 or not begins(WALK, GROUP, BUNDLE, RUN)  # else there is nothing to add to
-        b = seen_as(weights.index(row + slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK)), weights.dtype, [WIDTH, WALK.channels], OPERAND)
+        rows = rows_at((weights, zero), slot_of(WALK, GROUP, BUNDLE, NUMBER, BLOCK), WIDTH // 8)
+        b = seen_as(rows, weights.dtype, [WIDTH, WALK.channels], OPERAND)
         if by_registers(WALK, weights.dtype.primitive_bitwidth):
             a = gl.convert_layout(a, operand_layout(WIDTH, WARPS, weights.dtype.primitive_bitwidth), assert_trivial=True)
         acc = warpgroup_mma(a, b.permute((1, 0)), acc, use_acc=BEGUN, is_async=True)
@@ -114,33 +115,33 @@ def add_product(acc, a, weights, row, GROUP: gl.constexpr, BUNDLE: gl.constexpr,
 
 
 @gluon.jit
-def add_run(sums, ring, weights, first, zero, TURN: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr, WALK: gl.constexpr,
+def add_run(sums, plane, weights, zero, TURN: gl.constexpr, RUN: gl.constexpr, BLOCK: gl.constexpr, WALK: gl.constexpr,
             OPERAND: gl.constexpr, WARPS: gl.constexpr):
     """The sums of the groups of a turn, by bundle, with all products that read a run of rows."""
     EACH: gl.constexpr = WALK.abreast
     BUNDLES: gl.constexpr = len(WALK.bundles)
-    a = first_operand(ring, first + zero + BLOCK * WALK.rows, RUN, WALK, OPERAND, WARPS)
+    a = first_operand((plane[0], plane[1] + zero), BLOCK * WALK.rows, RUN, WALK, OPERAND, WARPS)
     found = ()
     for i in gl.static_range(EACH):
         for bundle in gl.static_range(BUNDLES):
             found = found + (add_product(sums[i * BUNDLES + bundle], a, weights, zero, TURN * EACH + i, bundle, RUN, BLOCK, WALK, OPERAND,
                                          WARPS),)
-    if by_registers(WALK, ring.dtype.primitive_bitwidth):  # those of two runs stand side by side
+    if by_registers(WALK, weights.dtype.primitive_bitwidth):  # those of two runs stand side by side
         found = wait_for(found, readers(WALK, TURN, RUN))
     return found
 
 
 @gluon.jit
-def add_plane(sums, ring, weights, first, number, TURN: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr,
+def add_plane(sums, plane, weights, number, TURN: gl.constexpr, RESIDUE: gl.constexpr, WALK: gl.constexpr, OPERAND: gl.constexpr,
               WARPS: gl.constexpr):
-    """The sums of a turn with all products of the plane whose rows begin at first: the last of them are still under way."""
+    """The sums of a turn with all products of a plane, the rows of a stage: the last of them are still under way."""
     RUNS: gl.constexpr = runs_of(WALK, TURN, RESIDUE)
     BLOCKS: gl.constexpr = WALK.blocks
     # One of its own, or addresses would be kept from sum to sum; but where those of single elements are kept, all share one.
     zero = here(number if WALK.turned else number + (TURN + 1))
     for run in gl.static_range(RUNS):
         for block in gl.static_range(BLOCKS):
-            sums = add_run(sums, ring, weights, first, zero, TURN, run_of(WALK, TURN, RESIDUE, run), block, WALK, OPERAND, WARPS)
+            sums = add_run(sums, plane, weights, zero, TURN, run_of(WALK, TURN, RESIDUE, run), block, WALK, OPERAND, WARPS)
     return sums
 
 
@@ -158,7 +159,7 @@ def finish(sums, kept, twin, y, b, residual, pre, wanted, n, t, h0, w0, i_column
             twin = done[:1]
         else:
             write(both(twin, done[0], WALK), y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_size, y_stride, r_stride,
-                  first_twin(WALK, TURN * EACH + i), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, as_written(WALK), WARPS)
+                  first_twin(WALK, TURN * EACH + i), AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
         kept = kept + done[1:]
     return kept, twin
 
@@ -180,6 +181,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     LAST: gl.constexpr = left(WALK, readers(WALK, TURNS - 1, run_of(WALK, TURNS - 1, RESIDUES - 1, -1)), BITS)
     OPERAND: gl.constexpr = shared_layout(WALK.channels, BITS, 2)
     UNIT: gl.constexpr = unit_of(BITS)
+    TAIL: gl.constexpr = tail_of(WALK)
     pid = gl.program_id(0)
     tiles = gl.cdiv(COLUMNS, WALK.columns)
     i_column, rest = pid % tiles, pid // tiles
@@ -191,7 +193,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
     t0, n = rest % tiles * planes, rest // tiles
 
     if WALK.turned:
-        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, 1, UNIT], ring_layout())
+        ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS + TAIL, 1, UNIT], ring_layout())
     else:
         ring = gl.allocate_shared_memory(DTYPE, [WALK.stages * ROWS, WALK.wide, WALK.channels], OPERAND)
     weights = gl.allocate_shared_memory(DTYPE, [len(WALK.slots) * WALK.blocks * WALK.columns // 8, 8, WALK.channels], OPERAND)
@@ -219,7 +221,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
             next_t, wanted = t0 + step + (WALK.low + (r + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
             next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (r + STAGES) % RESIDUES, True, WALK, AXIS_D, AXIS_H,
                                AXIS_W, WARPS)
-            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, 0, r, WALK, OPERAND, WARPS)
+            sums = add_plane(sums, stage_of(ring, number % STAGES, STAGES, TAIL), weights, number, 0, r, WALK, OPERAND, WARPS)
             sums = wait_for(sums, left(WALK, readers(WALK, 0, run_of(WALK, 0, r, -1)), BITS))
             barrier()
             fetch_plane(next, patch, line, ring, ready, number % STAGES, wanted, n, next_t, h0, w0, x_size, x_stride,
@@ -229,11 +231,11 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         next_t, wanted = t0 + step + (WALK.low + (RESIDUES - 1 + STAGES) // RESIDUES), number + STAGES < steps * RESIDUES
         next = begin_plane(patch, ring, wanted, n, next_t, h0, w0, x_size, x_stride, (RESIDUES - 1 + STAGES) % RESIDUES, True, WALK, AXIS_D,
                            AXIS_H, AXIS_W, WARPS)
-        kept, twin = (), ()
+        plane, kept, twin = stage_of(ring, number % STAGES, STAGES, TAIL), (), ()
         for turn in gl.static_range(TURNS):
             if turn > 0:
                 sums = begun(older, turn, WALK, WARPS, BITS)
-            sums = add_plane(sums, ring, weights, number % STAGES * ROWS, number, turn, RESIDUES - 1, WALK, OPERAND, WARPS)
+            sums = add_plane(sums, plane, weights, number, turn, RESIDUES - 1, WALK, OPERAND, WARPS)
             if turn > 0:  # the stores of one turn overlap with the products of the next
                 kept, twin = finish(wait_for(pending, in_flight(WALK, turn)), kept, twin, y, b, residual, pre, t >= t0, n, t, h0, w0,
                                     i_column, size, y_size, y_stride, r_stride, turn - 1, AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R,

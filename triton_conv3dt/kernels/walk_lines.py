@@ -150,29 +150,29 @@ def halves_of(tile):
 
 
 @gluon.jit
-def store_tile(tile, ring, line, beside, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
-               WALK: gl.constexpr, TOGETHER: gl.constexpr, WARPS: gl.constexpr):
-    """A tile that was loaded, into places FIRST to FIRST + PLACES of ROWS lines; beside: where the lines of the other residue begin."""
+def store_tile(tile, stage, LINE: gl.constexpr, BESIDE: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr,
+               SHEET: gl.constexpr, WALK: gl.constexpr, TOGETHER: gl.constexpr, WARPS: gl.constexpr):
+    """A tile that was loaded, into places FIRST to FIRST + PLACES of ROWS lines; BESIDE: where the lines of the other residue begin."""
     if WALK.run != 2:
-        lines_at(ring, line, gl.int16, ROWS, FIRST, PLACES, SHEET, WALK).store(tile)
+        lines_at(stage, LINE, gl.int16, ROWS, FIRST, PLACES, SHEET, WALK).store(tile)
     else:
         first, second = halves_of(tile)
         if WALK.second >= 0:
-            lines_at(ring, line, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).slice(0, 1, 1).store(first)
-            lines_at(ring, line + WALK.second, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).slice(1, 1, 1).store(second)
+            lines_at(stage, LINE, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).slice(0, 1, 1).store(first)
+            lines_at(stage, LINE + WALK.second, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).slice(1, 1, 1).store(second)
         elif TOGETHER == 2:
-            lines_at(ring, line, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(first)
-            lines_at(ring, beside, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(second)
+            lines_at(stage, LINE, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(first)
+            lines_at(stage, BESIDE, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(second)
         else:
             LAYOUT: gl.constexpr = load_layout(ROWS, WALK.channels // UNIT, PLACES // 2, WARPS, True, True)
             both = gl.join(first, second).permute((0, 1, 2, 4, 3)).reshape([ROWS, WALK.channels // UNIT, PLACES, UNIT // 2])
             both = gl.convert_layout(both, LAYOUT, assert_trivial=True)
-            lines_at(ring, line, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(both)
+            lines_at(stage, LINE, gl.int32, ROWS, FIRST, PLACES, SHEET, WALK).store(both)
 
 
 @gluon.jit
-def store_sheet(tiles, ring, row, BLOCK: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
-    """The tiles of a sheet, and of that of the other residue, where the rows of a block begin in the ring."""
+def store_sheet(tiles, stage, BLOCK: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
+    """The tiles of a sheet, and of that of the other residue, into the rows of a block of a stage."""
     TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
     S: gl.constexpr = WALK.sheets[SHEET]
     OTHER: gl.constexpr = WALK.sheets[SHEET + TOGETHER - 1]
@@ -181,18 +181,18 @@ def store_sheet(tiles, ring, row, BLOCK: gl.constexpr, SHEET: gl.constexpr, WALK
     ROWS: gl.constexpr = count_of(DOWN)
     PARTS: gl.constexpr = count_of(ALONG)
     for i in gl.static_range(ROWS):
-        first = row + start_of(DOWN, i) * S.pitch
         for j in gl.static_range(PARTS):
-            store_tile(tiles[number_of_tile(WALK, BLOCK, SHEET, i, j, TOGETHER)], ring, first + S.row, first + OTHER.row,
+            store_tile(tiles[number_of_tile(WALK, BLOCK, SHEET, i, j, TOGETHER)], stage,
+                       BLOCK * WALK.rows + start_of(DOWN, i) * S.pitch + S.row, BLOCK * WALK.rows + start_of(DOWN, i) * S.pitch + OTHER.row,
                        length_of(DOWN, i), start_of(ALONG, j), length_of(ALONG, j), SHEET, WALK, TOGETHER, WARPS)
 
 
 @gluon.jit
-def store_plane(tiles, ring, row, WALK: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
-    """The tiles of a plane, into the ring from a row on."""
+def store_plane(tiles, stage, WALK: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
+    """The tiles of a plane, into a stage."""
     BLOCKS: gl.constexpr = WALK.blocks
     SHEETS: gl.constexpr = len(WALK.sheets)
     TOGETHER: gl.constexpr = residues_at_once(WALK, STEP_W)
     for block in gl.static_range(BLOCKS):
         for i in gl.static_range(0, SHEETS, TOGETHER):
-            store_sheet(tiles, ring, row + block * WALK.rows, block, i, WALK, STEP_W, WARPS)
+            store_sheet(tiles, stage, block, i, WALK, STEP_W, WARPS)

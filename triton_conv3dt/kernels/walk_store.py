@@ -36,13 +36,22 @@ def sum_layout(m, width, columns, join, warps):
 
 
 @gluon.constexpr_function
+def written(WALK):
+    """How many phases are columns of what is written at once: twins are two along w, of one tile."""
+    return len(WALK.phases) * (1 + WALK.twins)
+
+
+@gluon.constexpr_function
 def joined(WALK, last):
     """How many phases along w are written as one run."""
-    return 1 if last else len({w for _, _, w in WALK.phases})
+    return 1 if last else 2 if WALK.twins else len({w for _, _, w in WALK.phases})
 
 
 @gluon.constexpr_function
 def residue_of(WALK, phase, axis):
+    """The residue along an axis of a phase of what is written."""
+    if WALK.twins:
+        return (*WALK.phases[phase // 2][:2], phase % 2)[axis]
     return WALK.phases[phase][axis]
 
 
@@ -50,7 +59,7 @@ def residue_of(WALK, phase, axis):
 def residue_along(column, AXIS: gl.constexpr, JOIN: gl.constexpr, WALK: gl.constexpr):
     """The residue along an axis of each column's phase; columns count (phase, channel, joined phase), and the compiler sees what
     is the same for those that are joined."""
-    PHASES: gl.constexpr = len(WALK.phases)
+    PHASES: gl.constexpr = written(WALK)
     if AXIS == 2 and JOIN > 1:
         found = column % JOIN
     else:
@@ -88,14 +97,6 @@ def first_twin(WALK, group):
     return group - WALK.twins
 
 
-@gluon.constexpr_function
-def as_written(WALK):
-    """The walk with the columns of what is written at once: twins are phases along w of one tile."""
-    if not WALK.twins:
-        return WALK
-    return WALK._replace(phases=tuple((d, h, w) for d, h, _ in WALK.phases for w in range(2)))
-
-
 @gluon.jit
 def both(twin, tile, WALK: gl.constexpr):
     """The columns of two tiles [places, (phase, channel)] in one, with their phases along w beside the others; or of one."""
@@ -114,7 +115,7 @@ def write(tile, y, b, residual, pre, wanted, n, t, h0, w0, i_column, size, y_siz
     what is kept from before the activation, has y's strides."""
     BITS: gl.constexpr = y.dtype.element_ty.primitive_bitwidth
     M: gl.constexpr = WALK.high * WALK.wide
-    PHASES: gl.constexpr = len(WALK.phases)
+    PHASES: gl.constexpr = written(WALK)
     WIDTH: gl.constexpr = PHASES * WALK.columns
     JOIN: gl.constexpr = joined(WALK, Y.last)
     SUM: gl.constexpr = sum_layout(M, WIDTH, WALK.columns, JOIN, WARPS)

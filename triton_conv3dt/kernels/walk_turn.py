@@ -4,9 +4,8 @@ and 16 bits where channels come last: element by element, or unit by unit, async
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere.async_copy import async_copy_global_to_shared
 
-from .gluon_names import seen_as
+from .gluon_names import STRICT, copy_elements, rows_at, seen_as
 
 FURTHER = gl.constexpr(4)  # places, which are half of the banks: as few beside patches are in all of them where units lie so far apart
 
@@ -14,6 +13,12 @@ FURTHER = gl.constexpr(4)  # places, which are half of the banks: as few beside 
 @gluon.constexpr_function
 def ring_layout():
     return gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+
+
+@gluon.constexpr_function
+def tail_of(WALK):
+    """Rows of 16 bytes that a ring has more than those of its planes: what patches are seen in that begin beside the first place of lines."""
+    return max(run.shift for turn in WALK.runs for run in turn) + FURTHER.value if STRICT.value and WALK.turned else 0
 
 
 @gluon.constexpr_function
@@ -104,35 +109,38 @@ def halves(WALK, sheet):
 
 
 @gluon.jit
-def lines_at(ring, line, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
+def lines_at(rows, LINE: gl.constexpr, dtype: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.constexpr, PLACES: gl.constexpr, SHEET: gl.constexpr,
              WALK: gl.constexpr):
-    """Places FIRST up to FIRST + PLACES of lines of ROWS rows, which begin there in the ring, as [h, unit, w, channel of it]."""
+    """Places FIRST up to FIRST + PLACES of lines of ROWS rows, which begin there in a stage, as [h, unit, w, channel of it]."""
     CHANNELS: gl.constexpr = unit_of(dtype.primitive_bitwidth)
-    UNITS: gl.constexpr = WALK.channels // unit_of(ring.dtype.primitive_bitwidth)
+    UNITS: gl.constexpr = WALK.channels // unit_of(rows[0].dtype.primitive_bitwidth)
     PITCH: gl.constexpr = WALK.sheets[SHEET].pitch
     TAKEN: gl.constexpr = PITCH // UNITS
     if halves(WALK, SHEET) == 2:
-        lines = seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, TAKEN, CHANNELS], further_layout(ROWS, UNITS, TAKEN, CHANNELS))
-        return lines.slice(0, PLACES, 2)
-    elif PITCH == UNITS * WALK.wide * 2:  # without gaps: what copies go into, and matrices are read from
-        lines = seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, TAKEN, CHANNELS], line_layout(ROWS, UNITS, TAKEN, 0, 0, CHANNELS))
-        return lines.slice(0, PLACES, 2)
+        lines = rows_at(rows, LINE, ROWS * PITCH)
+        lines = seen_as(lines, dtype, [ROWS, UNITS, TAKEN, CHANNELS], further_layout(ROWS, UNITS, TAKEN, CHANNELS))
+        return lines.slice(FIRST, PLACES, 2)
+    elif PITCH == UNITS * TAKEN and TAKEN & (TAKEN - 1) == 0:  # without gaps: what copies go into, and matrices are read from
+        lines = rows_at(rows, LINE, ROWS * PITCH)
+        lines = seen_as(lines, dtype, [ROWS, UNITS, TAKEN, CHANNELS], line_layout(ROWS, UNITS, TAKEN, 0, 0, CHANNELS))
+        return lines.slice(FIRST, PLACES, 2)
     else:
         LAYOUT: gl.constexpr = line_layout(ROWS, UNITS, PLACES, TAKEN - PLACES, PITCH % UNITS, CHANNELS)
-        return seen_as(ring.index(line + FIRST), dtype, [ROWS, UNITS, PLACES, CHANNELS], LAYOUT)
+        return seen_as(rows_at(rows, LINE + FIRST, ROWS * UNITS * PLACES), dtype, [ROWS, UNITS, PLACES, CHANNELS], LAYOUT)
 
 
 @gluon.jit
-def patch_at(ring, line, ROWS: gl.constexpr, HALF: gl.constexpr, HALVES: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr):
-    """The places of a patch of lines of ROWS rows, which begin there in the ring: of all units, or of half of them."""
+def patch_at(rows, LINE: gl.constexpr, ROWS: gl.constexpr, HALF: gl.constexpr, HALVES: gl.constexpr, SHEET: gl.constexpr,
+             WALK: gl.constexpr):
+    """The places of a patch of lines of ROWS rows, which begin there in a stage: of all units, or of half of them."""
     if HALVES == 1:
-        return lines_at(ring, line, ring.dtype, ROWS, 0, WALK.wide, SHEET, WALK)
+        return lines_at(rows, LINE, rows[0].dtype, ROWS, 0, WALK.wide, SHEET, WALK)
     else:
-        UNIT: gl.constexpr = unit_of(ring.dtype.primitive_bitwidth)
+        UNIT: gl.constexpr = unit_of(rows[0].dtype.primitive_bitwidth)
         UNITS: gl.constexpr = WALK.channels // UNIT
         PLACES: gl.constexpr = WALK.wide * 2
         LAYOUT: gl.constexpr = line_layout(ROWS, UNITS, PLACES, 0, 0, UNIT)
-        lines = seen_as(ring.index(line + HALF * FURTHER), ring.dtype, [ROWS, UNITS, PLACES, UNIT], LAYOUT)
+        lines = seen_as(rows_at(rows, LINE + HALF * FURTHER, ROWS * UNITS * PLACES), rows[0].dtype, [ROWS, UNITS, PLACES, UNIT], LAYOUT)
         return lines.slice(HALF * (UNITS // 2), UNITS // 2, 1).slice(0, WALK.wide, 2)
 
 
@@ -161,13 +169,13 @@ def copy_places(x, lines, live, h, w, channel, zero, x_size, x_stride, STEP: gl.
     inside = live & (o_h >= -h) & (o_h < x_size[1] - h) & (o_w >= -w) & (o_w < x_size[2] - w)
     if WALK.summed % WALK.channels != 0:
         inside = inside & ((unit * UNIT if RUN == UNIT else c) < WALK.summed - channel)
-    async_copy_global_to_shared(lines, begin + beside, inside)
+    copy_elements(lines, begin + beside, inside)
 
 
 @gluon.jit
-def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET: gl.constexpr, WALK: gl.constexpr, STEP_H: gl.constexpr,
-               STEP_W: gl.constexpr, WARPS: gl.constexpr):
-    """The rows of one sheet of the plane x, for the patch of the coarse place (h, w), whose lines begin there."""
+def copy_sheet(x, rows, live, h, w, channel, zero, x_size, x_stride, LINE: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr,
+               STEP_H: gl.constexpr, STEP_W: gl.constexpr, WARPS: gl.constexpr):
+    """The rows of one sheet of the plane x, for the patch of the coarse place (h, w), whose lines begin there in a stage."""
     S: gl.constexpr = WALK.sheets[SHEET]
     WIDE: gl.constexpr = WALK.wide
     STEP: gl.constexpr = (STEP_H, STEP_W)
@@ -178,28 +186,29 @@ def copy_sheet(x, ring, line, live, h, w, channel, zero, x_size, x_stride, SHEET
     MORE: gl.constexpr = count_of(BESIDE)
     at_w = (w + S.shift) * STEP_W + S.residue_w
     for i in gl.static_range(COUNT):
-        at_h, first = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue, line + start_of(RUNS, i) * S.pitch
+        at_h = (h + (S.first + start_of(RUNS, i))) * STEP_H + S.residue
         for half in gl.static_range(HALVES):
-            copy_places(x, patch_at(ring, first, length_of(RUNS, i), half, HALVES, SHEET, WALK), live, at_h, at_w,
-                        channel + half * (WALK.channels // 2), zero, x_size, x_stride, STEP, WALK, WARPS)
+            lines = patch_at(rows, LINE + start_of(RUNS, i) * S.pitch, length_of(RUNS, i), half, HALVES, SHEET, WALK)
+            copy_places(x, lines, live, at_h, at_w, channel + half * (WALK.channels // 2), zero, x_size, x_stride, STEP, WALK, WARPS)
         for j in gl.static_range(MORE):
-            lines = lines_at(ring, first, ring.dtype, length_of(RUNS, i), WIDE + start_of(BESIDE, j), length_of(BESIDE, j), SHEET, WALK)
+            lines = lines_at(rows, LINE + start_of(RUNS, i) * S.pitch, rows[0].dtype, length_of(RUNS, i), WIDE + start_of(BESIDE, j),
+                             length_of(BESIDE, j), SHEET, WALK)
             copy_places(x, lines, live, at_h, at_w + (WIDE + start_of(BESIDE, j)) * STEP_W, channel, zero, x_size, x_stride, STEP, WALK,
                         WARPS)
 
 
 @gluon.jit
-def fragment(ring, line, SHEET: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
+def fragment(rows, LINE: gl.constexpr, SHEET: gl.constexpr, WALK: gl.constexpr, WARPS: gl.constexpr):
     """The first operand of a product in registers, fp32 rounded to TF32: the places of a patch whose lines begin there."""
     HIGH: gl.constexpr = WALK.high
     WIDE: gl.constexpr = WALK.wide
-    BITS: gl.constexpr = ring.dtype.primitive_bitwidth
+    BITS: gl.constexpr = rows[0].dtype.primitive_bitwidth
     HALVES: gl.constexpr = halves(WALK, SHEET)
     UNITS: gl.constexpr = WALK.channels // unit_of(BITS)
     LAYOUT: gl.constexpr = fragment_layout(HIGH, WALK.channels // HALVES, WIDE, WARPS, BITS)
-    tile = patch_at(ring, line, HIGH, 0, HALVES, SHEET, WALK).load(LAYOUT)
+    tile = patch_at(rows, LINE, HIGH, 0, HALVES, SHEET, WALK).load(LAYOUT)
     if HALVES == 2:
-        tile = gl.join(tile, patch_at(ring, line, HIGH, 1, HALVES, SHEET, WALK).load(LAYOUT)).permute((0, 4, 1, 2, 3))
+        tile = gl.join(tile, patch_at(rows, LINE, HIGH, 1, HALVES, SHEET, WALK).load(LAYOUT)).permute((0, 4, 1, 2, 3))
         tile = tile.reshape([HIGH, UNITS, WIDE, unit_of(BITS)])
     if BITS == 32:
         tile = gl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [tile], dtype=gl.float32, is_pure=True, pack=1)

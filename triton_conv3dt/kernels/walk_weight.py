@@ -25,7 +25,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from .gluon_names import barrier, load_box, seen_as
+from .gluon_names import barrier, load_box, part_of, rows_at, seen_as, stage_of
 
 
 @gluon.jit
@@ -72,16 +72,17 @@ def fetch(x_box, z_box, z_row, xs, zs, full, stage, slot, fresh, step, at, sizes
         mbarrier.expect(full, WALK.z_bytes + WALK.x_bytes, pred=fresh == 0)
     else:
         mbarrier.expect(full, WALK.z_bytes + WALK.x_bytes)
+    x_rows, z_rows = part_of(xs, slot, 2 * PLANES, 1, PLANES), stage_of(zs, stage, 2)
     for i in gl.static_range(PLANES):
-        target = seen_as(xs.index(slot + i), x_box.dtype, x_box.block_type.shape, x_box.layout)
+        target = seen_as(rows_at(x_rows, i, 1), x_box.dtype, x_box.block_type.shape, x_box.layout)
         load_box(x_box, [n, t - shift_d - (PLANES - 1 - i), h, w, ci], full, target, pred=fresh | (i == PLANES - 1))
     for i in gl.static_range(BOXES):
-        target = zs.index(stage * WALK.height + WALK.boxes[i].row)
+        target = rows_at(z_rows, WALK.boxes[i].row, WALK.high)
         at_h, rh = h + WALK.boxes[i].shift_h + shift_h, WALK.boxes[i].residue_h + residue_h
         load_box(z_box, [plane, at_h, rh, w + WALK.boxes[i].shift_w, WALK.boxes[i].residue_w * CO + co], full,
                  seen_as(target, z_box.dtype, z_box.block_type.shape, z_box.layout))
     for i in gl.static_range(ROWS):
-        target = zs.index(stage * WALK.height + WALK.rows[i].row)
+        target = rows_at(z_rows, WALK.rows[i].row, 1)
         at_h, rh = h + WALK.rows[i].shift_h + shift_h, WALK.rows[i].residue_h + residue_h
         load_box(z_row, [plane, at_h, rh, w + WALK.rows[i].shift_w, WALK.rows[i].residue_w * CO + co], full,
                  seen_as(target, z_row.dtype, z_row.block_type.shape, z_row.layout))
@@ -136,10 +137,11 @@ def walk_weight(x_box, z_box, z_row, parts, STEPS, EACH, sizes, p_stride, AXIS_D
     for step in range(begin, end):
         stage = (step - begin) & 1
         mbarrier.wait(full.index(stage), (step - begin) >> 1 & 1)
-        rows = seen_as(xs.index(slot), dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
-        running = ()
+        rows = rows_at(part_of(xs, slot, 2 * WALK.planes, 1, WALK.planes), 0, WALK.planes)
+        rows = seen_as(rows, dtype, [PLACES, ROWS], x_rows).permute((1, 0)).load(waiting)
+        running, dz = (), stage_of(zs, stage, 2)
         for j in gl.static_range(PRODUCTS):
-            columns = seen_as(zs.index(stage * WALK.height + WALK.products[j].row), dtype, [PLACES, COLUMNS], z_rows)
+            columns = seen_as(rows_at(dz, WALK.products[j].row, WALK.high), dtype, [PLACES, COLUMNS], z_rows)
             running = running + (warpgroup_mma(rows, columns, sums[j], is_async=True),)
         barrier()  # all warps have waited for the products of the step before, and what it read is free
         slot, fresh = next_slot(slot, (step + 1) % sizes[0], WALK)

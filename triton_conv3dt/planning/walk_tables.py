@@ -4,6 +4,7 @@ from functools import lru_cache
 from itertools import count, product
 
 from ..problems.problem import Problem
+from .device import gluon
 from .phases import phase_origin
 from .walk_constants import Product, Run, Sheet
 from .walk_memory import beside
@@ -158,6 +159,8 @@ def _line(units: int, wide: int, run: int, whole: bool, beside: int, residues: i
     if whole or not beside:
         return beside, units * wide * (1 + (beside > 0))
     beside = 1 << (beside - 1).bit_length()
+    if gluon() >= (3, 9):  # which does not see memory with gaps
+        return beside, units * wide * (2 if beside <= wide else 4)
     return beside, units * (wide + beside) + units // 2 * (run > residues)
 
 

@@ -10,7 +10,7 @@ from math import prod
 
 from ..problems.geometry import ceil_div
 from ..problems.problem import Problem, exceed_31_bits
-from .device import Device
+from .device import Device, gluon
 from .turn_constants import TurnGroup, TurnProduct, TurnSheet, WeightTurn
 from .weight_walks import axes, packs, weight_bytes, weight_read  # noqa: F401: asked of both walks alike
 
@@ -247,6 +247,8 @@ def shared_memory(problem: Problem, config) -> int:
     turn = walk(problem, config)
     sheets = WORD * turn.height * config.block_m * turn.pitch * len(turn.sheets)
     x = len(turn.shifts) * problem.item * config.block_k * config.block_n
+    if gluon() >= (3, 9):  # of which no tile that is seen may end outside
+        sheets += 5 * 8 * WORD * turn.pitch // 2
     return 2 * sheets + (turn.planes + 1) * x + SLACK
 
 
@@ -258,7 +260,7 @@ def registers(problem: Problem, config) -> int:
 
 def fits(config, problem: Problem, device: Device) -> str | None:
     """Why a weight gradient cannot be walked so, or None."""
-    if not device.pairs:
+    if not device.walks or gluon() < (3, 7):
         return f"{device.name} does not walk: it takes Hopper, and a Triton with Gluon"
     if not (problem.rounded or problem.item == 2) or problem.groups > 1 or any(a.dilation != 1 for a in problem.axes):
         return "a walk of a weight gradient takes 16-bit or TF32 tensors, one group and dilation 1"
