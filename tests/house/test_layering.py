@@ -34,7 +34,8 @@ HOUSED = {  # what is not named as its room
     "cli": "commands", "__main__": "commands", **dict.fromkeys(TOOLS, "tools")}
 FORBIDDEN = {  # what a file or room must not import, even inside a function
     "problems": {"torch", "triton", "numpy", "os"}, "planning/config": {"torch", "triton", "os", "time"},
-    "planning/constraints": {"torch", "triton", "time"}, "planning/launches": {"torch", "triton", "os", "time"},
+    "planning/constraints": {"torch", "triton", "time"},
+    **{f"planning/{name}": {"torch", "triton", "os", "time"} for name in ("launches", "weight_launches", "passes")},
     "kernels": {"torch", "numpy", "os"}, "checking/reference": {"triton", "triton_conv3dt", "numpy"}, "ops": {"triton"},
     "surface": {"triton"},
 }

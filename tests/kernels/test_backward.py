@@ -15,7 +15,7 @@ from triton_conv3dt.checking import reference
 from triton_conv3dt.launching import launch
 from triton_conv3dt.launching.tensors import memory_format
 from triton_conv3dt.ops.autograd import dense_strides
-from triton_conv3dt.planning import gradients, launches, passes, search
+from triton_conv3dt.planning import gradients, passes, search, weight_launches
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.activations import Activation
@@ -81,13 +81,13 @@ def quotients_too_small(patch):
 
 
 def shares_in_another_order(patch):
-    right = launches.sum_weights
-    patch.setattr(launches, "sum_weights", lambda *given, tap_minor: right(*given, tap_minor=not tap_minor))
+    right = weight_launches.sum_weights
+    patch.setattr(weight_launches, "sum_weights", lambda *given, tap_minor: right(*given, tap_minor=not tap_minor))
 
 
 def sums_of_other_residues(patch):
-    right = launches.sum_biases
-    patch.setattr(launches, "sum_biases", lambda co, shares, *names: right(co, shares - 1, *names))
+    right = weight_launches.sum_biases
+    patch.setattr(weight_launches, "sum_biases", lambda co, shares, *names: right(co, shares - 1, *names))
 
 
 FAULTS = (quotients_too_small, shares_in_another_order, sums_of_other_residues)

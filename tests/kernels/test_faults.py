@@ -14,7 +14,7 @@ from triton_conv3dt.checking.trial_tensors import Wrong
 from triton_conv3dt.kernels import gather, grad_weight, reduce
 from triton_conv3dt.kernels.turned import parted
 from triton_conv3dt.launching import binding, launch
-from triton_conv3dt.planning import lanes, launches, lowering, passes
+from triton_conv3dt.planning import lanes, lowering, passes, weight_launches
 from triton_conv3dt.planning.config import Config
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems.case import parse
@@ -101,7 +101,7 @@ def copies(change):
     """A fault in where the copies of a weight gradient begin or how they lie, in the launches that make them alone."""
     def install(patch):
         right = passes.to_residues
-        patch.setattr(launches, "to_residues", lambda p, axes, name: right(p, [change(axis) for axis in axes], name))
+        patch.setattr(weight_launches, "to_residues", lambda p, axes, name: right(p, [change(axis) for axis in axes], name))
     return install
 
 
@@ -112,7 +112,7 @@ def residues_elsewhere(patch):
     def wrong(p, axes, name):
         made, memory = right(p, axes, name)
         return replace(made, constants=made.constants | dict(RESIDUES=(1, 1, 1))), memory
-    patch.setattr(launches, "to_residues", wrong)
+    patch.setattr(weight_launches, "to_residues", wrong)
 
 
 def parted_otherwise(patch):

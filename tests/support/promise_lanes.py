@@ -8,7 +8,7 @@ from promise_calls import Call
 from promise_tiles import Access, Counts, axis_taps, inside, place, position, some, which
 from triton_conv3dt.planning import lanes
 from triton_conv3dt.planning.config import Config
-from triton_conv3dt.planning.launches import Launch
+from triton_conv3dt.planning.passes import Launch
 from triton_conv3dt.problems.problem import Problem
 
 

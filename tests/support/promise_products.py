@@ -11,7 +11,7 @@ from promise_tiles import Access, Counts, axis_taps, copy_of, inside, place, pos
 from triton_conv3dt.launching.tensors import place_stride, weight_strides
 from triton_conv3dt.planning import lowering
 from triton_conv3dt.planning.config import Config
-from triton_conv3dt.planning.launches import Launch
+from triton_conv3dt.planning.passes import Launch
 from triton_conv3dt.problems.problem import Problem
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from ..launching import binding, launch, tensors
-from ..planning.launches import Launch
+from ..planning.passes import Launch
 from ..planning.lowering import dense_strides
 from ..planning.planned import Plan
 from ..problems.problem import Problem

@@ -12,7 +12,7 @@ import torch
 
 from ..planning import lowering
 from ..planning.device import REGISTERS
-from ..planning.launches import Launch, Schedule
+from ..planning.passes import Launch, Schedule
 from .tensors import DTYPES, place_stride, run_strides, weight_strides
 
 FUSION = dict(enable_fp_fusion=True)  # Triton's default, which it is about to change: multiply-adds may round once

@@ -1,5 +1,5 @@
 """dz, the gradient before the activation, as what follows a layer's output asks for it: the pass that makes it and sums it for the bias
-on the way, as the values of planning/launches.py, and the layout in which the products read it.
+on the way, as the values of planning/passes.py, and the layout in which the products read it.
 """
 
 from dataclasses import replace
@@ -13,8 +13,7 @@ from .config import Config, sums_bias
 from .constants import Memory
 from .constraints import NONE, Constraints
 from .device import Device
-from .launches import Launch, Schedule, Workspace, activation_constants
-from .passes import BLOCK, sum_biases
+from .passes import BLOCK, Launch, Schedule, Workspace, activation_constants, sum_biases
 
 SHARES = 512  # of the places, at most, whose sums are added up by one program
 PROGRAMS = 4096  # enough to keep every memory busy

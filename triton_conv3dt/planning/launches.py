@@ -7,17 +7,17 @@ The tensors of a problem are the layer's x, w and y, or the gradients of these, 
 """
 
 from dataclasses import replace
-from math import gcd, prod
+from math import prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
-from ..problems.problem import BACKWARD, Activation, Problem
+from ..problems.problem import BACKWARD, Problem
 from . import config as configs
-from . import halos, lanes, lowering, pairs, taps, walk_memory, walks, weight_pairs, weight_turns, weight_walks
+from . import halos, lowering, pairs, taps, walk_memory, walks, weight_launches, weight_turns
 from .config import Config
 from .constants import Dot, Memory, Tile, WeightMemory
 from .passes import (
-    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, copy, division, divisions, index, pack, packed, parts_of, shares_to, sum_biases,
-    sum_weights, to_residues, with_sums)
+    BLOCK, SUMMED, Launch, Schedule, Workspace, accumulator, activation_constants, copy, division, divisions, index, lane_constants,
+    offset_width, pack, packed, product_constants, sum_biases)
 
 OPERANDS = {  # what a caller brings, in this order
     "forward": ("x", "w", "y", "b", "residual", "pre"),  # and where statistics are wanted, "mean" and "variance"
@@ -32,11 +32,11 @@ READINGS = {"pointers": "pointers", "rows": "a descriptor of neighbours in a row
 
 def schedule(problem: Problem, config: Config) -> Schedule:
     """The launches of a problem with a config that fits it."""
-    build = {"grad_weight": _grad_weight, BACKWARD: _one_pass}.get(problem.direction, _gather)
-    if config.path == "walk":
-        build = {walks: _walk, weight_walks: _walk_weight, weight_turns: _turn_weight}[configs.walking(problem)]
-    if config.path == "pair":
-        build = _pair_weight if problem.direction == "grad_weight" else _pair
+    build = {"walk": _walk, "pair": _pair}.get(config.path, _gather)
+    if problem.direction == "grad_weight":
+        build = weight_launches.builder(problem, config)
+    if problem.direction == BACKWARD:
+        build = weight_launches.one_pass
     launches, workspaces = build(problem, config)
     if configs.shares_steps(config, problem):
         launches[-1:], parts = _shared(problem, config, launches[-1])
@@ -73,7 +73,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
     r_run = written(p.r_run) if p.epilogue.residual else 1
     if not c.dense and not y_last and written(y_run) == 1:  # then phases are written one by one, and are no neighbours
         r_run = 1
-    constants = _axes(p, c) | dict(
+    constants = product_constants(p, c) | dict(
         ROWS=rows, RED=red,
         X=Memory(x_layout == "channels_last", lowering.gathered_run(p, c, x_layout, x_run), lowering.reading(p, c)),
         Y=Memory(y_last, written(y_run)), R=Memory(y_last and r_run > 1, r_run),
@@ -89,7 +89,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
                       lowering.together(p, c) if p.epilogue.statistics else 1, turned=lowering.turned(p, c)),
             DOT=Dot(p.precision, p.rounded and not c.copy))
     else:
-        constants |= dict(GROUPS=p.groups, **_lanes(p, c))
+        constants |= dict(GROUPS=p.groups, **lane_constants(p, c))
     described = ((lowering.reading(p, c), p, c),) if c.path == "descriptor" else ()
     steps, sizes = lowering.steps(p, c), (p.in_size, p.out_size) if forward else (p.out_size, p.in_size)
     tensors = (source, weight, target, *(name if present else None for name, present in (
@@ -101,7 +101,7 @@ def _gather(p: Problem, c: Config) -> tuple[list, list]:
         kernel, lowering.grid(p, c), tensors, ((p.n * prod(steps), steps, *_factors(p, c, steps)) if c.dense else (steps,)) + sizes,
         ((source, "described") if described else source, (weight, "of rows" if forward else "of sums", p.ci_group), target,
          "residual" if p.epilogue.residual else (0,) * 5),
-        constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages, described))
+        constants, f"{kernel}{read}, grid {lowering.grid(p, c)}, {offset_width(p)}", c.warps, c.stages, described))
     if p.epilogue.statistics:
         combine, shares = _combine(p, c)
         launches.append(combine)
@@ -148,7 +148,7 @@ def _walk(p: Problem, c: Config) -> tuple[list, list]:
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
         (shape[1], c.box[0], steps, written_size),
         (source if turned else (source, "described"), target, "residual" if p.epilogue.residual else (0,) * 5),
-        constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {_width(p)}", c.warps, c.stages,
+        constants, f"walk along d, {'x'.join(map(str, c.box))} places a program, grid {grid}, {offset_width(p)}", c.warps, c.stages,
         tuple((reading, p, c) for reading in (("weight",) if turned else ("weight", "patch", "line")))))
     return launches, workspaces
 
@@ -182,7 +182,7 @@ def _pair(p: Problem, c: Config) -> tuple[list, list]:
             ("b", p.epilogue.bias), ("residual", p.epilogue.residual), ("pre", p.epilogue.keep_pre)))),
         (p.n * prod(steps), sum(_factors(p, c, steps), steps), p.in_size if forward else p.out_size, written_size),
         ((source, "described") if constants["X"].last else source, target, "residual" if p.epilogue.residual else (0,) * 5), constants,
-        f"pairs of programs, reads by {READINGS[reading]}{' with a halo along h' * c.halo}, grid {grid}, {_width(p)}", c.warps, c.stages,
+        f"pairs of programs, reads by {READINGS[reading]}{' with a halo along h' * c.halo}, grid {grid}, {offset_width(p)}", c.warps, c.stages,
         tuple((kind, p, c) for kind in ("weight", reading, *("halo",) * c.halo)), c.ctas))
     return launches, workspaces
 
@@ -197,97 +197,6 @@ def _combine(p: Problem, c: Config) -> tuple[Launch, Workspace]:
     ), Workspace("parts", (p.n, p.co, shares, 3), (3 * p.co * shares, 3 * shares, 3, 1), accumulator(p))
 
 
-def _grad_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """Shares of a weight gradient, of copies or not, and their sum; one share is the result."""
-    x_last, z_last = p.x_layout == "channels_last", p.y_layout == "channels_last"
-    constants = _axes(p, c) | dict(CI=p.ci_group, CO=p.co_group)
-    if c.dense:
-        boxes = taps.boxes(p, c)
-        z_size = tuple(axis.places for axis in taps.copies(p, c)[1]) if c.copy else p.out_size
-        sizes = boxes, ceil_div(boxes, c.shares), taps.positions(p, c), p.in_size, z_size
-        constants |= dict(X=Memory(x_last, taps.x_run(p, c)), Z=Memory(z_last, taps.z_run(p, c), taps.reading(p, c)),
-                          TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, taps.split_factor(p, c), box=taps.box(p, c), turned=taps.turned(p, c)),
-                          DOT=Dot(p.precision, p.rounded and not c.copy))
-    else:
-        boxes, found = lanes.boxes(p, c), lanes.lanes(p, c)
-        width = found.box[2] if p.x_layout == p.y_layout and found.columns == 1 else 1  # of neighbours that are lanes
-        sizes = boxes, ceil_div(boxes, c.shares), p.in_size, p.out_size
-        constants |= dict(X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2], width)),
-                          Z=Memory(z_last, lowering.gathered_run(p, c, p.y_layout, p.y_run)), CHANNELS=p.co, **_lanes(p, c))
-    kernel = "grad_weight" if c.dense else "grad_weight_direct"
-    target, strides = shares_to(p, c)
-    copies, memory = zip(*(to_residues(p, axes, name) for name, axes in zip("xy", taps.copies(p, c)))) if c.copy else ((), ())
-    x, z = (one.name for one in memory) if c.copy else "xy"
-    product = Launch(
-        kernel, lowering.grid(p, c), (x, z, target), sizes, (x, z, strides), constants,
-        f"{kernel}, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)
-    return with_sums(p, c, product, copies, memory)
-
-
-def _walk_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """Shares of a weight gradient that fetches every plane about once, and their sum; one share is the result."""
-    steps, grid, (target, strides) = weight_walks.steps(p, c), lowering.grid(p, c), shares_to(p, c)
-    product = Launch(
-        "walk_weight", grid, ("x", "y", "y", target), (steps, ceil_div(steps, c.shares), weight_walks.sizes(p, c)), (strides,),
-        dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), weight_walks.axes(p)), CI=p.ci, CO=p.co, WALK=weight_walks.walk(p, c),
-             WARPS=c.warps),
-        f"walk_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}", c.warps, c.stages,
-        tuple((reading, p, c) for reading in ("x", "patch", "line")))
-    return with_sums(p, c, product)
-
-
-def _turn_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """The same of what no descriptor reads, with sums of dz for the bias where these are wanted."""
-    steps, grid, (target, strides) = weight_turns.steps(p, c), lowering.grid(p, c), shares_to(p, c)
-    summed = weight_turns.sums(p, c)
-    product = Launch(
-        "turn_weight", grid, ("x", "y", target, "sums" if summed else None),
-        (steps, ceil_div(steps, c.shares), weight_turns.sizes(p, c), p.in_size, p.out_size),
-        ("x", "y", strides), dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), weight_turns.axes(p)), CI=p.ci, CO=p.co,
-                                  LAST=p.x_layout == "channels_last", TURN=weight_turns.walk(p, c), WARPS=c.warps),
-        f"turn_weight along d, patches of {c.box[1]}x{c.box[2]} places, grid {grid}, {_width(p)}" + ", dz summed for the bias" * summed,
-        c.warps, c.stages)
-    return with_sums(p, c, product)
-
-
-def _pair_weight(p: Problem, c: Config) -> tuple[list, list]:
-    """Shares of a weight gradient by pairs of programs, of copies where these are needed, and their sum; one share is the result."""
-    boxes, grid, (target, strides) = taps.boxes(p, c), lowering.grid(p, c), shares_to(p, c)
-    made = {name: to_residues(p, axes, name) for name, axes in weight_pairs.copies(p, c).items()}
-    product = Launch(
-        "pair_weight", grid, (*(made[name][1].name if name in made else name for name in "xy"), target),
-        (boxes, ceil_div(boxes, c.shares), weight_pairs.boxes(p, c), p.in_size, p.out_size), (made["y"][1].name if "y" in made else "y", strides),
-        dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c)), CI=p.ci, CO=p.co, PAIR=weight_pairs.pair(p, c),
-             WARPS=c.warps),
-        f"pair_weight, boxes of {'x'.join(map(str, taps.box(p, c)))} positions, grid {grid} of {c.ctas}, {_width(p)}", c.warps, c.stages,
-        tuple((reading, p, c) for reading in ("x lines", "dz lines")), c.ctas)
-    return with_sums(p, c, product, *zip(*made.values()))
-
-
-def _one_pass(p: Problem, c: Config) -> tuple[list, list]:
-    """All gradients of a kernel = stride layer, and the sums of their shares. dx is laid out as dy is."""
-    x_last, z_last, limit = p.x_layout == "channels_last", p.y_layout == "channels_last", 16 // p.item
-    constants = dict(
-        STRIDE=p.stride, CI=p.ci, CO=p.co, Z=Memory(z_last, lowering.split_run(p)),
-        X=Memory(x_last, p.x_run if x_last else gcd(p.x_run, p.in_size[2])),
-        O=Memory(z_last, power_of_two_divisor(p.ci if z_last else p.in_size[2], limit)),
-        W=WeightMemory(p.w_minor, lowering.one_pass_weight_run(p, c)),
-        TILE=Tile(c.block_m, c.block_n, c.block_k, c.stages, 1 if z_last else p.stride[2]),
-        **activation_constants("DERIVATIVE", p.epilogue.activation), INDEX=index(p))
-    residues = p.taps if z_last else p.stride[0] * p.stride[1]
-    launches = [Launch(
-        "backward", lowering.grid(p, c),
-        ("y", "x", "w", "saved" if p.epilogue.activation else None, "dx", "parts", "sums" if p.epilogue.bias else None),
-        (p.n * prod(p.in_size), p.in_size, *divisions(p.in_size)), ("y", "x", "dx", ("w", "taps")), constants,
-        f"backward, grid {lowering.grid(p, c)}, {_width(p)}", c.warps, c.stages)]
-    launches.append(sum_weights(p, c.shares, "dw", tap_minor=not z_last))
-    workspaces = [parts_of(p, c.shares, tap_minor=not z_last)]
-    if p.epilogue.bias:
-        launches.append(sum_biases(p.co, c.shares * residues, "sums", "db"))
-        workspaces.append(Workspace("sums", (c.shares * residues, p.co), (p.co, 1), "float32"))
-    return launches, workspaces
-
-
 def _factors(p: Problem, c: Config, steps: tuple[int, int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What flat positions are divided by, where a kernel does so by factors: where no mask depends on their places. Tiles of planes, which
     samples have so many of, are always."""
@@ -297,24 +206,3 @@ def _factors(p: Problem, c: Config, steps: tuple[int, int, int]) -> tuple[tuple[
         tiles = division(ceil_div(prod(steps), c.block_n))
         factors, shifts = (tiles[0], *factors[1:]), (tiles[1], *shifts[1:])
     return factors, shifts
-
-
-def _axes(p: Problem, c: Config) -> dict[str, object]:
-    """What every product is specialised on."""
-    return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=index(p))
-
-
-def _lanes(p: Problem, c: Config) -> dict[str, object]:
-    """What products without tensor cores are specialised on besides."""
-    reads_h, reads_w = lanes.reads(p, c)
-    return dict(LANES=lanes.lanes(p, c), READS_H=reads_h, READS_W=reads_w, ACC=accumulator(p))
-
-
-def activation_constants(parameter: str, activation: Activation | None) -> dict[str, object]:
-    """An activation, by name, and its two parameters."""
-    parameters = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
-    return {parameter: activation.name if activation else None, "PARAMETERS": parameters}
-
-
-def _width(p: Problem) -> str:
-    return f"{64 if p.wide else 32}-bit offsets"

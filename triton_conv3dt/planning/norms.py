@@ -1,9 +1,8 @@
-"""The pass that normalises what a layer wrote, as the values of planning/launches.py."""
+"""The pass that normalises what a layer wrote, as the values of planning/passes.py."""
 
 from ..problems.activations import Activation
 from ..problems.geometry import ceil_div
-from .launches import Launch, Schedule, activation_constants
-from .passes import BLOCK
+from .passes import BLOCK, Launch, Schedule, activation_constants
 
 
 def normalise(n: int, c: int, places: int, activation: Activation | None, *, eps: float, batch: bool, channels_last: bool,

@@ -1,4 +1,4 @@
-"""What is launched, as values, and the launches beside a product: other orders of what it reads.
+"""What is launched, as values, the launches beside a product (other orders of what it reads, and sums), and what products have in common.
 
 No tensors and no Triton here: tensors are names, and so are types and activations.
 """
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import gcd, prod
 
 from ..problems.geometry import ceil_div, power_of_two_divisor
-from ..problems.problem import Problem
-from . import lowering, taps
+from ..problems.problem import Activation, Problem
+from . import lanes, lowering, taps
 from .config import Config
 from .constants import CopiedAxis
 
@@ -195,3 +195,24 @@ def parts_of(p: Problem, shares: int, tap_minor: bool = False) -> Workspace:
 
 def accumulator(p: Problem) -> str:
     return "float64" if p.dtype == "float64" else "float32"
+
+
+def product_constants(p: Problem, c: Config) -> dict[str, object]:
+    """What every product is specialised on."""
+    return dict(zip(("AXIS_D", "AXIS_H", "AXIS_W"), lowering.axis_constants(p, c))) | dict(INDEX=index(p))
+
+
+def lane_constants(p: Problem, c: Config) -> dict[str, object]:
+    """What products without tensor cores are specialised on besides."""
+    reads_h, reads_w = lanes.reads(p, c)
+    return dict(LANES=lanes.lanes(p, c), READS_H=reads_h, READS_W=reads_w, ACC=accumulator(p))
+
+
+def activation_constants(parameter: str, activation: Activation | None) -> dict[str, object]:
+    """An activation, by name, and its two parameters."""
+    parameters = (*(activation.parameters if activation else ()), 0.0, 0.0)[:2]
+    return {parameter: activation.name if activation else None, "PARAMETERS": parameters}
+
+
+def offset_width(p: Problem) -> str:
+    return f"{64 if p.wide else 32}-bit offsets"

@@ -6,7 +6,7 @@ from ..problems.problem import Problem
 from .config import Config
 from .constraints import NONE, Constraints
 from .device import Device
-from .launches import Schedule
+from .passes import Schedule
 
 
 @dataclass(frozen=True)
