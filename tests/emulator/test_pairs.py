@@ -8,7 +8,7 @@ import torch
 
 from triton_conv3dt.checking import trial_tensors
 from triton_conv3dt.launching import launch
-from triton_conv3dt.planning import pairs
+from triton_conv3dt.planning import pair_issue, pairs
 from triton_conv3dt.planning.config import Config, fits
 from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
@@ -75,6 +75,12 @@ def assert_exact(problem, config):
     assert cases.forms["wgmma"] and cases.forms["tensor copies"]
     counted, = (one.summary() for one in cases.emulator.launches if one.name == "pair")
     assert counted["bank_conflict_factor"] <= MOST_CONFLICTS
+
+
+def test_the_plan_knows_which_steps_the_kernel_writes_one_after_the_other():
+    from triton_conv3dt.kernels import pair
+
+    assert pair.FEW.value == pair_issue.FEW
 
 
 @pytest.mark.parametrize("name", CASES)
