@@ -34,6 +34,7 @@ TF32, ONE_PHASE, DILATED = dict(dtype="float32"), dict(stride=1, output_padding=
 GATHER = Config("gather", 64, 32, 32, stages=3)
 MERGED, DESCRIPTOR = replace(GATHER, merge=(True, True, True)), replace(GATHER, path="descriptor")
 DIRECT, SHARES = Config("direct", 16, 64), dict(shares=3)
+LOW, LINES = dict(in_size=(8, 2, 8)), Config("direct", 16, 16)  # as many forms, fewer lines of each
 CROSSED = replace(GATHER, taps=("crossed", "columns", "crossed"), **SHARES)
 ONE_PASS = Config("onepass", 32, 256, 32, 8, 2, shares=132)
 WALK_WEIGHT = Config("walk", 64, 32, 64, 4, 2, box=(1, 8, 8), taps=("crossed", "columns", "columns"), **SHARES)
@@ -97,14 +98,14 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "descriptor box": ("forward", LAST, replace(DESCRIPTOR, box=(2, 4, 4))),
     "descriptor strided": ("grad_input", LAST, replace(DESCRIPTOR, box=(1, 4, 8))),
     "direct forward": ("forward", dict(activation="relu"), DIRECT),
-    "direct forward groups last": ("forward", LAST | dict(groups=32), DIRECT),
+    "direct forward groups last": ("forward", LAST | LOW | dict(groups=32), LINES),
     "direct forward one phase": ("forward", ONE_PHASE, DIRECT),
     "direct forward dilated": ("forward", DILATED, DIRECT),
     "direct forward along d and h": ("forward", dict(kernel=11, padding=5), DIRECT),
-    "direct forward along all axes": ("forward", dict(kernel=(1, 3, 120)), DIRECT),
-    "direct grad_input": ("grad_input", dict(groups=32), DIRECT),
+    "direct forward along all axes": ("forward", LOW | dict(kernel=(1, 3, 120)), LINES),
+    "direct grad_input": ("grad_input", LOW | dict(groups=32), LINES),
     "direct grad_input last": ("grad_input", LAST, DIRECT),
-    "direct grad_input along all axes": ("grad_input", LAST | dict(kernel=(1, 3, 120)), DIRECT),
+    "direct grad_input along all axes": ("grad_input", LAST | LOW | dict(kernel=(1, 3, 120)), LINES),
     "grad_weight": ("grad_weight", {}, replace(GATHER, **SHARES)),
     "grad_weight last": ("grad_weight", LAST | dict(groups=2), replace(GATHER, **SHARES)),
     "grad_weight crossed": ("grad_weight", {}, CROSSED),
@@ -112,9 +113,9 @@ PRODUCTS = {  # direction, what differs from LAYER, config: every form that othe
     "grad_weight of neighbours": ("grad_weight", LAST | TF32 | dict(co=1, kernel=9, padding=3), replace(CROSSED, taps=("crossed", "by two", "by four"))),
     "grad_weight dilated": ("grad_weight", DILATED, replace(CROSSED, taps=("columns",) * 3)),
     "grad_weight of copies": ("grad_weight", TF32, replace(CROSSED, copy=True)),
-    "grad_weight_direct": ("grad_weight", dict(groups=32), replace(DIRECT, **SHARES)),
-    "grad_weight_direct last": ("grad_weight", LAST, replace(DIRECT, **SHARES)),
-    "grad_weight_direct along all axes": ("grad_weight", dict(groups=32, kernel=(1, 3, 120)), replace(DIRECT, **SHARES)),
+    "grad_weight_direct": ("grad_weight", LOW | dict(groups=32), replace(LINES, **SHARES)),
+    "grad_weight_direct last": ("grad_weight", LAST | LOW, replace(LINES, **SHARES)),
+    "grad_weight_direct along all axes": ("grad_weight", LOW | dict(groups=32, kernel=(1, 3, 120)), replace(LINES, **SHARES)),
     "walk forward": ("forward", WALKED | dict(activation="relu"), WALK),
     "walk forward last": ("forward", WALKED | LAST, replace(WALK, copy=False)),
     "walk grad_input": ("grad_input", WALKED, replace(WALK, block_k=16, merge=(False,) * 3)),
