@@ -230,7 +230,7 @@ FRAGMENTS = 48  # of them for what is multiplied, where that passes by registers
 def fits(config, problem: Problem, device: Device) -> str | None:
     """None if a config of a walk can compute a problem, else the reason why not."""
     if not device.walks:
-        return f"{device.name} does not walk: it takes Hopper, and Triton 3.6 or later"
+        return f"{device.name} does not walk: it takes Hopper, and Triton 3.6 to 3.8"
     if problem.dtype == "float64" or problem.dtype == "float32" and problem.precision != "tf32":
         return f"a walk takes 16 bits and TF32, received {problem.dtype}, {problem.precision}"
     if problem.groups > 1 or problem.wide:
