@@ -248,5 +248,7 @@ def walk(w, patch, line, y, b, residual, pre, x_size, planes, size, y_size, x_st
         kept, twin = finish(wait_for(pending, 0), kept, twin, y, b, residual, pre, t >= t0, n, t, h0, w0, i_column, size, y_size, y_stride,
                             r_stride, TURNS - 1, AXIS_D, AXIS_H, AXIS_W, COLUMNS, Y, R, ACTIVATION, PARAMETERS, WALK, WARPS)
         older = kept
+    ring._keep_alive()  # of a step that is no loop, a tile would be turned in what products of the next turn still read
+    weights._keep_alive()
     for i in gl.static_range(STAGES + 1):
         mbarrier.invalidate(ready.index(i))
