@@ -58,7 +58,7 @@ class Device:
 
     @property
     def walks(self) -> bool:
-        """The walking form compiles for it and is right, with the Triton that is installed."""
+        """The walking form compiles for it and was executed, with the Triton that is installed."""
         return self.capability == (9, 0) and not self.interpreted and (3, 6) <= gluon() < (3, 9)
 
     @property
@@ -96,8 +96,8 @@ class Device:
 @lru_cache(maxsize=None)
 def gluon() -> tuple[int, ...]:
     """The version of the installed Triton, whose Gluon is experimental: 3.6 fetches nothing for a cluster. 3.9 refuses to see a row of shared
-    memory as more than it is, which pairs do. It compiles walks, but gives memory that products of the last step still read to the tile
-    that is written, where one step is all there is, and spills a few registers of the largest."""
+    memory as more than it is, which pairs do. It compiles walks, but spills a few registers of the largest, and few of them were executed
+    with it."""
     try:
         installed = version("triton")
     except PackageNotFoundError:
