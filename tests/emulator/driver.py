@@ -99,14 +99,19 @@ class Launcher:
         self.name, self.metadata = src.fn.__name__, metadata
         self.parameters = src.fn.arg_names, list(src.signature.values()), getattr(metadata, "tensordesc_meta", None)
 
+    def given(self, x, y, z, args) -> tuple[Program, tuple[int, int, int], Arguments]:
+        """What a launch runs, its CTAs, and its arguments."""
+        program, arguments = _active[-1].program(self.ptx), Arguments(*self.parameters, args)
+        grid = x * program.kernel.cluster, y, z  # who launches counts clusters
+        arguments.add_scratch(math.prod(grid) * self.metadata.global_scratch_size)
+        arguments.add_scratch(math.prod(grid) * self.metadata.profile_scratch_size)
+        return program, grid, arguments
+
     def __call__(self, x, y, z, stream, function, kernel_metadata, launch_metadata, enter, leave, *args):
         if x * y * z == 0:
             return
         emulator, start = _active[-1], time.perf_counter()
-        program, arguments = emulator.program(self.ptx), Arguments(*self.parameters, args)
-        grid = x * program.kernel.cluster, y, z  # who launches counts clusters
-        arguments.add_scratch(math.prod(grid) * self.metadata.global_scratch_size)
-        arguments.add_scratch(math.prod(grid) * self.metadata.profile_scratch_size)
+        program, grid, arguments = self.given(x, y, z, args)
         params, maps = arguments.buffer(program)
         regions, counters = arguments.regions(emulator.exact), Counters() if emulator.counting else None
         if counters or emulator.options.races:

@@ -19,7 +19,6 @@ from triton_conv3dt.planning.device import Device
 from triton_conv3dt.problems import case
 
 from . import driver
-from .arguments import Arguments
 from .library import emulated
 from .parts.onepass import config_of
 
@@ -84,16 +83,12 @@ class Both(driver.Launcher):
 
     def __call__(self, x, y, z, stream, function, *rest):
         super().__call__(x, y, z, stream, function, *rest)
-        emulator, before = driver._active[-1], len(told)
-        program, arguments = emulator.program(self.ptx), Arguments(*self.parameters, rest[4:])
+        before, (program, grid, arguments) = len(told), self.given(x, y, z, rest[4:])
         self.declared, Both.launching = program.kernel.params, self
         self.real(x, y, z, stream, function, *rest)
         (extents, params), = told[before:]
-        cluster = program.kernel.cluster
-        assert extents == (x * cluster, y, z, 32 * self.metadata.num_warps, 1, 1, self.metadata.shared, cluster)
-        for size in (self.metadata.global_scratch_size, self.metadata.profile_scratch_size):
-            assert not size, "nobody has told Triton how to allocate it"
-            arguments.add_scratch(size)
+        assert extents == (*grid, 32 * self.metadata.num_warps, 1, 1, self.metadata.shared, program.kernel.cluster)
+        assert not self.metadata.global_scratch_size + self.metadata.profile_scratch_size, "nobody has told Triton how to allocate it"
         wanted, maps = arguments.buffer(program)
         for (name, size, _), found in zip(self.declared, params, strict=True):
             at = program.params[name]
